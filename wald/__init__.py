@@ -1,0 +1,1 @@
+"""wald: a durable write-ahead-log batching daemon."""

@@ -1,0 +1,329 @@
+"""What the log says beside its records: streams, routes, and the sessions with their windows.
+
+The same ``apply`` runs when a group became durable and when a log is read at a start, so that a
+restarted ingest knows exactly what the one before it knew. ``snapshot`` is what stands at the head
+of a segment: the state before its first group.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar, cast
+
+from wald import limits
+from wald.core import frame
+from wald.core.frame import RefusedRecord, Section, SectionKind
+from wald.errors import FormatDamaged
+from wald.model import Lsn, RouteId, StreamId
+
+_T = TypeVar("_T")
+_SESSIONS_PER_PART = 512
+_CATALOGUE_PER_PART = 512
+
+
+@dataclass(slots=True)
+class StreamState:
+    """A stream's durable id, name, and what it holds since its first record."""
+
+    stream_id: StreamId
+    name: str
+    records: int = 0
+    bytes: int = 0
+    last_lsn: Lsn = 0
+
+
+@dataclass(slots=True, frozen=True)
+class RouteState:
+    """A route that was born and has not died.
+
+    ``birth_lsn`` is the LSN before the first record that is its; ``birth_records`` and
+    ``birth_bytes`` what its stream held then, so that accepted = stream's count - that.
+    ``sink`` is the name of its sink, ``digest`` tells one target from another under one name.
+    """
+
+    route_id: RouteId
+    name: str
+    stream_id: StreamId
+    sink: str
+    digest: str
+    birth_lsn: Lsn
+    birth_records: int
+    birth_bytes: int
+
+
+@dataclass(slots=True, frozen=True)
+class Run:
+    """Consecutive requests of one session that became durable together.
+
+    ``requests`` is the packed table of the section; LSNs count stored records from ``first_lsn``.
+    """
+
+    first_sequence: int
+    stream_id: StreamId
+    first_lsn: Lsn
+    requests: bytes
+    refusals: tuple[RefusedRecord, ...]
+
+    @property
+    def last_sequence(self) -> int:
+        """The sequence of the run's last request."""
+        return self.first_sequence + len(self.requests) // frame.REQUEST_BYTES - 1
+
+
+@dataclass(slots=True)
+class SessionState:
+    """A producer's session: what was stored for it last, and what a resend may still ask for."""
+
+    session_id: int
+    name: str
+    last_sequence: int = 0
+    answered_through: int = 0
+    active_ns: int = 0  # wall clock of the last group that held something of it
+    runs: deque[Run] = field(default_factory=deque)
+
+    def forget_answered(self) -> None:
+        """Drop the runs that no resend may ask for: answered, or beyond the window."""
+        horizon = max(self.answered_through, self.last_sequence - limits.WINDOW_REQUESTS)
+        runs = self.runs
+        while runs and runs[0].last_sequence <= horizon:
+            runs.popleft()
+
+
+class LogState:
+    """The state at a point of the log. Owned by the log; changed by ``apply`` alone."""
+
+    def __init__(self) -> None:
+        self.streams: dict[StreamId, StreamState] = {}
+        self.streams_by_name: dict[str, StreamState] = {}
+        self.routes: dict[RouteId, RouteState] = {}
+        self.sessions: dict[int, SessionState] = {}
+        self.sessions_by_name: dict[str, SessionState] = {}
+        self.next_stream_id: StreamId = 1
+        self.next_route_id: RouteId = 1
+
+    def apply(self, section: Section, first_lsn: Lsn, time_ns: int) -> None:
+        """Take in one section of a durable block.
+
+        Args:
+            section: the section.
+            first_lsn: the LSN of its first stored record.
+            time_ns: the commit time of its block.
+
+        Raises:
+            FormatDamaged: a statement lacks a field or has one of a wrong type.
+        """
+        if section.kind is SectionKind.APPEND:
+            self._apply_append(section, first_lsn, time_ns)
+            return
+        try:
+            self._apply_statement(section, time_ns)
+        except (KeyError, TypeError, ValueError) as error:
+            msg = f"a {section.kind.name} statement is incomplete"
+            raise FormatDamaged(msg) from error
+
+    def _apply_append(self, section: Section, first_lsn: Lsn, time_ns: int) -> None:
+        stream = self.streams.get(section.stream)
+        if stream is None:
+            msg = f"records of stream {section.stream}, which was never opened"
+            raise FormatDamaged(msg)
+        stream.records += section.records
+        stream.bytes += len(section.bodies)
+        if section.records:
+            stream.last_lsn = first_lsn + section.records - 1
+        session = self.sessions.get(section.session)
+        if session is None:
+            return  # evicted since: its resends are answered OutcomeUnknown
+        session.runs.append(
+            Run(
+                section.first_sequence,
+                section.stream,
+                first_lsn,
+                section.requests,
+                section.refusals,
+            )
+        )
+        session.last_sequence = section.last_sequence
+        session.answered_through = max(session.answered_through, section.answered_through)
+        session.active_ns = time_ns
+        session.forget_answered()
+
+    def _apply_statement(self, section: Section, time_ns: int) -> None:
+        said = section.statement()
+        match section.kind:
+            case SectionKind.SESSION:
+                self._put_session(
+                    SessionState(_int(said["session"]), _str(said["name"]), active_ns=time_ns)
+                )
+            case SectionKind.STREAM:
+                self._put_stream(StreamState(_int(said["stream"]), _str(said["name"])))
+            case SectionKind.ROUTE_BIRTH:
+                self._put_route(_route(said))
+            case SectionKind.ROUTE_DEATH:
+                self.routes.pop(_int(said["route"]), None)
+            case SectionKind.SNAPSHOT:
+                self._apply_snapshot_part(said)
+            case _:
+                msg = f"not a statement: {section.kind.name}"
+                raise FormatDamaged(msg)
+
+    def _put_stream(self, stream: StreamState) -> None:
+        self.streams[stream.stream_id] = stream
+        self.streams_by_name[stream.name] = stream
+        self.next_stream_id = max(self.next_stream_id, stream.stream_id + 1)
+
+    def _put_route(self, route: RouteState) -> None:
+        self.routes[route.route_id] = route
+        self.next_route_id = max(self.next_route_id, route.route_id + 1)
+
+    def _put_session(self, session: SessionState) -> None:
+        self.sessions[session.session_id] = session
+        if session.name:
+            before = self.sessions_by_name.get(session.name)
+            if before is not None and before.session_id != session.session_id:
+                self.sessions.pop(before.session_id, None)  # a name has one session: fenced
+            self.sessions_by_name[session.name] = session
+
+    def forget_session(self, session_id: int) -> None:
+        """Evict a session; a request of it is answered ``OutcomeUnknown`` from now on."""
+        session = self.sessions.pop(session_id, None)
+        if session is not None and self.sessions_by_name.get(session.name) is session:
+            del self.sessions_by_name[session.name]
+
+    def forget_all_sessions(self) -> None:
+        """After a loss no duplicate can be told from a lost record: know none of them."""
+        self.sessions.clear()
+        self.sessions_by_name.clear()
+
+    # --- snapshots ------------------------------------------------------------------------------
+
+    def snapshot(self) -> Iterator[Section]:
+        """Yield the state as sections that ``apply`` takes back, in parts of bounded size."""
+        yield frame.control_section(
+            SectionKind.SNAPSHOT,
+            {"next_stream": self.next_stream_id, "next_route": self.next_route_id},
+        )
+        for streams in _parts(list(self.streams.values()), _CATALOGUE_PER_PART):
+            rows = [[s.stream_id, s.name, s.records, s.bytes, s.last_lsn] for s in streams]
+            yield frame.control_section(SectionKind.SNAPSHOT, {"streams": rows})
+        for routes in _parts(list(self.routes.values()), _CATALOGUE_PER_PART):
+            route_rows = [_statement_of_route(route) for route in routes]
+            yield frame.control_section(SectionKind.SNAPSHOT, {"routes": route_rows})
+        for sessions in _parts(list(self.sessions.values()), _SESSIONS_PER_PART):
+            session_rows = [_row_of_session(session) for session in sessions]
+            yield frame.control_section(SectionKind.SNAPSHOT, {"sessions": session_rows})
+
+    def _apply_snapshot_part(self, said: dict[str, object]) -> None:
+        self.next_stream_id = max(self.next_stream_id, _int(said.get("next_stream", 1)))
+        self.next_route_id = max(self.next_route_id, _int(said.get("next_route", 1)))
+        for row in cast("list[list[object]]", said.get("streams", [])):
+            stream_id, name, records, size, last_lsn = row
+            self._put_stream(
+                StreamState(_int(stream_id), _str(name), _int(records), _int(size), _int(last_lsn))
+            )
+        for route in cast("list[dict[str, object]]", said.get("routes", [])):
+            self._put_route(_route(route))
+        for row in cast("list[list[object]]", said.get("sessions", [])):
+            self._put_session(_session_of_row(row))
+
+
+def route_birth(route: RouteState) -> Section:
+    """Return the control section that says a route was born."""
+    return frame.control_section(SectionKind.ROUTE_BIRTH, _statement_of_route(route))
+
+
+def route_death(route_id: RouteId) -> Section:
+    """Return the control section that says a route is gone for good."""
+    return frame.control_section(SectionKind.ROUTE_DEATH, {"route": route_id})
+
+
+def stream_opened(stream_id: StreamId, name: str) -> Section:
+    """Return the control section that gives a stream its durable id."""
+    return frame.control_section(SectionKind.STREAM, {"stream": stream_id, "name": name})
+
+
+def session_issued(session_id: int, name: str) -> Section:
+    """Return the control section that makes a session durable; ``name`` may be empty."""
+    return frame.control_section(SectionKind.SESSION, {"session": session_id, "name": name})
+
+
+def _parts(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _int(value: object) -> int:
+    if type(value) is not int:
+        raise TypeError
+    return value
+
+
+def _str(value: object) -> str:
+    if type(value) is not str:
+        raise TypeError
+    return value
+
+
+def _statement_of_route(route: RouteState) -> dict[str, object]:
+    return {
+        "route": route.route_id,
+        "name": route.name,
+        "stream": route.stream_id,
+        "sink": route.sink,
+        "digest": route.digest,
+        "birth_lsn": route.birth_lsn,
+        "birth_records": route.birth_records,
+        "birth_bytes": route.birth_bytes,
+    }
+
+
+def _route(said: dict[str, object]) -> RouteState:
+    return RouteState(
+        _int(said["route"]),
+        _str(said["name"]),
+        _int(said["stream"]),
+        _str(said["sink"]),
+        _str(said["digest"]),
+        _int(said["birth_lsn"]),
+        _int(said["birth_records"]),
+        _int(said["birth_bytes"]),
+    )
+
+
+def _row_of_session(session: SessionState) -> list[object]:
+    runs = [
+        [
+            run.first_sequence,
+            run.stream_id,
+            run.first_lsn,
+            run.requests,
+            [[item.request, item.record, item.code] for item in run.refusals],
+        ]
+        for run in session.runs
+    ]
+    return [
+        session.session_id,
+        session.name,
+        session.last_sequence,
+        session.answered_through,
+        session.active_ns,
+        runs,
+    ]
+
+
+def _session_of_row(row: list[object]) -> SessionState:
+    session_id, name, last, answered, active, runs = row
+    session = SessionState(_int(session_id), _str(name), _int(last), _int(answered), _int(active))
+    for first, stream_id, first_lsn, requests, refusals in cast("list[list[object]]", runs):
+        session.runs.append(
+            Run(
+                _int(first),
+                _int(stream_id),
+                _int(first_lsn),
+                cast("bytes", requests),
+                tuple(
+                    RefusedRecord(_int(request), _int(record), _str(code))
+                    for request, record, code in cast("list[list[object]]", refusals)
+                ),
+            )
+        )
+    return session

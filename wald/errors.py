@@ -1,0 +1,235 @@
+"""Every exception of wald: one root, a stable code, facts as fields, a hint for the operator.
+
+A driver's or the operating system's exception is translated into one of these once, at the edge
+where it arises, with ``raise ... from``. The command line prints ``error[code]: message`` and
+``hint: ...`` and leaves with ``exit_code``; a user's mistake never shows a traceback.
+
+Exit codes follow sysexits.h: 1 the answer is no, 2 usage, 69 unavailable, 74 input/output,
+75 time-out, 78 configuration.
+"""
+
+from typing import ClassVar
+
+EXIT_NO = 1
+EXIT_USAGE = 2
+EXIT_UNAVAILABLE = 69
+EXIT_IO = 74
+EXIT_TIMEOUT = 75
+EXIT_CONFIG = 78
+
+
+class WaldError(Exception):
+    """The root of all errors of wald.
+
+    Attributes:
+        code: a stable, dotted, machine-readable name.
+        retryable: whether the same call may succeed later without a change by the caller.
+        hint: what to do about it; may be empty.
+        facts: the values that the message was made of, by name.
+    """
+
+    code: ClassVar[str] = "error"
+    retryable: ClassVar[bool] = False
+    exit_code: ClassVar[int] = EXIT_NO
+    default_hint: ClassVar[str] = ""
+
+    def __init__(self, message: str, *, hint: str = "", **facts: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint or self.default_hint
+        self.facts = facts
+
+    def as_dict(self) -> dict[str, object]:
+        """Return code, message, hint and facts, as printed by ``--json``."""
+        return {"code": self.code, "message": self.message, "hint": self.hint, **self.facts}
+
+
+# --- what a producer meets ----------------------------------------------------------------------
+
+
+class Unavailable(WaldError):
+    """No daemon answers at the socket; nothing was sent."""
+
+    code = "unavailable"
+    retryable = True
+    exit_code = EXIT_UNAVAILABLE
+    default_hint = "start it with 'wald serve', or name its socket with --socket or WALD_SOCKET"
+
+
+class Closed(WaldError):
+    """The producer was closed by its user."""
+
+    code = "closed"
+
+
+class ProtocolMismatch(WaldError):
+    """The two sides do not speak a common version, or one broke the protocol."""
+
+    code = "protocol-mismatch"
+    exit_code = EXIT_UNAVAILABLE
+    default_hint = "client and daemon must share a protocol version; upgrade the older of the two"
+
+
+class Backpressure(WaldError):
+    """A bound is reached; nothing was stored; come back after ``retry_after_s``."""
+
+    code = "backpressure"
+    retryable = True
+    exit_code = EXIT_UNAVAILABLE
+
+    def __init__(self, message: str, *, retry_after_s: float, hint: str = "") -> None:
+        super().__init__(message, hint=hint, retry_after_s=retry_after_s)
+        self.retry_after_s = retry_after_s
+
+
+class DiskFull(Backpressure):
+    """The log has no room; nothing was stored; come back after ``retry_after_s``."""
+
+    code = "disk-full"
+    default_hint = "free space on the file system of the data directory; acceptance resumes alone"
+
+
+class OutcomeUnknown(WaldError):
+    """The request was sent and not answered: it may or may not have been stored."""
+
+    code = "outcome-unknown"
+    exit_code = EXIT_UNAVAILABLE
+    default_hint = "a resend by a new session may append twice; give records a dedup_id to be safe"
+
+
+class Fenced(WaldError):
+    """Another client has taken this producer's name."""
+
+    code = "fenced"
+
+
+class Refusal(WaldError):
+    """The request is the caller's to mend; nothing of it was stored."""
+
+    code = "refused"
+
+
+class RecordRefused(Refusal):
+    """One record of a request was refused; ``index`` is its place in the request."""
+
+    code = "record-refused"
+
+    def __init__(self, message: str, *, reason: str, index: int, hint: str = "") -> None:
+        super().__init__(message, hint=hint, reason=reason, index=index)
+        self.reason = reason
+        self.index = index
+
+
+class UnknownStream(Refusal):
+    """The stream's name is not allowed, or the stream cannot be made."""
+
+    code = "unknown-stream"
+    default_hint = "a stream's name is 1 to 64 of a-z 0-9 . _ - and starts with a letter or digit"
+
+
+class SequenceConflict(Refusal):
+    """The sequence number was used before with another body."""
+
+    code = "sequence-conflict"
+
+
+class SequenceGap(Refusal):
+    """A sequence number was skipped; nothing was stored."""
+
+    code = "sequence-gap"
+
+
+class WaitTimeout(WaldError):
+    """A wait ended before what it waited for."""
+
+    code = "timeout"
+    retryable = True
+    exit_code = EXIT_TIMEOUT
+
+
+# --- what an operator meets ---------------------------------------------------------------------
+
+
+class ConfigError(WaldError):
+    """A setting is unknown, of a wrong type, or contradicts another."""
+
+    code = "config"
+    exit_code = EXIT_CONFIG
+
+
+class UnknownSetting(ConfigError):
+    """A key that no setting has."""
+
+    code = "config.unknown-key"
+
+
+class WrongSetting(ConfigError):
+    """A value of a wrong type or outside its range."""
+
+    code = "config.wrong-value"
+
+
+class InputError(WaldError):
+    """A file or a command's argument cannot be read as what it should be."""
+
+    code = "input"
+    exit_code = EXIT_USAGE
+
+
+class DataDirectoryHeld(WaldError):
+    """Another process holds a lock of the data directory."""
+
+    code = "data.held"
+    exit_code = EXIT_UNAVAILABLE
+
+
+class DataDirectoryForeign(WaldError):
+    """The directory holds files that are not this log's."""
+
+    code = "data.foreign"
+    exit_code = EXIT_CONFIG
+
+
+class DataDirectoryUnusable(WaldError):
+    """The directory cannot be read or written, or its owner or mode is unsafe."""
+
+    code = "data.unusable"
+    exit_code = EXIT_IO
+
+
+class FormatNewer(WaldError):
+    """A file was written by a newer release that this one cannot read; it is not damaged."""
+
+    code = "format.newer"
+    exit_code = EXIT_CONFIG
+    default_hint = "run the release that wrote it, or a newer one"
+
+
+class FormatDamaged(WaldError):
+    """Bytes on disk or socket are not what they should be."""
+
+    code = "format.damaged"
+    exit_code = EXIT_IO
+
+
+class LogFailed(WaldError):
+    """The log cannot go on: writing it, and then a fresh segment, failed."""
+
+    code = "log.failed"
+    exit_code = EXIT_IO
+    default_hint = "see the system's log for errors of the disk; wald starts again by itself"
+
+
+class LedgerFailed(WaldError):
+    """The ledger cannot be read or written."""
+
+    code = "ledger.failed"
+    exit_code = EXIT_IO
+
+
+class SinkFailed(WaldError):
+    """A sink could not be opened or asked; see ``model.Systemic`` for delivery outcomes."""
+
+    code = "sink.failed"
+    retryable = True
+    exit_code = EXIT_UNAVAILABLE

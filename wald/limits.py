@@ -1,0 +1,92 @@
+"""Every bound and default of wald, with the unit in the name.
+
+Relations between bounds are asserted at import, so that a changed constant that breaks another
+one is found by the first test that imports the package.
+"""
+
+import re
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+# --- what a producer may send -----------------------------------------------------------------
+REQUEST_MAX_BYTES: Final = 4 * MIB
+REQUEST_MAX_RECORDS: Final = 65_536
+RECORD_MAX_BYTES: Final = 1 * MIB
+KEY_MAX_BYTES: Final = 1 * KIB
+HEADERS_MAX_BYTES: Final = 16 * KIB
+HEADERS_MAX_COUNT: Final = 64
+DEDUP_ID_MAX_BYTES: Final = 256
+STREAM_NAME_MAX_BYTES: Final = 64
+STREAM_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+PRODUCER_NAME_MAX_BYTES: Final = 128
+MSGPACK_MAX_DEPTH: Final = 512  # the C decoder's own stack ends at 1,024
+
+# --- the log ----------------------------------------------------------------------------------
+SEGMENT_BYTES: Final = 64 * MIB
+ALIGNMENT_MIN_BYTES: Final = 4 * KIB
+ALIGNMENT_MAX_BYTES: Final = 64 * KIB
+GROUP_MAX_BYTES: Final = 8 * MIB
+SNAPSHOT_MAX_BYTES: Final = 4 * MIB
+SNAPSHOT_BLOCK_MAX_BYTES: Final = 1 * MIB
+ZERO_STEP_BYTES: Final = 1 * MIB  # zero-filling ahead is paced: unpaced it doubled the flush p99
+LSN_JUMP_UNCLEAN: Final = 1 << 24
+LSN_JUMP_MOVED: Final = 1 << 40
+LSN_MAX: Final = (1 << 63) - 1  # SQL integers are signed
+POOL_MAX_SEGMENTS: Final = 4
+RETAIN_AFTER_DELIVERY_S: Final = 900.0
+RETAIN_AFTER_DELIVERY_BYTES: Final = 256 * MIB
+LOCK_WAIT_S: Final = 10.0
+
+# --- streams, routes, sessions ----------------------------------------------------------------
+STREAMS_MAX: Final = 1_024
+ROUTES_MAX: Final = 1_024
+SESSIONS_MAX: Final = 4_096
+WINDOW_REQUESTS: Final = 256
+WINDOW_ENTRIES_MAX: Final = 65_536
+SESSION_IDLE_S: Final = 24 * 3600.0
+SESSION_ONCE_IDLE_S: Final = 7 * 24 * 3600.0
+REFUSALS_KEPT_PER_REQUEST: Final = 1_024
+
+# --- the socket -------------------------------------------------------------------------------
+SOCKET_PATH_MAX_BYTES: Final = 107  # sun_path less its NUL
+RECEIVE_BUFFER_BYTES: Final = 256 * KIB
+LARGE_FRAMES_MAX_BYTES: Final = 64 * MIB  # all frames larger than the shared buffer together
+CONNECTIONS_MAX: Final = 1_024
+SEND_BUFFER_MAX_BYTES: Final = 1 * MIB
+HELLO_TIMEOUT_S: Final = 5.0
+FRAME_TIMEOUT_S: Final = 30.0
+CONTROL_LINE_MAX_BYTES: Final = 1 * MIB
+
+# --- the client -------------------------------------------------------------------------------
+CONNECT_TIMEOUT_S: Final = 5.0
+APPEND_TIMEOUT_S: Final = 30.0
+CLOSE_TIMEOUT_S: Final = 10.0
+
+# --- delivery ---------------------------------------------------------------------------------
+BATCH_MAX_RECORDS: Final = 2_000
+BATCH_MAX_BYTES: Final = 1 * MIB
+BATCH_MAX_AGE_S: Final = 1.0
+RETRY_BASE_S: Final = 0.1
+RETRY_CAP_S: Final = 30.0
+HISTORY_BATCHES_PER_LANE: Final = 1_024
+DEAD_LETTER_BODY_MAX_BYTES: Final = RECORD_MAX_BYTES + KEY_MAX_BYTES + HEADERS_MAX_BYTES
+LEDGER_MAP_BYTES: Final = 1 << 30
+STOP_DELIVER_S: Final = 5.0
+
+# --- pages and processes ----------------------------------------------------------------------
+PAGE_SLOT_BYTES: Final = 4 * KIB
+FIGURES_SLOT_BYTES: Final = 512 * KIB
+FIGURES_EVERY_S: Final = 0.1
+CHILD_BACKOFF_BASE_S: Final = 0.1
+CHILD_BACKOFF_CAP_S: Final = 10.0
+CHILD_STOP_S: Final = 15.0
+CLOCK_NS_PER_S: Final = 1_000_000_000
+
+assert RECORD_MAX_BYTES < REQUEST_MAX_BYTES < GROUP_MAX_BYTES
+assert SNAPSHOT_MAX_BYTES + GROUP_MAX_BYTES + 4 * ALIGNMENT_MAX_BYTES < SEGMENT_BYTES
+assert SNAPSHOT_BLOCK_MAX_BYTES <= SNAPSHOT_MAX_BYTES
+assert SEGMENT_BYTES % ALIGNMENT_MAX_BYTES == 0
+assert ALIGNMENT_MIN_BYTES <= ALIGNMENT_MAX_BYTES
+assert WINDOW_ENTRIES_MAX * 16 + SESSIONS_MAX * 256 < SNAPSHOT_MAX_BYTES

@@ -1,0 +1,298 @@
+"""Frozen values that travel between the parts: identifiers, records, batches, outcomes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+from typing import NamedTuple, TypeAlias
+
+Lsn: TypeAlias = int  # log sequence number: orders the records, is never used twice; 0 is "none"
+StreamId: TypeAlias = int  # durable, u32, given by ingest; 0 is "none"
+RouteId: TypeAlias = int  # durable, u32, given by ingest; 0 is "none"
+RevisionId: TypeAlias = bytes  # 16 random bytes
+
+NO_REVISION: RevisionId = bytes(16)  # the prev_rev of a lane's first batch
+REVISION_BYTES = 16
+
+
+class Content(IntEnum):
+    """How a record's value is encoded: the content code."""
+
+    BYTES = 0
+    MSGPACK = 1
+    JSON = 2
+
+
+class Record(NamedTuple):
+    """One record as the drainer and the sinks see it.
+
+    Attributes:
+        lsn: its log sequence number.
+        time_ns: wall clock of the commit of its group, nanoseconds since the epoch.
+        content: a ``Content`` code (a plain int, for speed).
+        value: the encoded value, as the producer sent it.
+        key: text or bytes, at most ``limits.KEY_MAX_BYTES`` encoded.
+        headers: names to text or bytes.
+        dedup_id: the producer's own identifier of the record.
+    """
+
+    lsn: Lsn
+    time_ns: int
+    content: int
+    value: bytes
+    key: str | bytes | None = None
+    headers: Mapping[str, str | bytes] | None = None
+    dedup_id: str | bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The answer to an append: what was promised, and where the record stands."""
+
+    stream: str
+    lsn: Lsn
+    level: str
+    durable_lsn: Lsn
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """One refused record of a request: its index in the request, a stable code, why, what to do."""
+
+    index: int
+    code: str
+    message: str
+    hint: str = ""
+
+
+class Frontier(NamedTuple):
+    """The end of what is known to be durable.
+
+    A position and not an LSN alone: an abandoned segment may still show a block (a ghost) whose
+    LSN lies below it.
+    """
+
+    segment: int
+    end_bytes: int  # offset just behind the last durable block of that segment
+    lsn: Lsn  # the highest durable LSN; 0 for an empty log
+
+
+class Anchor(NamedTuple):
+    """What tells one history of the log from another: of the block that holds an LSN."""
+
+    payload_crc: int
+    commit_time_ns: int
+
+
+# --- delivery -----------------------------------------------------------------------------------
+
+
+class LaneKey(NamedTuple):
+    """What a target remembers a lane by."""
+
+    log_id: bytes  # 16 bytes
+    route_id: RouteId
+    layout: int
+    lane: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressRow:
+    """What a transactional target remembers of a lane (protocols: one chain per lane)."""
+
+    batch_no: int
+    rev_id: RevisionId
+    hi_lsn: Lsn
+    anchor: Anchor
+    owner: int  # 64 random bits kept beside the log's identity
+    dead_rev: RevisionId  # the last revision of the chain that excluded or redrove a record
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """What a manifest freezes: which records of lo..hi go to the target under this id."""
+
+    rev_id: RevisionId
+    hi: Lsn
+    excluded: tuple[Lsn, ...] = ()
+    encoder: str = ""
+    digest: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A sealed batch of one lane; durable, with ``attempts`` raised, before it is attempted."""
+
+    number: int
+    lo: Lsn
+    prev_rev: RevisionId
+    attempts: int
+    revisions: tuple[Revision, ...]
+    records: int
+    sealed_time_ns: int
+    boot_id: str = ""
+    boot_clock_ns: int = 0
+    attempt_time_ns: int = 0
+    last_error: str = ""
+
+    @property
+    def current(self) -> Revision:
+        """The revision that the next attempt sends."""
+        return self.revisions[-1]
+
+
+NO_ANCHOR = Anchor(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Up to where a lane is finished, and what became of its records so far."""
+
+    batch_no: int = 0
+    rev_id: RevisionId = NO_REVISION
+    lsn: Lsn = 0
+    anchor: Anchor = NO_ANCHOR
+    dead_rev: RevisionId = NO_REVISION
+    delivered: int = 0
+    dead_letters: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try to make a revision take effect at a transactional target.
+
+    The sink moves the row from (number - 1, prev_rev, owner) to ``row`` and applies ``records``,
+    in one transaction of the target.
+    """
+
+    key: LaneKey
+    stream: str
+    prev_rev: RevisionId
+    row: ProgressRow
+    records: Sequence[Record]
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedRecord:
+    """A record that the target refuses for good, with the target's own words."""
+
+    lsn: Lsn
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The attempt took effect. ``notes`` counts what the sink ignored on the way, by reason."""
+
+    notes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The target refuses records for good, and nothing of the attempt took effect.
+
+    An empty ``records`` means that the target did not name them: bisect.
+    """
+
+    records: tuple[RejectedRecord, ...]
+    message: str
+
+
+class SystemicKind(Enum):
+    """Why a target as a whole cannot take anything now."""
+
+    UNREACHABLE = "unreachable"
+    BUSY = "busy"
+    FULL = "full"
+    AUTHENTICATION = "authentication"
+    CONFIGURATION = "configuration"
+    DAMAGED = "damaged"
+
+
+@dataclass(frozen=True, slots=True)
+class Systemic:
+    """The target as a whole cannot take it; no record is to blame; nothing took effect."""
+
+    kind: SystemicKind
+    message: str
+    hint: str = ""
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """The commit was sent and not answered: it may or may not have taken effect."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class RowMoved:
+    """The progress row is not the one the attempt continues; nothing took effect."""
+
+    row: ProgressRow | None
+
+
+Outcome: TypeAlias = Delivered | Rejected | Systemic | Unknown | RowMoved
+
+
+class ReplayClass(Enum):
+    """What makes sending the same batch again harmless at a target."""
+
+    TRANSACTIONAL = "transactional"
+    MONOTONE = "monotone"
+    KEYED = "keyed"
+    WINDOW = "window"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a sink's target can express."""
+
+    replay: ReplayClass
+    max_records: int
+    max_bytes: int
+
+
+class Severity(Enum):
+    """How a finding of ``wald check`` counts."""
+
+    OK = "ok"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of ``wald check``: what was verified at a target, and what to do about it."""
+
+    severity: Severity
+    code: str
+    message: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A record set aside, with the reason (bodies are in the dead log)."""
+
+    route: str
+    lsn: Lsn
+    code: str
+    message: str
+    batch_no: int
+    rev_id: RevisionId
+    attempts: int
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class LostRange:
+    """LSNs below the frontier that damage took; all else was kept."""
+
+    first_lsn: Lsn
+    last_lsn: Lsn
+    segment: int
+    offset_bytes: int
+    reason: str

@@ -1,0 +1,246 @@
+"""The one door to the operating system: the real clock and the real file system.
+
+``PosixFileSystem`` and ``wald.testing.SimFileSystem`` pass the same contract tests. What is
+durable when, and what may be called after a failure, stands in ``wald.ports``.
+"""
+
+import ctypes
+import errno
+import fcntl
+import os
+import stat
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from wald.ports import File, FileStat
+
+_OPEN_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY | os.O_NONBLOCK  # a pipe must not hang us
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
+_MACHINE_ID = "/etc/machine-id"
+_AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
+_PARTS_MAX = 1024  # IOV_MAX of Linux and macOS
+_UNSUPPORTED = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP})
+
+
+class SystemClock:
+    """The clock of the machine."""
+
+    def wall_ns(self) -> int:
+        """Return the wall clock, nanoseconds since the epoch."""
+        return time.time_ns()
+
+    def monotonic_ns(self) -> int:
+        """Return a clock that never goes back, in nanoseconds."""
+        return time.monotonic_ns()
+
+    def boot_ns(self) -> int:
+        """Return nanoseconds since boot, suspend included where the system can tell."""
+        clock = time.CLOCK_BOOTTIME if sys.platform == "linux" else time.CLOCK_MONOTONIC
+        return time.clock_gettime_ns(clock)
+
+    def boot_id(self) -> str:
+        """Return what names this boot; empty where the system has no such name."""
+        return _first_line(_BOOT_ID)
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        time.sleep(seconds)
+
+
+class PosixFile:
+    """An open file; see ``wald.ports.File``."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def pread(self, length: int, offset: int) -> bytes:
+        """Read up to ``length`` bytes; short only at the end of the file."""
+        data = os.pread(self._fd, length, offset)
+        if len(data) == length or not data:
+            return data
+        parts = [data]
+        got = len(data)
+        while got < length and (data := os.pread(self._fd, length - got, offset + got)):
+            parts.append(data)
+            got += len(data)
+        return b"".join(parts)
+
+    def pwritev(self, parts: Sequence[bytes], offset: int) -> None:
+        """Write all parts at ``offset``, or raise; after an error any prefix may be written."""
+        length = sum(map(len, parts))
+        if len(parts) > _PARTS_MAX:
+            parts = (b"".join(parts),)
+        written = os.pwritev(self._fd, parts, offset)
+        if written != length:
+            self._write_rest(b"".join(parts), written, offset)
+
+    def _write_rest(self, whole: bytes, written: int, offset: int) -> None:
+        """Finish a short write: the next try either goes on or says why it was short."""
+        rest = memoryview(whole)
+        while written < len(whole):
+            more = os.pwrite(self._fd, rest[written:], offset + written)
+            if more == 0:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            written += more
+
+    def sync(self) -> None:
+        """Make bytes and size durable. A failure is final for this file: never retried here."""
+        if sys.platform == "darwin":
+            fcntl.fcntl(self._fd, fcntl.F_FULLFSYNC)
+        else:
+            os.fdatasync(self._fd)
+
+    def allocate(self, offset: int, length: int) -> None:
+        """Reserve room and extend the size; bytes read as zeros."""
+        if sys.platform == "darwin":
+            if self.size() < offset + length:
+                os.ftruncate(self._fd, offset + length)
+        else:
+            os.posix_fallocate(self._fd, offset, length)
+
+    def truncate(self, size_bytes: int) -> None:
+        """Cut or extend with zeros; durable after ``sync``."""
+        os.ftruncate(self._fd, size_bytes)
+
+    def size(self) -> int:
+        """Return the size in bytes."""
+        return os.fstat(self._fd).st_size
+
+    def lock(self) -> bool:
+        """Take the exclusive lock of the file without waiting; False if another holds it."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close; harmless to repeat."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class PosixFileSystem:
+    """The files of the machine; see ``wald.ports.FileSystem``."""
+
+    def open(self, path: str, *, write: bool = False) -> File:
+        """Open an existing file; a symbolic link in the last component raises ``OSError``."""
+        return PosixFile(os.open(path, _OPEN_FLAGS | (os.O_RDWR if write else os.O_RDONLY)))
+
+    def create(self, path: str, *, mode: int = 0o600) -> File:
+        """Make a new, empty file to read and write."""
+        return PosixFile(os.open(path, _OPEN_FLAGS | os.O_RDWR | os.O_CREAT | os.O_EXCL, mode))
+
+    def make_directory(self, path: str, *, mode: int = 0o700) -> None:
+        """Make a directory."""
+        os.mkdir(path, mode)
+
+    def list_directory(self, path: str) -> list[str]:
+        """Return the names in a directory, sorted."""
+        return sorted(os.listdir(path))
+
+    def stat(self, path: str) -> FileStat | None:
+        """Return what is at the name, itself if a link; None if nothing is there."""
+        try:
+            found = os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return FileStat(
+            size_bytes=found.st_size,
+            inode=found.st_ino,
+            device=found.st_dev,
+            block_size_bytes=found.st_blksize,
+            is_directory=stat.S_ISDIR(found.st_mode),
+            is_symlink=stat.S_ISLNK(found.st_mode),
+            uid=found.st_uid,
+            mode=stat.S_IMODE(found.st_mode),
+            modified_ns=found.st_mtime_ns,
+        )
+
+    def link(self, source: str, target: str) -> None:
+        """Give a file a second name."""
+        os.link(source, target, follow_symlinks=False)
+
+    def unlink(self, path: str) -> None:
+        """Remove a name."""
+        os.unlink(path)
+
+    def rename(self, source: str, target: str) -> None:
+        """Move a name to one that must not exist."""
+        if not _rename_noreplace(source, target):
+            _rename_by_link(source, target)
+
+    def replace(self, source: str, target: str) -> None:
+        """Move a name over another in one step."""
+        os.replace(source, target)
+
+    def sync_directory(self, path: str) -> None:
+        """Make the names in a directory durable."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def free_bytes(self, path: str) -> int:
+        """Return how many bytes an ordinary user may still write on the file system of ``path``."""
+        found = os.statvfs(path)
+        return found.f_bavail * found.f_frsize
+
+    def machine_id(self) -> str:
+        """Return what names this machine; empty where the system has none."""
+        return _first_line(_MACHINE_ID)
+
+
+def _first_line(path: str) -> str:
+    try:
+        return Path(path).read_text("ascii").strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def _rename_noreplace(source: str, target: str) -> bool:
+    """Call renameat2 with RENAME_NOREPLACE; False where kernel or file system has it not."""
+    if _renameat2 is None:
+        return False
+    if _renameat2(
+        _AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE
+    ):
+        number = ctypes.get_errno()
+        if number in _UNSUPPORTED:
+            return False
+        raise OSError(number, os.strerror(number), source, None, target)
+    return True
+
+
+def _rename_by_link(source: str, target: str) -> None:
+    """Do the same in two steps: ``link`` never replaces; a crash between them leaves both names.
+
+    A directory cannot be linked. There a check comes first; only the holder of the data
+    directory's lock renames in it, so nobody can slip in between.
+    """
+    if stat.S_ISDIR(os.lstat(source).st_mode):
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), source, None, target)
+        os.rename(source, target)
+        return
+    os.link(source, target, follow_symlinks=False)
+    os.unlink(source)
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_renameat2 = getattr(_libc, "renameat2", None)
+if _renameat2 is not None:
+    _renameat2.argtypes = (
+        ctypes.c_int,
+        ctypes.c_char_p,
+        ctypes.c_int,
+        ctypes.c_char_p,
+        ctypes.c_uint,
+    )

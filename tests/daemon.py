@@ -1,0 +1,132 @@
+"""A real daemon for tests: `wald serve` on a private socket in a directory of the test."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 20.0) -> None:
+    """Poll until a condition holds; the time is a bound on failure, not a pace."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            message = f"not within {timeout_s} s: {what}"
+            raise AssertionError(message)
+        time.sleep(0.002)
+
+
+class Daemon:
+    """`wald serve` for the length of a with block; may be killed and started again inside.
+
+    Args:
+        directory: short enough for a socket path.
+        to: a target for ``--to``; or
+        config: the text of a configuration file.
+    """
+
+    def __init__(self, directory: Path, *, to: str = "", config: str = "") -> None:
+        self.directory = directory
+        self.data_dir = directory / "data"
+        self.socket = directory / "w.sock"
+        self.log = directory / "serve.log"
+        self.arguments = ["--data-dir", str(self.data_dir), "--socket", str(self.socket)]
+        if config:
+            (directory / "wald.toml").write_text(config)
+            self.arguments += ["--config", str(directory / "wald.toml")]
+        else:
+            self.arguments += ["--to", to]
+        self.process: subprocess.Popen[bytes] | None = None
+        self.family: list[psutil.Process] = []
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        if error is not None:
+            print(self.log.read_text()[-4000:], file=sys.stderr)
+
+    def start(self) -> None:
+        """Start the supervisor and wait until it answers."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "wald", "serve", *self.arguments],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "NOTIFY_SOCKET": ""},
+            )
+        wait_until(self._ready, "the daemon is ready", 30.0)
+
+    def _ready(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log.read_text()
+        return {"ingest", "drain"} <= self.pids().keys()
+
+    def ask(self, **request: object) -> dict[str, object] | None:
+        """Ask the control socket; None while nobody answers."""
+        with socket.socket(socket.AF_UNIX) as asking:
+            asking.settimeout(5.0)
+            try:
+                asking.connect(f"{self.socket}.ctl")
+                asking.sendall(json.dumps(request).encode() + b"\n")
+                with asking.makefile("rb") as lines:
+                    answer: dict[str, object] | None = json.loads(lines.readline() or b"null")
+            except OSError:
+                return None
+        return answer
+
+    def pids(self) -> dict[str, int]:
+        """The process ids of those that run: supervisor, ingest, drain."""
+        assert self.process is not None
+        answer = self.ask(op="status") or {}
+        found: dict[str, int] = {"supervisor": self.process.pid}
+        processes = answer.get("processes")
+        if isinstance(processes, dict):
+            for role, figures in processes.items():
+                if figures.get("pid") and figures.get("ready"):
+                    found[role] = figures["pid"]
+        self.family = [psutil.Process(pid) for pid in found.values() if psutil.pid_exists(pid)]
+        return found
+
+    def wait_dead(self) -> None:
+        """Wait until a killed supervisor and the children that die with it are gone."""
+        assert self.process is not None
+        self.process.wait(30)
+        _, alive = psutil.wait_procs(self.family, timeout=30)
+        assert not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
+
+    def command(self, name: str, *arguments: str, expect: int = 0) -> str:
+        """Run a command of wald against this daemon and return what it printed."""
+        done = subprocess.run(
+            [sys.executable, "-m", "wald", name, *arguments],
+            env={**os.environ, "WALD_SOCKET": str(self.socket)},
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+        assert done.returncode == expect, done.stderr + done.stdout
+        return done.stdout

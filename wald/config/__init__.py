@@ -1,0 +1,25 @@
+"""Settings: frozen values, parsed purely, then loaded from files; says which source set a value."""
+
+from wald.config.load import Loaded, load_file, load_target, load_text
+from wald.config.places import Places, default_places
+from wald.config.settings import (
+    BatchSettings,
+    RouteSettings,
+    Secret,
+    Settings,
+    SinkSettings,
+)
+
+__all__ = [
+    "BatchSettings",
+    "Loaded",
+    "Places",
+    "RouteSettings",
+    "Secret",
+    "Settings",
+    "SinkSettings",
+    "default_places",
+    "load_file",
+    "load_target",
+    "load_text",
+]

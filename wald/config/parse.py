@@ -1,0 +1,163 @@
+"""From the tables of a TOML document to ``Settings``: pure, no file is touched.
+
+Every error names the place (file and line where it can be found), the table and the key.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias, cast
+
+from wald import limits
+from wald.config import schema
+from wald.config.places import Places
+from wald.config.schema import Setting
+from wald.config.settings import BatchSettings, RouteSettings, Settings, SinkSettings
+from wald.errors import ConfigError, UnknownSetting, WrongSetting
+
+KeyPath: TypeAlias = tuple[str, ...]
+Where: TypeAlias = Callable[[KeyPath], str]
+
+_TABLES = ("daemon", "sinks", "routes")
+
+
+def parse(document: Mapping[str, object], places: Places, where: Where) -> Settings:
+    """Return the settings of a document.
+
+    Args:
+        document: what ``tomllib`` made of the file, or of several merged.
+        places: the data directory and socket where the document names none.
+        where: says in which file and line a key stands.
+
+    Raises:
+        UnknownSetting: a key that no setting has.
+        WrongSetting: a value of a wrong type or outside its range.
+        ConfigError: settings that contradict each other.
+    """
+    reader = _Reader(where)
+    reader.no_others((), document, _TABLES, {})
+    daemon = reader.table((), document, "daemon")
+    retain = reader.table(("daemon",), daemon, "retain")
+    reader.no_others(("daemon",), daemon, [*schema.DAEMON, "retain"], {"retain": schema.RETAIN})
+    reader.no_others(("daemon", "retain"), retain, schema.RETAIN, {})
+    fields: dict[str, Any] = places._asdict()
+    fields |= reader.fields(("daemon",), daemon, schema.DAEMON)
+    fields |= reader.fields(("daemon", "retain"), retain, schema.RETAIN)
+    sinks = {name: reader.sink(name, table) for name, table in reader.named(document, "sinks")}
+    routes = {name: reader.route(name, table) for name, table in reader.named(document, "routes")}
+    for route in routes.values():
+        reader.known_sink(route, sinks)
+    return Settings(sinks=sinks, routes=routes, **fields)
+
+
+class _Reader:
+    """Reads tables; knows where keys stand, for the messages."""
+
+    def __init__(self, where: Where) -> None:
+        self._where = where
+
+    def table(self, path: KeyPath, parent: Mapping[str, object], key: str) -> Mapping[str, object]:
+        """Return a table, empty if it is absent."""
+        value = parent.get(key, {})
+        if not isinstance(value, Mapping):
+            msg = f"{self._at((*path, key))}: {key!r} must be a table"
+            raise WrongSetting(msg, hint=f"write [{'.'.join((*path, key))}]")
+        return cast("Mapping[str, object]", value)
+
+    def named(
+        self, document: Mapping[str, object], kind: str
+    ) -> Iterable[tuple[str, Mapping[str, object]]]:
+        """Yield the tables ``[kind.NAME]``."""
+        tables = self.table((), document, kind)
+        if len(tables) > limits.ROUTES_MAX:
+            msg = f"{len(tables):,} {kind}; at most {limits.ROUTES_MAX:,}"
+            raise ConfigError(msg)
+        for name in tables:
+            try:
+                schema.name(name)
+            except ValueError as error:
+                msg = f"{self._at((kind, name))}: {error}"
+                raise WrongSetting(msg) from error
+            yield name, self.table((kind,), tables, name)
+
+    def fields(
+        self, path: KeyPath, table: Mapping[str, object], settings: Mapping[str, Setting]
+    ) -> dict[str, Any]:
+        """Return the fields of those settings that the table has."""
+        found = {}
+        for key, setting in settings.items():
+            if key in table:
+                try:
+                    found[setting.field] = setting.read(table[key])
+                except ValueError as error:
+                    msg = f"{self._at((*path, key))}.{key}: {error}"
+                    raise WrongSetting(msg, hint=f"{key}: {setting.meaning}") from error
+        return found
+
+    def no_others(
+        self,
+        path: KeyPath,
+        table: Mapping[str, object],
+        known: Iterable[str],
+        nested: Mapping[str, Iterable[str]],
+    ) -> None:
+        """Refuse keys that are not known; names in nested tables are suggested too."""
+        allowed = set(known)
+        for key in table:
+            if key not in allowed:
+                raise self._unknown((*path, key), [*allowed, *_dotted(nested)])
+
+    def sink(self, name: str, table: Mapping[str, object]) -> SinkSettings:
+        """Return a table ``[sinks.NAME]``."""
+        kind = table.get("type")
+        if not isinstance(kind, str) or not kind:
+            msg = f"{self._at(('sinks', name))}: a sink needs a type"
+            raise WrongSetting(msg, hint='for example: type = "sqlite"')
+        return SinkSettings(name, kind, {key: table[key] for key in table if key != "type"})
+
+    def route(self, name: str, table: Mapping[str, object]) -> RouteSettings:
+        """Return a table ``[routes.NAME]``; keys that are not ours are the sink's to check."""
+        path = ("routes", name)
+        batch = self.table(path, table, "batch")
+        self.no_others((*path, "batch"), batch, schema.BATCH, {})
+        options = {key: table[key] for key in table if key not in schema.ROUTE and key != "batch"}
+        ours = {**{key: key for key in schema.ROUTE}, **_dotted({"batch": schema.BATCH})}
+        for key in options:
+            # a slip in a name of ours would otherwise be blamed on the sink
+            if difflib.get_close_matches(key, ours, n=1, cutoff=0.8):
+                raise self._unknown((*path, key), ours)
+        fields = self.fields(path, table, schema.ROUTE)
+        for key in ("stream", "sink"):
+            if key not in fields:
+                msg = f"{self._at(path)}: a route needs a {key}"
+                raise WrongSetting(msg, hint=f"{key}: {schema.ROUTE[key].meaning}")
+        sealing = BatchSettings(**self.fields((*path, "batch"), batch, schema.BATCH))
+        return RouteSettings(name=name, batch=sealing, options=options, **fields)
+
+    def known_sink(self, route: RouteSettings, sinks: Mapping[str, SinkSettings]) -> None:
+        """Refuse a route to a sink that no table describes."""
+        if route.sink not in sinks:
+            msg = f"{self._at(('routes', route.name, 'sink'))}: there is no sink {route.sink!r}"
+            raise ConfigError(msg, hint=_suggestion(route.sink, sinks) or "add [sinks.NAME]")
+
+    def _unknown(self, path: KeyPath, known: Iterable[str] | Mapping[str, str]) -> UnknownSetting:
+        names = known if isinstance(known, Mapping) else {k.rpartition(".")[2]: k for k in known}
+        msg = f"{self._at(path)}: unknown key {path[-1]!r}"
+        hint = _suggestion(path[-1], names) or f"known here: {', '.join(sorted(names.values()))}"
+        return UnknownSetting(msg, hint=hint, key=".".join(path))
+
+    def _at(self, path: KeyPath) -> str:
+        place, table = self._where(path), ".".join(path[:-1])
+        return f"{place}: {table}" if table else place
+
+
+def _dotted(nested: Mapping[str, Iterable[str]]) -> dict[str, str]:
+    return {key: f"{table}.{key}" for table, keys in nested.items() for key in keys}
+
+
+def _suggestion(wrong: str, known: Mapping[str, object] | Iterable[str]) -> str:
+    names = known if isinstance(known, Mapping) else {key: key for key in known}
+    close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.6)
+    if not close:
+        return ""
+    found = names[close[0]]
+    return f"did you mean {found if isinstance(found, str) else close[0]}?"

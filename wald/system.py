@@ -8,10 +8,11 @@ import ctypes
 import errno
 import fcntl
 import os
+import socket
 import stat
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 
 from wald.ports import File, FileStat
@@ -244,3 +245,50 @@ if _renameat2 is not None:
         ctypes.c_char_p,
         ctypes.c_uint,
     )
+
+
+# --- systemd, and the life of child processes ---------------------------------------------------
+
+LISTEN_FDS_START = 3  # sd_listen_fds(3): the first descriptor passed
+_PR_SET_PDEATHSIG = 1
+
+
+def sd_notify(environment: Mapping[str, str], *lines: str) -> bool:
+    """Tell systemd ``READY=1`` and the like; False where nobody listens.
+
+    A lost message is not an error: the service runs, whatever its manager knows of it.
+    """
+    address = environment.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return False
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+            sender.setblocking(False)
+            sender.sendto("\n".join(lines).encode(), address)
+    except OSError:
+        return False
+    return True
+
+
+def listen_fds(environment: MutableMapping[str, str]) -> list[int]:
+    """Return the descriptors that systemd passed to this process, and forget that it did.
+
+    The variables are removed so that no child takes the descriptors for its own.
+    """
+    pid = environment.pop("LISTEN_PID", "")
+    passed = environment.pop("LISTEN_FDS", "")
+    environment.pop("LISTEN_FDNAMES", None)
+    if pid != str(os.getpid()) or not passed.isdigit():
+        return []
+    fds = list(range(LISTEN_FDS_START, LISTEN_FDS_START + int(passed)))
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    return fds
+
+
+def end_with_parent(number: int) -> None:
+    """Ask the kernel for a signal to this process when its parent ends (Linux; else nothing)."""
+    if sys.platform == "linux":
+        _libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(number), 0, 0, 0)

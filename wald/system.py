@@ -265,7 +265,7 @@ def sd_notify(environment: Mapping[str, str], *lines: str) -> bool:
         address = "\0" + address[1:]
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-            sender.setblocking(False)
+            sender.settimeout(0)
             sender.sendto("\n".join(lines).encode(), address)
     except OSError:
         return False
@@ -283,8 +283,9 @@ def listen_fds(environment: MutableMapping[str, str]) -> list[int]:
     if pid != str(os.getpid()) or not passed.isdigit():
         return []
     fds = list(range(LISTEN_FDS_START, LISTEN_FDS_START + int(passed)))
+    inheritable = False
     for fd in fds:
-        os.set_inheritable(fd, False)
+        os.set_inheritable(fd, inheritable)
     return fds
 
 

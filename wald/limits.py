@@ -74,6 +74,17 @@ HISTORY_BATCHES_PER_LANE: Final = 1_024
 DEAD_LETTER_BODY_MAX_BYTES: Final = RECORD_MAX_BYTES + KEY_MAX_BYTES + HEADERS_MAX_BYTES
 LEDGER_MAP_BYTES: Final = 1 << 30
 STOP_DELIVER_S: Final = 5.0
+PARKED_REREAD_S: Final = 5.0  # a parked lane asks again whether its row fits
+ADVANCE_EVERY_S: Final = 5.0  # an idle lane's checkpoint moves over foreign LSNs (T6)
+PROGRESS_EVERY_S: Final = 0.5
+REJECT_GUARD_RECORDS: Final = 100  # the guard looks at the last so many records, or more
+REJECT_GUARD_SHARE: Final = 0.5  # a larger share of refused ones is an outage, not bad records
+DEAD_LOG_FILE_BYTES: Final = 64 * MIB
+DEAD_LOG_ENTRY_MAX_BYTES: Final = 256 * MIB
+ERROR_TEXT_MAX_CHARS: Final = 500
+TAIL_WINDOW_BYTES: Final = 256 * KIB
+ASKS_CONNECTIONS_MAX: Final = 16
+DEAD_LETTERS_PER_ANSWER: Final = 1_000
 
 # --- pages and processes ----------------------------------------------------------------------
 PAGE_SLOT_BYTES: Final = 4 * KIB

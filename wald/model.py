@@ -156,6 +156,51 @@ class Checkpoint:
     dead_letters: int = 0
 
 
+class LaneProgress(NamedTuple):
+    """What the ledger holds of a lane."""
+
+    checkpoint: Checkpoint
+    manifest: Manifest | None
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptStamp:
+    """When an attempt was begun, by three clocks; durable before the attempt."""
+
+    boot_id: str
+    boot_clock_ns: int
+    time_ns: int
+    last_error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteBirth:
+    """What the ledger holds of a route from T1 on. ``owner`` is who may touch its rows."""
+
+    route_id: RouteId
+    name: str
+    stream_id: StreamId
+    stream: str
+    sink: str
+    birth_lsn: Lsn
+    owner: int
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedBatch:
+    """A line of a lane's history: what became of a batch. No rule depends on it."""
+
+    number: int
+    rev_id: RevisionId
+    lo: Lsn
+    hi: Lsn
+    records: int
+    dead_letters: int
+    attempts: int
+    sealed_time_ns: int
+    finished_time_ns: int
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One try to make a revision take effect at a transactional target.
@@ -275,7 +320,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A record set aside, with the reason (bodies are in the dead log)."""
+    """A record set aside, with the reason; its body lies in the dead log at (file, offset).
+
+    A damaged range of the log is one dead letter without a body (``dead_file`` 0) that stands
+    for ``records`` records up to ``through_lsn``.
+    """
 
     route: str
     lsn: Lsn
@@ -285,6 +334,10 @@ class DeadLetter:
     rev_id: RevisionId
     attempts: int
     time_ns: int
+    dead_file: int = 0
+    dead_offset: int = 0
+    records: int = 1
+    through_lsn: Lsn = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,24 @@ from typing import NamedTuple, Protocol
 
 from wald.model import (
     Attempt,
+    AttemptStamp,
     Capabilities,
+    Checkpoint,
+    DeadLetter,
     Finding,
+    FinishedBatch,
     LaneKey,
+    LaneProgress,
+    Lsn,
+    Manifest,
     Outcome,
     ProgressRow,
     Record,
     RejectedRecord,
+    Revision,
+    RevisionId,
+    RouteBirth,
+    RouteId,
 )
 
 
@@ -224,4 +235,88 @@ class SinkFactory(Protocol):
         Raises:
             ConfigError: a setting is unknown, missing or wrong.
         """
+        ...
+
+
+class Ledger(Protocol):
+    """Manifests, checkpoints, index of dead letters, history: durable on return of each method.
+
+    Any thread may call; transactions come one after the other. A transaction reads anew what it
+    changes and returns False, having done nothing, if that is not what the caller worked on.
+    Raises ``LedgerFailed`` if it cannot be read or written, ``DiskFull`` if there is no room (then
+    nothing changed and the same call may succeed later).
+    """
+
+    def birth(self, birth: RouteBirth) -> RouteBirth:
+        """T1: take in a route with a checkpoint at its birth; returns what stands, old or new."""
+        ...
+
+    def births(self) -> Sequence[RouteBirth]:
+        """Return the routes that were taken in, by id."""
+        ...
+
+    def lane(self, key: LaneKey) -> LaneProgress:
+        """Return checkpoint and open manifest of a lane; a fresh checkpoint if it has none."""
+        ...
+
+    def seal(self, key: LaneKey, manifest: Manifest) -> bool:
+        """T2: open a manifest with ``attempts`` 1, if it continues the lane and none is open."""
+        ...
+
+    def revise(
+        self,
+        key: LaneKey,
+        worked_on: RevisionId,
+        revision: Revision,
+        set_aside: Sequence[DeadLetter],
+        stamp: AttemptStamp,
+    ) -> bool:
+        """T3: add a revision and count its attempt.
+
+        ``set_aside`` are all dead letters of ``revision``; they count once it took effect.
+        """
+        ...
+
+    def attempt(self, key: LaneKey, worked_on: RevisionId, stamp: AttemptStamp) -> bool:
+        """T4: count a further attempt of the open manifest's current revision."""
+        ...
+
+    def finish(
+        self,
+        key: LaneKey,
+        worked_on: RevisionId,
+        checkpoint: Checkpoint,
+        finished: FinishedBatch,
+        lost: Sequence[DeadLetter] = (),
+        following: Manifest | None = None,
+    ) -> bool:
+        """T5: close the open manifest, one of whose revisions, ``worked_on``, took effect.
+
+        Moves the checkpoint, takes what that revision set aside, and what was ``lost`` in the
+        range, into the index of dead letters, adds to the history, and seals ``following``.
+        """
+        ...
+
+    def advance(
+        self,
+        key: LaneKey,
+        worked_on: Checkpoint,
+        checkpoint: Checkpoint,
+        lost: Sequence[DeadLetter] = (),
+    ) -> bool:
+        """T6: move the checkpoint over LSNs that are not the lane's; only with nothing open."""
+        ...
+
+    def dead_letters(
+        self, route_id: RouteId, *, after: Lsn = 0, limit: int = 1000
+    ) -> Sequence[DeadLetter]:
+        """Return dead letters of a route with a higher LSN than ``after``, in order."""
+        ...
+
+    def history(self, key: LaneKey) -> Sequence[FinishedBatch]:
+        """Return the last finished batches of a lane, oldest first; a ring."""
+        ...
+
+    def close(self) -> None:
+        """Close; harmless to repeat."""
         ...

@@ -107,6 +107,8 @@ class BlockFlag(IntEnum):
     """Bits of a block's flags."""
 
     HAS_CONTROL = 1  # a RECORDS block with control sections in it: catalogue readers look inside
+    SNAPSHOT_FIRST = 2  # the first block of a segment's snapshot
+    SNAPSHOT_LAST = 4  # the last one: between the two, unbroken, the snapshot is whole
 
 
 class SectionKind(IntEnum):
@@ -284,6 +286,11 @@ def decode_segment_header(page: bytes) -> SegmentHeader:
         msg = "the segment header holds impossible values"
         raise FormatDamaged(msg)
     return SegmentHeader(SegmentKind(kind), alignment, *rest)
+
+
+def segment_header_crc(page: bytes) -> int:
+    """Return the CRC in a whole header page: the "previous header CRC" of the first block."""
+    return cast("int", _CRC.unpack_from(page, _SEGMENT.size)[0])
 
 
 # --- blocks -------------------------------------------------------------------------------------

@@ -1,0 +1,362 @@
+"""A batch's life and the progress row as labelled tables; retry; the search for refused records.
+
+Pure: facts in, decisions out; the lane carries them out.
+"""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple, TypeAlias
+
+from wald import limits
+from wald.model import (
+    Checkpoint,
+    Delivered,
+    Lsn,
+    Outcome,
+    ProgressRow,
+    Record,
+    Rejected,
+    RejectedRecord,
+    ReplayClass,
+    RevisionId,
+    RowMoved,
+    Systemic,
+    Unknown,
+)
+from wald.ports import Chance
+
+# --- the life of a batch ------------------------------------------------------------------------
+
+
+class Step(Enum):
+    """Where a lane stands."""
+
+    CHECKING = "checking"  # asks the target for its row
+    COLLECTING = "collecting"  # waits for a batch, or takes up the open one
+    SENDING = "sending"  # an attempt is counted and may be under way
+    SEARCHING = "searching"  # probes for the refused records
+    WAITING = "waiting"  # until the next try
+    PARKED = "parked"  # needs a person, or a target that came back; asks now and then
+
+
+class Event(Enum):
+    """What happens to a lane."""
+
+    ROW_FITS = "row fits"
+    ROW_APPLIED = "row has it"
+    ROW_STRANGE = "row strange"
+    OPEN_FOUND = "open batch found"
+    SEALED = "sealed"
+    DELIVERED = "delivered"
+    REJECTED = "rejected"
+    CULPRITS = "culprits named"
+    NO_CULPRIT = "no culprit"
+    TOO_MANY = "too many rejects"
+    SYSTEMIC = "systemic"
+    UNKNOWN = "unknown"
+    UNCERTAIN = "uncertain"
+    ROW_MOVED = "row moved"
+    DUE = "due"
+
+
+class Transition(NamedTuple):
+    """A row of the table: in ``step``, at ``event``, go to ``then``; ``durable`` is so before."""
+
+    label: str
+    step: Step
+    event: Event
+    then: Step
+    durable: str
+
+
+LIFE_OF_A_BATCH: tuple[Transition, ...] = (
+    Transition("row-fits", Step.CHECKING, Event.ROW_FITS, Step.COLLECTING, "-"),
+    Transition("already-applied", Step.CHECKING, Event.ROW_APPLIED, Step.COLLECTING, "T5"),
+    Transition("row-strange", Step.CHECKING, Event.ROW_STRANGE, Step.PARKED, "-"),
+    Transition("cannot-ask", Step.CHECKING, Event.SYSTEMIC, Step.WAITING, "-"),
+    Transition("sealed", Step.COLLECTING, Event.SEALED, Step.SENDING, "T2"),
+    Transition("again", Step.COLLECTING, Event.OPEN_FOUND, Step.SENDING, "T4"),
+    Transition("took-effect", Step.SENDING, Event.DELIVERED, Step.COLLECTING, "T5 with T2"),
+    Transition("refused", Step.SENDING, Event.REJECTED, Step.SEARCHING, "-"),
+    Transition("target-fails", Step.SENDING, Event.SYSTEMIC, Step.WAITING, "-"),
+    Transition("no-answer", Step.SENDING, Event.UNKNOWN, Step.WAITING, "-"),
+    Transition("uncertain", Step.SENDING, Event.UNCERTAIN, Step.PARKED, "-"),
+    Transition("row-moved", Step.SENDING, Event.ROW_MOVED, Step.WAITING, "-"),
+    Transition("set-aside", Step.SEARCHING, Event.CULPRITS, Step.SENDING, "dead log, T3"),
+    Transition("no-culprit", Step.SEARCHING, Event.NO_CULPRIT, Step.WAITING, "-"),
+    Transition("too-many-rejects", Step.SEARCHING, Event.TOO_MANY, Step.WAITING, "-"),
+    Transition("search-fails", Step.SEARCHING, Event.SYSTEMIC, Step.WAITING, "-"),
+    Transition("search-unanswered", Step.SEARCHING, Event.UNKNOWN, Step.WAITING, "-"),
+    Transition("search-row-moved", Step.SEARCHING, Event.ROW_MOVED, Step.WAITING, "-"),
+    Transition("next-try", Step.WAITING, Event.DUE, Step.CHECKING, "-"),
+    Transition("ask-again", Step.PARKED, Event.DUE, Step.CHECKING, "-"),
+)
+
+_BY_STEP_AND_EVENT = {(row.step, row.event): row for row in LIFE_OF_A_BATCH}
+assert len(_BY_STEP_AND_EVENT) == len(LIFE_OF_A_BATCH)
+
+
+def after(step: Step, event: Event) -> Transition:
+    """Return the row of the table; a pair that is not in it is a bug of ours."""
+    return _BY_STEP_AND_EVENT[step, event]
+
+
+def event_of(outcome: Outcome, replay: ReplayClass) -> Event:
+    """Return what an outcome is in the table.
+
+    An unknown outcome is settled by sending again, after the row was asked where there is one.
+    Within a window only that is safe, and no window is watched yet: it waits for a person.
+    """
+    match outcome:
+        case Delivered():
+            return Event.DELIVERED
+        case Rejected():
+            return Event.REJECTED
+        case Systemic():
+            return Event.SYSTEMIC
+        case RowMoved():
+            return Event.ROW_MOVED
+        case Unknown():
+            return Event.UNCERTAIN if replay is ReplayClass.WINDOW else Event.UNKNOWN
+
+
+# --- the progress row ---------------------------------------------------------------------------
+
+
+class AnchorFinding(Enum):
+    """What our log says of the row's ``hi_lsn`` and anchor."""
+
+    MATCHES = "matches"
+    DIFFERS = "differs"
+    GONE = "gone"  # retired: our log begins behind it
+    BEYOND = "beyond"  # our log ends before it
+
+
+class Parked(Enum):
+    """Why a lane waits for a person; the codes of status."""
+
+    TARGET_BEHIND = "target-behind"
+    LEDGER_OLDER = "ledger-older"
+    DIVERGED = "diverged"
+    UNCERTAIN = "uncertain"
+
+
+@dataclass(frozen=True, slots=True)
+class RowFacts:
+    """What the row is judged by.
+
+    Attributes:
+        row: what the target remembers; None if nothing.
+        checkpoint: n and prev of our ledger.
+        open_revisions: the revisions of the open manifest, n + 1.
+        owner: ours.
+        lane_owner: who the lane was born under; another one if the directory was moved since.
+        anchor: what our log says of the row's position.
+        log_holds_next: whether every LSN behind the checkpoint is still in our log.
+    """
+
+    row: ProgressRow | None
+    checkpoint: Checkpoint
+    open_revisions: tuple[RevisionId, ...]
+    owner: int
+    lane_owner: int
+    anchor: AnchorFinding
+    log_holds_next: bool
+
+
+class RowCase(NamedTuple):
+    """A row of the table: what it is called, when it holds, what follows."""
+
+    label: str
+    when: str
+    event: Event
+    parked: Parked | None = None
+
+
+ROW_CASES: tuple[RowCase, ...] = (
+    RowCase(
+        "directory-moved",
+        "the data directory was moved or copied since the lane's birth; no row is touched",
+        Event.ROW_STRANGE,
+        Parked.DIVERGED,
+    ),
+    RowCase("other-owner", "the row is another owner's", Event.ROW_STRANGE, Parked.DIVERGED),
+    RowCase("applied", "n+1 with a revision of the open batch", Event.ROW_APPLIED),
+    RowCase(
+        "log-short",
+        "(n, prev), or absent at n = 0, but our log no longer holds what follows",
+        Event.ROW_STRANGE,
+        Parked.TARGET_BEHIND,
+    ),
+    RowCase("at-checkpoint", "(n, prev)", Event.ROW_FITS),
+    RowCase("at-birth", "absent at n = 0", Event.ROW_FITS),
+    RowCase("row-lost", "absent with n > 0", Event.ROW_STRANGE, Parked.TARGET_BEHIND),
+    RowCase(
+        "other-anchor",
+        "our log holds another block at the row's position",
+        Event.ROW_STRANGE,
+        Parked.DIVERGED,
+    ),
+    RowCase(
+        "beyond-the-log",
+        "our log ends before the row's position",
+        Event.ROW_STRANGE,
+        Parked.DIVERGED,
+    ),
+    RowCase("row-behind", "a number below n", Event.ROW_STRANGE, Parked.TARGET_BEHIND),
+    RowCase(
+        "row-ahead",
+        "a number above n, not a revision of the open batch",
+        Event.ROW_STRANGE,
+        Parked.LEDGER_OLDER,
+    ),
+    RowCase("other-revision", "n with another revision", Event.ROW_STRANGE, Parked.LEDGER_OLDER),
+)
+_CASES = {case.label: case for case in ROW_CASES}
+
+
+def judge_row(facts: RowFacts) -> RowCase:
+    """Return the first row of the table that holds. The row is the truth; never guess past it."""
+    return _CASES[_row_label(facts)]
+
+
+def _row_label(facts: RowFacts) -> str:
+    row, n = facts.row, facts.checkpoint.batch_no
+    if facts.owner != facts.lane_owner:
+        return "directory-moved"
+    if row is None:
+        fits = "at-birth" if facts.log_holds_next else "log-short"
+        return "row-lost" if n > 0 else fits
+    if row.owner != facts.owner:
+        return "other-owner"
+    if row.batch_no == n + 1 and row.rev_id in facts.open_revisions:
+        return "applied"
+    return _unapplied_label(row, facts)
+
+
+def _unapplied_label(row: ProgressRow, facts: RowFacts) -> str:
+    n = facts.checkpoint.batch_no
+    if (row.batch_no, row.rev_id) == (n, facts.checkpoint.rev_id):
+        return "at-checkpoint" if facts.log_holds_next else "log-short"
+    return _stranger_label(row, n, facts.anchor)
+
+
+def _stranger_label(row: ProgressRow, n: int, anchor: AnchorFinding) -> str:
+    if anchor is AnchorFinding.DIFFERS:
+        return "other-anchor"
+    if anchor is AnchorFinding.BEYOND:
+        return "beyond-the-log"
+    if row.batch_no < n:
+        return "row-behind"
+    return "row-ahead" if row.batch_no > n else "other-revision"
+
+
+def effective_dead_rev(
+    checkpoint: Checkpoint, rev_id: RevisionId, excluded: Sequence[Lsn]
+) -> bytes:
+    """Return the chain's ``dead_rev`` once a revision took effect."""
+    return rev_id if excluded else checkpoint.dead_rev
+
+
+# --- retry --------------------------------------------------------------------------------------
+
+
+def backoff_s(
+    failures: int,
+    chance: Chance,
+    *,
+    floor_s: float | None = None,
+    base_s: float = limits.RETRY_BASE_S,
+    cap_s: float = limits.RETRY_CAP_S,
+) -> float:
+    """Return how long to wait after so many failures in a row: full jitter.
+
+    ``floor_s`` is what the target asked for; it is honoured, but no longer than the cap.
+    """
+    drawn = chance.uniform(0.0, min(cap_s, base_s * 2.0 ** min(failures, 32)))
+    return max(drawn, min(floor_s or 0.0, cap_s))
+
+
+# --- poison -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RejectGuard:
+    """Looks at the last records over batches: too large a refused share is an outage.
+
+    ``window`` holds (records, refused) of the last batches that make up the guard's count. It is
+    in memory only: after a restart it begins anew.
+    """
+
+    window: tuple[tuple[int, int], ...] = ()
+
+    def with_batch(self, records: int, refused: int) -> "RejectGuard":
+        """Return the guard after a batch took effect; older batches than needed are dropped."""
+        kept: list[tuple[int, int]] = [(records, refused)]
+        total = records
+        for earlier in reversed(self.window):
+            if total >= limits.REJECT_GUARD_RECORDS:
+                break
+            kept.append(earlier)
+            total += earlier[0]
+        return RejectGuard(tuple(reversed(kept)))
+
+    def too_many(self, records: int, refused: int) -> bool:
+        """Tell whether with this batch more than the allowed share would be refused."""
+        window = self.with_batch(records, refused).window
+        total = sum(batch[0] for batch in window)
+        return (
+            total >= limits.REJECT_GUARD_RECORDS
+            and sum(batch[1] for batch in window) > total * limits.REJECT_GUARD_SHARE
+        )
+
+
+ProbeAnswer: TypeAlias = Sequence[RejectedRecord] | Rejected
+Search: TypeAlias = Generator[list[Record], ProbeAnswer, tuple[RejectedRecord, ...]]
+
+
+def find_refused(records: Sequence[Record], known: Sequence[RejectedRecord] = ()) -> Search:
+    """Search for every refused record: yields what to probe, takes answers, returns the refused.
+
+    Where the target names them, each probe names more until the rest is taken. Where it does not,
+    the shortest refused prefix ends in a culprit: records that only clash with each other, as two
+    of one key, are judged in their order, and the search takes O(k log n) probes.
+    """
+    ours = {record.lsn for record in records}
+    refused = {item.lsn: item for item in known if item.lsn in ours}
+    good: list[Record] = []  # taken together; what follows is probed behind them
+    rest = [record for record in records if record.lsn not in refused]
+    while rest:
+        answer = yield good + rest
+        named = answer.records if isinstance(answer, Rejected) else answer
+        if named:
+            before = len(refused)
+            refused.update((item.lsn, item) for item in named if item.lsn in ours)
+            if len(refused) == before:
+                break  # it names none that was sent: a bug of the sink, not a record's fault
+            rest = [record for record in rest if record.lsn not in refused]
+            good = [record for record in good if record.lsn not in refused]
+        elif isinstance(answer, Rejected):
+            taken = yield from _longest_taken(good, rest)
+            culprit = rest[taken]
+            refused[culprit.lsn] = RejectedRecord(culprit.lsn, "rejected", answer.message)
+            good, rest = good + rest[:taken], rest[taken + 1 :]
+        else:
+            break
+    return tuple(refused[lsn] for lsn in sorted(refused))
+
+
+def _longest_taken(
+    good: list[Record], rest: list[Record]
+) -> Generator[list[Record], ProbeAnswer, int]:
+    """Return how many of ``rest``, all of which is refused, are taken behind ``good``."""
+    taken, refused = 0, len(rest)
+    while refused - taken > 1:
+        middle = (taken + refused) // 2
+        answer = yield good + rest[:middle]
+        if answer:
+            refused = middle
+        else:
+            taken = middle
+    return taken

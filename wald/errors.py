@@ -197,6 +197,20 @@ class DataDirectoryUnusable(WaldError):
     exit_code = EXIT_IO
 
 
+class SocketUnusable(WaldError):
+    """The path of a socket cannot be bound."""
+
+    code = "socket.unusable"
+    exit_code = EXIT_IO
+
+
+class SocketHeld(WaldError):
+    """Another daemon listens at the path of the socket."""
+
+    code = "socket.held"
+    exit_code = EXIT_UNAVAILABLE
+
+
 class FormatNewer(WaldError):
     """A file was written by a newer release that this one cannot read; it is not damaged."""
 

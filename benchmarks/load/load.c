@@ -46,12 +46,12 @@ static uint64_t now_ns(void) {
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-static void die(const char *what) {
+_Noreturn static void die(const char *what) {
     fprintf(stderr, "load: %s: %s\n", what, strerror(errno));
     exit(1);
 }
 
-static void fail(const char *what) {
+_Noreturn static void fail(const char *what) {
     fprintf(stderr, "load: %s\n", what);
     exit(1);
 }
@@ -99,6 +99,26 @@ static uint8_t *request;                /* a whole request, header included */
 static size_t request_bytes;
 static int speaks_redis;
 
+static uint8_t *put_big_endian(uint8_t *at, unsigned value, int bytes) {
+    for (int shift = 8 * (bytes - 1); shift >= 0; shift -= 8) *at++ = (uint8_t)(value >> shift);
+    return at;
+}
+
+/* msgpack, in its shortest form, as its libraries write it */
+static uint8_t *put_array_head(uint8_t *at, unsigned count) {
+    if (count < 16) {
+        *at++ = (uint8_t)(0x90 | count);
+        return at;
+    }
+    *at++ = count < 65536 ? 0xdc : 0xdd;
+    return put_big_endian(at, count, count < 65536 ? 2 : 4);
+}
+
+static uint8_t *put_bin_head(uint8_t *at, unsigned length) {
+    *at++ = length < 256 ? 0xc4 : length < 65536 ? 0xc5 : 0xc6;
+    return put_big_endian(at, length, length < 256 ? 1 : length < 65536 ? 2 : 4);
+}
+
 static void build_wald_request(unsigned records, unsigned value_bytes) {
     size_t room = HEADER_BYTES + 64 + (size_t)records * (value_bytes + 5);
     uint8_t *at = request = malloc(room);
@@ -107,11 +127,9 @@ static void build_wald_request(unsigned records, unsigned value_bytes) {
     at += HEADER_BYTES;
     *at++ = 0x95;                       /* array of five: content, values, keys, headers, ids */
     *at++ = 0x00;                       /* content: bytes */
-    *at++ = 0xdd;                       /* array 32 */
-    for (int shift = 24; shift >= 0; shift -= 8) *at++ = (uint8_t)(records >> shift);
+    at = put_array_head(at, records);
     for (unsigned i = 0; i < records; i++) {
-        *at++ = 0xc6;                   /* bin 32 */
-        for (int shift = 24; shift >= 0; shift -= 8) *at++ = (uint8_t)(value_bytes >> shift);
+        at = put_bin_head(at, value_bytes);
         memset(at, 'v', value_bytes);
         at += value_bytes;
     }
@@ -323,7 +341,7 @@ static int run_load(int argc, char **argv) {
 
 /* ---- the echo server ---------------------------------------------------------------------- */
 
-static int run_echo(const char *path) {
+static void run_echo(const char *path) {
     struct sockaddr_un address;
     int listening = unix_socket(path, &address);
     unlink(path);
@@ -335,6 +353,7 @@ static int run_echo(const char *path) {
     for (;;) {
         struct epoll_event events[256];
         int n = epoll_wait(poll_fd, events, 256, -1);
+        if (n < 0) die("epoll_wait");
         for (int i = 0; i < n; i++) {
             struct connection *c = events[i].data.ptr;
             if (!c) {
@@ -365,11 +384,10 @@ static int run_echo(const char *path) {
                     through = get_u64(c->in + at + 16);
                     if (!first) first = through;
                 } else {
-                    size_t length = type == TYPE_HELLO ? welcome_body(answer + HEADER_BYTES)
-                                                       : stream_body(answer + HEADER_BYTES);
-                    put_header(answer, (uint32_t)length,
-                               type == TYPE_HELLO ? TYPE_WELCOME : TYPE_STREAM, 1, 0,
-                               get_u64(c->in + at + 16));
+                    int hello = type == TYPE_HELLO;
+                    size_t length = hello ? welcome_body(answer + HEADER_BYTES) : 0;
+                    put_header(answer, (uint32_t)length, hello ? TYPE_WELCOME : TYPE_STREAM,
+                               hello ? 0 : 1, 0, get_u64(c->in + at + 16));
                     write_all(c->fd, answer, HEADER_BYTES + length);
                 }
                 at += HEADER_BYTES + size;
@@ -385,7 +403,7 @@ static int run_echo(const char *path) {
 }
 
 int main(int argc, char **argv) {
-    if (argc == 3 && strcmp(argv[1], "echo") == 0) return run_echo(argv[2]);
+    if (argc == 3 && strcmp(argv[1], "echo") == 0) run_echo(argv[2]);
     if (argc > 1 && (strcmp(argv[1], "wald") == 0 || strcmp(argv[1], "redis") == 0))
         return run_load(argc, argv);
     fail("usage: load wald|redis SOCKET ... | load echo SOCKET");

@@ -70,6 +70,16 @@ class ProtocolMismatch(WaldError):
     default_hint = "client and daemon must share a protocol version; upgrade the older of the two"
 
 
+class BadFrame(ProtocolMismatch):
+    """The other side sent what the wire protocol does not allow; ``reason`` is the code for it."""
+
+    code = "bad-frame"
+
+    def __init__(self, message: str, *, reason: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint, reason=reason)
+        self.reason = reason
+
+
 class Backpressure(WaldError):
     """A bound is reached; nothing was stored; come back after ``retry_after_s``."""
 

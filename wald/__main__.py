@@ -1,0 +1,5 @@
+"""``python -m wald`` is the command ``wald``."""
+
+from wald.cli import main
+
+main()

@@ -1,0 +1,215 @@
+"""A child process: started anew when it ends, told to end in time, never left behind.
+
+A child reads one line from its standard input (settings, and the descriptor it serves) and keeps
+reading: the end of that pipe means that the supervisor is gone. On its standard output it says one
+line: ``{"ready": true}`` when it serves, or ``{"error": ...}`` when it cannot start.
+"""
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from wald import limits
+from wald.errors import EXIT_CONFIG, WaldError
+from wald.ports import Chance, Clock
+
+log = logging.getLogger("wald.supervisor")
+
+_SETTLED_NS = limits.CLOCK_NS_PER_S // 2  # ready for this long: the next start is not delayed more
+
+
+class ChildState(Enum):
+    """Where a child is in its life."""
+
+    STARTING = "starting"
+    READY = "ready"
+    WAITING = "waiting"  # between two attempts
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+
+
+@dataclass(slots=True)
+class Command:
+    """What a child is started with."""
+
+    role: str
+    line: bytes
+    pass_fds: tuple[int, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class Child:
+    """One child and the attempts to keep it running. All in the supervisor's loop.
+
+    Args:
+        command: what to start.
+        clock: for the length of a run.
+        chance: for the jitter of the back-off.
+        on_change: called after each change of ``state``.
+    """
+
+    def __init__(
+        self,
+        command: Command,
+        clock: Clock,
+        chance: Chance,
+        on_change: Callable[[], None],
+    ) -> None:
+        self.role = command.role
+        self.state = ChildState.STARTING
+        self.starts = 0
+        self.last_error = ""
+        self._command = command
+        self._clock = clock
+        self._chance = chance
+        self._on_change = on_change
+        self._process: Process | None = None
+        self._stop = asyncio.Event()
+
+    @property
+    def pid(self) -> int | None:
+        """The process id while it runs."""
+        process = self._process
+        return process.pid if process is not None and process.returncode is None else None
+
+    def figures(self) -> dict[str, object]:
+        """Return what ``status`` says of the child."""
+        return {
+            "pid": self.pid,
+            "state": self.state.value,
+            "ready": self.state is ChildState.READY,
+            "starts": self.starts,
+            "last_error": self.last_error,
+        }
+
+    async def keep_running(self) -> WaldError | None:
+        """Run until ``stop``; return the error if the child says that starting again is no use."""
+        failures = 0
+        while not self._stop.is_set():
+            began_ns = self._clock.monotonic_ns()
+            error = await self._run_once()
+            if error is not None and is_final(error):
+                self._enter(ChildState.STOPPED)
+                return error
+            if self._stop.is_set():
+                break
+            lived_ns = self._clock.monotonic_ns() - began_ns
+            failures = 0 if error is None and lived_ns > _SETTLED_NS else failures + 1
+            self._enter(ChildState.WAITING)
+            await self._pause(backoff_s(failures, self._chance))
+        self._enter(ChildState.STOPPED)
+        return None
+
+    async def stop(self, within_s: float) -> None:
+        """Ask it to end (SIGTERM), and end it (SIGKILL) if it has not in time."""
+        self._stop.set()
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        self._enter(ChildState.STOPPING)
+        with suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(process.wait(), within_s)
+        except TimeoutError:
+            log.warning("%s did not end within %.0f s: killed", self.role, within_s)
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+    async def _run_once(self) -> WaldError | None:
+        self._enter(ChildState.STARTING)
+        self.starts += 1
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "wald.app", self.role),
+            stdin=PIPE,
+            stdout=PIPE,
+            pass_fds=self._command.pass_fds,
+            env=self._command.environment,
+            start_new_session=True,  # a terminal's Ctrl-C is the supervisor's to pass on, in order
+            limit=limits.CONTROL_LINE_MAX_BYTES,
+        )
+        self._process = process
+        if self._stop.is_set():  # asked to end while it was being made
+            process.kill()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        error = None
+        try:
+            process.stdin.write(self._command.line)
+            with suppress(ConnectionError):
+                await process.stdin.drain()
+            error = self._heard(await _line(process.stdout))
+            while await _line(process.stdout):
+                pass  # a child says one line; more is not ours to keep
+            await process.wait()
+        finally:
+            process.stdin.close()
+        if process.returncode and not self._stop.is_set():
+            self.last_error = error.message if error else _ending(process.returncode)
+            log.warning("%s ended: %s", self.role, self.last_error)
+        return error
+
+    def _heard(self, line: bytes) -> WaldError | None:
+        try:
+            said = json.loads(line) if line else {}
+        except ValueError:
+            said = {}
+        if isinstance(said, dict) and said.get("ready"):
+            if not self._stop.is_set():
+                self._enter(ChildState.READY)
+            return None
+        report = said.get("error") if isinstance(said, dict) else None
+        return reported(report) if isinstance(report, dict) else None
+
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), seconds)
+
+    def _enter(self, state: ChildState) -> None:
+        if state is not self.state:
+            self.state = state
+            self._on_change()
+
+
+def backoff_s(failures: int, chance: Chance) -> float:
+    """Return how long to wait before the next attempt: doubling, bounded, with jitter."""
+    doublings = min(max(failures - 1, 0), 16)
+    bound_s = min(limits.CHILD_BACKOFF_CAP_S, limits.CHILD_BACKOFF_BASE_S * 2**doublings)
+    return chance.uniform(bound_s / 2, bound_s)
+
+
+def is_final(error: WaldError) -> bool:
+    """Tell whether a child that could not start for this reason will not start again either."""
+    return error.exit_code == EXIT_CONFIG or error.code.startswith("data.")
+
+
+def reported(said: Mapping[str, Any]) -> WaldError:
+    """Return the error that a child reported, with its code and exit code."""
+    members = {"code": str(said.get("code")), "exit_code": int(said.get("exit_code", 1))}
+    made: type[WaldError] = type("ReportedError", (WaldError,), members)
+    return made(str(said.get("message")), hint=str(said.get("hint") or ""))
+
+
+def _ending(returncode: int) -> str:
+    if returncode < 0:
+        try:
+            return f"killed by {signal.Signals(-returncode).name}"
+        except ValueError:
+            return f"killed by signal {-returncode}"
+    return f"exit code {returncode}"
+
+
+async def _line(stream: asyncio.StreamReader) -> bytes:
+    try:
+        return await stream.readline()
+    except (ValueError, ConnectionError):  # a line beyond the limit is not ours
+        return b""

@@ -1,0 +1,115 @@
+"""The control socket: one JSON object a line in, one a line out.
+
+``{"op": "status"}`` and ``{"op": "ping"}`` are answered here; operations that begin with ``drain.``
+are passed on to the drainer's own socket. A failure is ``{"ok": false, "error": {...}}``.
+"""
+
+import asyncio
+import json
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Any, TypeAlias
+
+from wald import limits
+from wald.errors import InputError, Unavailable, WaldError
+
+log = logging.getLogger("wald.supervisor")
+
+Operation: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]
+
+_CONNECTIONS_MAX = 64
+_IDLE_S = 60.0
+_FORWARD_S = 30.0
+FORWARDED = "drain."
+
+
+class ControlServer:
+    """Answers the control socket until it is cancelled.
+
+    Args:
+        operations: by name, what answers it; an answer is sent with ``"ok": true``.
+        drain_address: where to pass on operations that begin with ``drain.``.
+    """
+
+    def __init__(self, operations: Mapping[str, Operation], drain_address: str) -> None:
+        self._operations = operations
+        self._drain_address = drain_address
+        self._connections = 0
+
+    async def serve(self, listening: socket.socket) -> None:
+        """Serve the listening socket; the caller closes it."""
+        server = await asyncio.start_unix_server(
+            self._connected, sock=listening.dup(), limit=limits.CONTROL_LINE_MAX_BYTES
+        )
+        async with server:
+            await server.serve_forever()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections += 1
+        try:
+            if self._connections <= _CONNECTIONS_MAX:
+                await self._converse(reader, writer)
+        except (ConnectionError, TimeoutError, ValueError):
+            pass  # the other side is gone, silent, or sends lines beyond the bound
+        finally:
+            self._connections -= 1
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await asyncio.wait_for(reader.readline(), _IDLE_S):
+            writer.write(await self.answer(line))
+            await asyncio.wait_for(writer.drain(), _IDLE_S)
+
+    async def answer(self, line: bytes) -> bytes:
+        """Return the line that answers a line."""
+        try:
+            request = _parsed(line)
+            name = request["op"]
+            if name.startswith(FORWARDED):
+                return await self._forwarded(line)
+            operation = self._operations.get(name)
+            if operation is None:
+                msg = f"unknown operation {name[:80]!r}"
+                raise InputError(msg)
+            answer = {"ok": True, **await operation(request)}
+        except WaldError as error:
+            answer = {"ok": False, "error": error.as_dict()}
+        return json.dumps(answer, separators=(",", ":")).encode() + b"\n"
+
+    async def _forwarded(self, line: bytes) -> bytes:
+        try:
+            reader, writer = await asyncio.open_unix_connection(
+                self._drain_address, limit=limits.CONTROL_LINE_MAX_BYTES
+            )
+        except OSError as error:
+            msg = f"the drain process does not answer: {error.strerror}"
+            raise Unavailable(msg, hint="see 'wald status'") from error
+        try:
+            writer.write(line)
+            await writer.drain()
+            answer = await asyncio.wait_for(reader.readline(), _FORWARD_S)
+        except (OSError, TimeoutError, ValueError) as error:
+            msg = "the drain process did not answer"
+            raise Unavailable(msg, hint="see 'wald status'") from error
+        finally:
+            writer.close()
+        if not answer.endswith(b"\n"):
+            msg = "the drain process ended before it answered"
+            raise Unavailable(msg, hint="try again")
+        return answer
+
+
+def _parsed(line: bytes) -> Mapping[str, Any]:
+    try:
+        request = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        msg = "not a line of JSON"
+        raise InputError(msg) from error
+    if not isinstance(request, dict) or not isinstance(request.get("op"), str):
+        msg = 'expected {"op": "..."}'
+        raise InputError(msg)
+    return request

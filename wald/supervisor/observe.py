@@ -1,0 +1,128 @@
+"""``status``: what the pages of the two writing processes say, put together.
+
+The supervisor touches no data, so it answers while a disk stalls or a child is down; what a child
+that is down wrote last is marked stale.
+"""
+
+import posixpath
+from collections.abc import Mapping
+from typing import Any, cast
+
+from wald import limits
+from wald.ports import FileSystem
+from wald.storage.progress import TwoSlotPage
+
+INGEST_PAGE = "ingest.page"
+DRAIN_PAGE = "drain.page"
+FIGURES_OFFSET_BYTES = 2 * limits.PAGE_SLOT_BYTES  # behind the two slots of the hint
+
+
+def read_ingest_figures(fs: FileSystem, data_dir: str) -> dict[str, Any] | None:
+    """Return what ingest says of streams and routes; None before its first statement."""
+    return _read(fs, posixpath.join(data_dir, INGEST_PAGE), FIGURES_OFFSET_BYTES)
+
+
+def read_drain_figures(fs: FileSystem, data_dir: str) -> dict[str, Any] | None:
+    """Return what drain says of routes; None before its first statement."""
+    return _read(fs, posixpath.join(data_dir, DRAIN_PAGE), 0)
+
+
+def build_status(
+    ingest: Mapping[str, Any] | None,
+    drain: Mapping[str, Any] | None,
+    processes: Mapping[str, Mapping[str, Any]],
+    now_ns: int,
+) -> dict[str, Any]:
+    """Return what ``status`` answers.
+
+    Args:
+        ingest: the figures of ``read_ingest_figures``.
+        drain: the figures of ``read_drain_figures``.
+        processes: by role, what the supervisor knows of its children; their pid decides whether
+            the figures are of the running process.
+        now_ns: the wall clock.
+    """
+    ingest, drain = ingest or {}, drain or {}
+    frontier = ingest.get("frontier") or [0, 0, 0]
+    stale = {
+        "ingest": _is_stale(ingest, processes.get("ingest", {})),
+        "drain": _is_stale(drain, processes.get("drain", {})),
+    }
+    streams = {row[0]: row for row in ingest.get("streams", [])}
+    finished = cast("Mapping[str, Mapping[str, Any]]", drain.get("routes") or {})
+    routes = {
+        row[1]: _route(row, streams.get(row[2]), finished.get(row[1], {}), now_ns)
+        for row in ingest.get("routes", [])
+    }
+    return {
+        "log_id": ingest.get("log_id", ""),
+        "frontier_lsn": frontier[2],
+        "routes": routes,
+        "streams": {
+            row[1]: {"records": row[2], "bytes": row[3], "last_lsn": row[4]}
+            for row in streams.values()
+        },
+        "connections": ingest.get("connections", 0),
+        "groups": ingest.get("groups", 0),
+        "refused": ingest.get("refused", {}),
+        "recovery": ingest.get("recovery", {}),
+        "stale": any(stale.values()),
+        "processes": {
+            role: {**figures, "stale": stale.get(role, False)}
+            for role, figures in processes.items()
+        },
+    }
+
+
+def _route(
+    row: list[Any], stream: list[Any] | None, finished: Mapping[str, Any], now_ns: int
+) -> dict[str, Any]:
+    route_id, _, stream_id, sink, birth_lsn, birth_records = row
+    if finished.get("route_id") != route_id:  # another life of the name, or not begun
+        finished = {}
+    delivered = int(finished.get("delivered", 0))
+    dead_letters = int(finished.get("dead_letters", 0))
+    # the pages are written at different moments: what is finished was accepted before
+    accepted = max((stream[2] if stream else 0) - birth_records, delivered + dead_letters)
+    pending = accepted - delivered - dead_letters
+    oldest_ns = finished.get("oldest_pending_ns")
+    return {
+        "stream": stream[1] if stream else str(stream_id),
+        "sink": sink,
+        "class": finished.get("class", ""),
+        "state": finished.get("state", "starting"),
+        "accepted": accepted,
+        "delivered": delivered,
+        "pending": pending,
+        "dead_letters": dead_letters,
+        "oldest_pending_s": (
+            max(0.0, (now_ns - oldest_ns) / limits.CLOCK_NS_PER_S)
+            if oldest_ns is not None and pending
+            else None
+        ),
+        "through_lsn": max(int(finished.get("through_lsn", 0)), birth_lsn),
+        "batch_no": finished.get("batch_no", 0),
+        "attempts": finished.get("attempts", 0),
+        "last_error": finished.get("last_error", ""),
+        "parked": finished.get("parked"),
+    }
+
+
+def _is_stale(figures: Mapping[str, Any], process: Mapping[str, Any]) -> bool:
+    pid = process.get("pid")
+    return pid is None or not process.get("ready") or figures.get("pid") != pid
+
+
+def _read(fs: FileSystem, path: str, offset: int) -> dict[str, Any] | None:
+    try:
+        page = TwoSlotPage.open(
+            fs, path, offset=offset, slot_bytes=limits.FIGURES_SLOT_BYTES, write=False
+        )
+    except OSError:
+        return None
+    try:
+        return page.read()
+    except OSError:
+        return None
+    finally:
+        page.close()

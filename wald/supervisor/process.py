@@ -1,0 +1,170 @@
+"""The supervisor: holds the sockets and the lock, keeps two children running, answers ``status``.
+
+It touches no data. The listening socket outlives every ingest, so that clients that connect while
+one starts wait in the kernel's queue instead of failing.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import posixpath
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from wald import limits
+from wald.config import Settings
+from wald.errors import WaldError
+from wald.ports import Chance, Clock, FileSystem
+from wald.supervisor.children import Child, ChildState, Command
+from wald.supervisor.claim import (
+    Sockets,
+    claim_data_directory,
+    claim_sockets,
+    release_sockets,
+)
+from wald.supervisor.control import ControlServer
+from wald.supervisor.observe import build_status, read_drain_figures, read_ingest_figures
+
+log = logging.getLogger("wald.supervisor")
+
+_DRAIN_SOCKET = "drain.sock"
+_OWN_VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")  # not the children's
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a supervisor is given beside its settings.
+
+    Attributes:
+        environment: the process's variables; the children get them too.
+        notify: sends lines to the service manager (``sd_notify``).
+        passed_fds: listening sockets that the service manager opened for us.
+        on_ready: called once, when both children serve.
+    """
+
+    fs: FileSystem
+    clock: Clock
+    chance: Chance
+    environment: Mapping[str, str]
+    notify: Callable[..., object]
+    passed_fds: tuple[int, ...] = ()
+    on_ready: Callable[[], None] = lambda: None
+
+
+def run(settings: Settings, around: Surroundings) -> None:
+    """Serve until SIGTERM or SIGINT; returns after a clean stop.
+
+    Raises:
+        WaldError: it cannot start, or a child says that it never will.
+    """
+    fs, pid = around.fs, os.getpid()
+    serve_lock = claim_data_directory(fs, settings.data_dir, uid=os.getuid(), pid=pid)
+    try:
+        passed = socket.socket(fileno=around.passed_fds[0]) if around.passed_fds else None
+        sockets, socket_lock = claim_sockets(fs, settings.socket, passed, pid=pid)
+        try:
+            error = asyncio.run(_Supervisor(settings, around, sockets).run())
+        finally:
+            release_sockets(fs, sockets)
+            socket_lock.close()
+    finally:
+        serve_lock.close()
+    if error is not None:
+        raise error
+
+
+class _Supervisor:
+    """The loop of one supervisor; made outside of it, started inside."""
+
+    def __init__(self, settings: Settings, around: Surroundings, sockets: Sockets) -> None:
+        self._settings = settings
+        self._around = around
+        self._sockets = sockets
+        self._announced = False
+        self._stopping = False
+
+    async def run(self) -> WaldError | None:
+        """Keep both children running until a signal, or until one of them gives up."""
+        ending = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, ending.set)
+        self._ingest = self._child("ingest", (self._sockets.data.fileno(),))
+        self._drain = self._child("drain", ())
+        control = ControlServer(
+            {"status": self._status, "ping": self._ping},
+            posixpath.join(self._settings.data_dir, _DRAIN_SOCKET),
+        )
+        errors: list[WaldError] = []
+
+        async def keep(child: Child) -> None:
+            error = await child.keep_running()
+            if error is not None:
+                errors.append(error)
+                ending.set()
+
+        async with asyncio.TaskGroup() as group:
+            answering = group.create_task(control.serve(self._sockets.control))
+            group.create_task(keep(self._ingest))
+            group.create_task(keep(self._drain))
+            await ending.wait()
+            await self._stop()
+            answering.cancel()
+        return errors[0] if errors else None
+
+    async def _stop(self) -> None:
+        """In order: ingest answers what it accepted, then drain delivers for a while."""
+        self._stopping = True
+        log.info("stopping")
+        self._around.notify("STOPPING=1", "STATUS=answering what was accepted")
+        await self._ingest.stop(limits.CHILD_STOP_S)
+        self._around.notify("STATUS=delivering what is pending")
+        await self._drain.stop(self._settings.stop_deliver_for_s + limits.CHILD_STOP_S)
+
+    def _child(self, role: str, pass_fds: tuple[int, ...]) -> Child:
+        said: dict[str, Any] = {"settings": self._settings.to_json()}
+        if pass_fds:
+            said["listen_fd"] = pass_fds[0]
+        command = Command(
+            role=role,
+            line=json.dumps(said, separators=(",", ":")).encode() + b"\n",
+            pass_fds=pass_fds,
+            environment={
+                name: value
+                for name, value in self._around.environment.items()
+                if name not in _OWN_VARIABLES
+            },
+        )
+        return Child(command, self._around.clock, self._around.chance, self._changed)
+
+    def _changed(self) -> None:
+        """Tell the service manager what changed; READY once, when both children serve."""
+        if self._stopping:
+            return
+        states = {child.role: child.state for child in (self._ingest, self._drain)}
+        serving = all(state is ChildState.READY for state in states.values())
+        status = ", ".join(f"{role} {state.value}" for role, state in states.items())
+        if serving and not self._announced:
+            self._announced = True
+            log.info("ready: %s", self._settings.socket)
+            self._around.notify("READY=1", f"STATUS={status}")
+            self._around.on_ready()
+        else:
+            self._around.notify(f"STATUS={status}")
+
+    async def _status(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        fs, data_dir = self._around.fs, self._settings.data_dir
+        # a disk that stalls must not keep the loop from its children
+        ingest = await asyncio.to_thread(read_ingest_figures, fs, data_dir)
+        drain = await asyncio.to_thread(read_drain_figures, fs, data_dir)
+        processes = {child.role: child.figures() for child in (self._ingest, self._drain)}
+        status = build_status(ingest, drain, processes, self._around.clock.wall_ns())
+        place = {"data_dir": data_dir, "socket": self._settings.socket, "pid": os.getpid()}
+        return {**status, **place}
+
+    async def _ping(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        return {"pid": os.getpid()}

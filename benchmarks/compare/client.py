@@ -61,26 +61,27 @@ def append_many_per_s(daemon: wald.Producer) -> float:
 
 
 def main(times: int) -> int:
-    with directory() as place, Daemon(place, to=f"sqlite:{place}/absent/x.db") as daemon:
-        with wald.connect(str(daemon.socket)) as producer:
-            producer.append("bench", b"first")
-            append = Comparison(
-                "append against a bare flush",
-                "us",
-                *alternate(
-                    lambda: append_us(producer), lambda: bare_flush_us(place / "bare"), times
-                ),
-                APPEND_GOAL,
-                smaller_is_better=True,
-            )
-            rates = [append_many_per_s(producer) for _ in range(times)]
-            many = Comparison(
-                "append_many of 1,000 against the goal",
-                "rec/s",
-                rates,
-                [MANY_GOAL_PER_S] * times,
-                1.0,
-            )
+    with (
+        directory() as place,
+        Daemon(place, to=f"sqlite:{place}/absent/x.db") as daemon,
+        wald.connect(str(daemon.socket)) as producer,
+    ):
+        producer.append("bench", b"first")
+        append = Comparison(
+            "append against a bare flush",
+            "us",
+            *alternate(lambda: append_us(producer), lambda: bare_flush_us(place / "bare"), times),
+            APPEND_GOAL,
+            smaller_is_better=True,
+        )
+        rates = [append_many_per_s(producer) for _ in range(times)]
+        many = Comparison(
+            "append_many of 1,000 against the goal",
+            "rec/s",
+            rates,
+            [MANY_GOAL_PER_S] * times,
+            1.0,
+        )
     return report([append, many], "client")
 
 

@@ -16,28 +16,32 @@ SHAPES = {"64 connections x 1 in flight": ((64, 1, 1), 1.1), "16 x 64": ((16, 64
 def main(times: int) -> int:
     build_load()
     rows: list[Comparison] = []
-    with directory() as place, redis(place) as rival, echo(place) as ceiling:
+    with (
+        directory() as place,
+        redis(place) as rival,
+        echo(place) as ceiling,
         # the records stay undelivered: what is measured is the door, not the target
-        with Daemon(place, to=f"sqlite:{place}/absent/x.db") as daemon:
-            for name, (shape, goal) in SHAPES.items():
+        Daemon(place, to=f"sqlite:{place}/absent/x.db") as daemon,
+    ):
+        for name, (shape, goal) in SHAPES.items():
 
-                def ours(shape: tuple[int, int, int] = shape) -> float:
-                    return run_load("wald", daemon.socket, shape)["records_per_s"]
+            def ours(shape: tuple[int, int, int] = shape) -> float:
+                return run_load("wald", daemon.socket, shape)["records_per_s"]
 
-                def theirs(shape: tuple[int, int, int] = shape) -> float:
-                    return run_load("redis", rival, shape)["records_per_s"]
+            def theirs(shape: tuple[int, int, int] = shape) -> float:
+                return run_load("redis", rival, shape)["records_per_s"]
 
-                def highest(shape: tuple[int, int, int] = shape) -> float:
-                    return run_load("wald", ceiling, shape)["records_per_s"]
+            def highest(shape: tuple[int, int, int] = shape) -> float:
+                return run_load("wald", ceiling, shape)["records_per_s"]
 
-                rows.append(
-                    Comparison(f"{name}, Redis", "rec/s", *alternate(ours, theirs, times), goal)
-                )
-                best = [max(rows[-1].ours)] * 3
-                ceilings = [highest() for _ in best]
-                rows.append(
-                    Comparison(f"{name}, the generator's ceiling", "rec/s", ceilings, best, CEILING)
-                )
+            rows.append(
+                Comparison(f"{name}, Redis", "rec/s", *alternate(ours, theirs, times), goal)
+            )
+            best = [max(rows[-1].ours)] * 3
+            ceilings = [highest() for _ in best]
+            rows.append(
+                Comparison(f"{name}, the generator's ceiling", "rec/s", ceilings, best, CEILING)
+            )
     return report(rows, "ingest")
 
 

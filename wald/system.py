@@ -22,6 +22,7 @@ _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _MACHINE_ID = "/etc/machine-id"
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
+_CLOSED_FD = 2**31 - 1  # no process has it: every use raises EBADF, where -1 would be a ValueError
 _PARTS_MAX = 1024  # IOV_MAX of Linux and macOS
 _UNSUPPORTED = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP})
 
@@ -122,8 +123,8 @@ class PosixFile:
 
     def close(self) -> None:
         """Close; harmless to repeat."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
+        fd, self._fd = self._fd, _CLOSED_FD
+        if fd != _CLOSED_FD:
             os.close(fd)
 
 

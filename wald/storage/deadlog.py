@@ -1,0 +1,226 @@
+"""The dead log: bodies of records set aside, append-only, in files of the drainer's own.
+
+    file dead/dead-%010d.log | entry | entry | ...
+
+    entry (DEAD_HEADER_BYTES, then the body)
+      0  magic u32 b"WDED"   4  version u16   6  0 u16   8  length u32   12  crc u32 (of bytes
+      0..11 and the body)
+     16  body: one msgpack map
+           rev        bin   the revision that excluded or redrove
+           prev       bin   the previous dead_rev of the lane's chain
+           excluded   array of [LSN, time, content, value, key, headers, dedup id]
+           redriven   array of LSN
+
+An entry is durable before the revision is (T3). It counts only if the ledger names it, so that a
+torn or a superfluous one harms nothing. Each process begins a new file, and so does each failed
+write: nothing is ever written behind bytes whose fate is unknown.
+"""
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from struct import Struct
+from typing import NamedTuple, cast
+
+from wald import limits
+from wald.core import frame
+from wald.errors import DiskFull, FormatDamaged, FormatNewer, LedgerFailed
+from wald.model import Lsn, Record, RevisionId
+from wald.ports import File, FileSystem
+
+DEAD_MAGIC = 0x44454457  # "WDED" as bytes on disk
+DEAD_VERSION = 1
+_HEAD = Struct("<IHHI")
+_CRC = Struct("<I")
+DEAD_HEADER_BYTES = _HEAD.size + _CRC.size
+_NO_ROOM = frozenset({28, 122})  # ENOSPC, EDQUOT
+
+assert DEAD_HEADER_BYTES == 16
+
+
+class DeadPlace(NamedTuple):
+    """Where an entry begins."""
+
+    file: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadEntry:
+    """What one revision excluded or redrove, and the entry before it in the lane's chain."""
+
+    rev_id: RevisionId
+    previous: RevisionId
+    excluded: tuple[Record, ...]
+    redriven: tuple[Lsn, ...] = ()
+
+
+def encode_entry(entry: DeadEntry) -> bytes:
+    """Pack an entry with its header."""
+    body = frame.pack_statement(
+        {
+            "rev": entry.rev_id,
+            "prev": entry.previous,
+            "excluded": [list(record) for record in entry.excluded],
+            "redriven": list(entry.redriven),
+        }
+    )
+    head = _HEAD.pack(DEAD_MAGIC, DEAD_VERSION, 0, len(body))
+    return head + _CRC.pack(frame.crc32c(head + body)) + body
+
+
+def decode_entry(data: bytes) -> DeadEntry:
+    """Unpack an entry from its header on; bytes behind it are not looked at.
+
+    Raises:
+        FormatNewer: whole, of a newer version.
+        FormatDamaged: torn, or not an entry.
+    """
+    length, crc = _entry_length(data)
+    body = data[DEAD_HEADER_BYTES : DEAD_HEADER_BYTES + length]
+    if len(body) != length or frame.crc32c(data[: _HEAD.size] + body) != crc:
+        msg = "an entry of the dead log does not match its checksum"
+        raise FormatDamaged(msg)
+    version = _HEAD.unpack_from(data)[1]
+    if version > DEAD_VERSION:
+        msg = f"an entry of the dead log has version {version}, this release reads {DEAD_VERSION}"
+        raise FormatNewer(msg, needs_format=version, has_format=DEAD_VERSION)
+    said = frame.unpack_statement(body)
+    try:
+        return DeadEntry(
+            cast("bytes", said["rev"]),
+            cast("bytes", said["prev"]),
+            tuple(Record(*row) for row in cast("list[list[object]]", said["excluded"])),  # type: ignore[arg-type]
+            tuple(cast("list[int]", said["redriven"])),
+        )
+    except (KeyError, TypeError) as error:
+        msg = "an entry of the dead log is incomplete"
+        raise FormatDamaged(msg) from error
+
+
+def _entry_length(head: bytes) -> tuple[int, int]:
+    if len(head) < DEAD_HEADER_BYTES:
+        msg = "an entry of the dead log is cut short"
+        raise FormatDamaged(msg)
+    magic, _, _, length = _HEAD.unpack_from(head)
+    if magic != DEAD_MAGIC or length > limits.DEAD_LOG_ENTRY_MAX_BYTES:
+        msg = "there is no entry of the dead log at this place"
+        raise FormatDamaged(msg)
+    return length, _CRC.unpack_from(head, _HEAD.size)[0]
+
+
+class DeadLog:
+    """Appends entries and reads them back; any thread. The holder of ``ledger.lock`` alone."""
+
+    def __init__(
+        self, fs: FileSystem, data_dir: str, *, file_bytes: int = limits.DEAD_LOG_FILE_BYTES
+    ) -> None:
+        self._fs = fs
+        self._data_dir = data_dir
+        self._directory = f"{data_dir}/dead"
+        self._file_bytes = file_bytes
+        self._lock = threading.Lock()
+        self._file: File | None = None
+        self._number = 0
+        self._end = 0
+
+    def append(self, entry: DeadEntry) -> DeadPlace:
+        """Add an entry; durable on return.
+
+        Raises:
+            DiskFull: there is no room; the entry does not count.
+            LedgerFailed: it cannot be written; the entry does not count.
+        """
+        data = encode_entry(entry)
+        with self._lock:
+            try:
+                return self._append(data)
+            except OSError as error:
+                self._drop_file()
+                if error.errno in _NO_ROOM:
+                    msg = "no room for the dead log"
+                    raise DiskFull(msg, retry_after_s=limits.RETRY_CAP_S) from error
+                msg = f"the dead log cannot be written: {error.strerror}"
+                raise LedgerFailed(msg) from error
+
+    def _append(self, data: bytes) -> DeadPlace:
+        if self._file is None or self._end >= self._file_bytes:
+            self._begin_file()
+        assert self._file is not None
+        place = DeadPlace(self._number, self._end)
+        self._file.pwritev([data], self._end)
+        self._file.sync()
+        self._end += len(data)
+        return place
+
+    def _begin_file(self) -> None:
+        self._drop_file()
+        if self._fs.stat(self._directory) is None:
+            self._fs.make_directory(self._directory)
+        self._fs.sync_directory(self._data_dir)
+        number = max([self._number, *self.files()]) + 1
+        self._file = self._fs.create(self._path(number))
+        self._fs.sync_directory(self._directory)
+        self._number, self._end = number, 0
+
+    def _drop_file(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def read(self, place: DeadPlace) -> DeadEntry:
+        """Return the entry at a place.
+
+        Raises:
+            FormatDamaged: it is not there, or not whole.
+        """
+        try:
+            file = self._fs.open(self._path(place.file))
+        except FileNotFoundError as error:
+            msg = f"the dead log's file {place.file} is not there"
+            raise FormatDamaged(msg, file=place.file) from error
+        try:
+            return _read_at(file, place.offset)[0]
+        finally:
+            file.close()
+
+    def entries(self) -> Iterator[tuple[DeadPlace, DeadEntry]]:
+        """Yield all whole entries, oldest first; a file is read up to its first torn one."""
+        for number in self.files():
+            file = self._fs.open(self._path(number))
+            try:
+                offset = 0
+                while offset < file.size():
+                    try:
+                        entry, end = _read_at(file, offset)
+                    except FormatDamaged:
+                        break
+                    yield DeadPlace(number, offset), entry
+                    offset = end
+            finally:
+                file.close()
+
+    def files(self) -> Sequence[int]:
+        """Return the numbers of the files there are, in order."""
+        if self._fs.stat(self._directory) is None:
+            return []
+        names = self._fs.list_directory(self._directory)
+        return sorted(
+            int(name[5:15])
+            for name in names
+            if name.startswith("dead-") and name.endswith(".log") and name[5:15].isdigit()
+        )
+
+    def close(self) -> None:
+        """Close; harmless to repeat."""
+        with self._lock:
+            self._drop_file()
+
+    def _path(self, number: int) -> str:
+        return f"{self._directory}/dead-{number:010d}.log"
+
+
+def _read_at(file: File, offset: int) -> tuple[DeadEntry, int]:
+    length, _ = _entry_length(file.pread(DEAD_HEADER_BYTES, offset))
+    size = DEAD_HEADER_BYTES + length
+    return decode_entry(file.pread(size, offset)), offset + size

@@ -1,0 +1,99 @@
+"""The ledger's transactions T2 to T6 as pure steps of one lane.
+
+Each takes what the ledger holds and returns what it holds next, or None where it is not what the
+caller worked on: then nothing changes. Every ledger does exactly these, durably.
+"""
+
+from dataclasses import replace
+
+from wald.model import (
+    AttemptStamp,
+    Checkpoint,
+    LaneProgress,
+    Manifest,
+    Revision,
+    RevisionId,
+)
+
+
+def seal(held: LaneProgress, manifest: Manifest) -> LaneProgress | None:
+    """T2: open a manifest that continues the lane, if none is open."""
+    if held.manifest is not None or not continues(held.checkpoint, manifest):
+        return None
+    return LaneProgress(held.checkpoint, manifest)
+
+
+def continues(checkpoint: Checkpoint, manifest: Manifest) -> bool:
+    """Tell whether a manifest is the next of the lane's chain, its first attempt counted."""
+    return (
+        manifest.number == checkpoint.batch_no + 1
+        and manifest.prev_rev == checkpoint.rev_id
+        and manifest.lo > checkpoint.lsn
+        and manifest.attempts >= 1
+    )
+
+
+def revise(
+    held: LaneProgress, worked_on: RevisionId, revision: Revision, stamp: AttemptStamp
+) -> LaneProgress | None:
+    """T3: add a revision, and count its attempt."""
+    manifest = _worked_on(held, worked_on)
+    if manifest is None:
+        return None
+    revised = replace(manifest, revisions=(*manifest.revisions, revision))
+    return LaneProgress(held.checkpoint, _stamped(revised, stamp))
+
+
+def attempt(held: LaneProgress, worked_on: RevisionId, stamp: AttemptStamp) -> LaneProgress | None:
+    """T4: count a further attempt."""
+    manifest = _worked_on(held, worked_on)
+    return None if manifest is None else LaneProgress(held.checkpoint, _stamped(manifest, stamp))
+
+
+def finish(
+    held: LaneProgress,
+    worked_on: RevisionId,
+    checkpoint: Checkpoint,
+    following: Manifest | None = None,
+) -> LaneProgress | None:
+    """T5: close the open manifest by one of its revisions, and seal the next."""
+    manifest = held.manifest
+    if (
+        manifest is None
+        or worked_on not in {revision.rev_id for revision in manifest.revisions}
+        or (checkpoint.batch_no, checkpoint.rev_id) != (manifest.number, worked_on)
+    ):
+        return None
+    if following is not None and not continues(checkpoint, following):
+        return None
+    return LaneProgress(checkpoint, following)
+
+
+def advance(
+    held: LaneProgress, worked_on: Checkpoint, checkpoint: Checkpoint
+) -> LaneProgress | None:
+    """T6: move the checkpoint over what is not the lane's; never back, never with one open."""
+    if (
+        held.manifest is not None
+        or held.checkpoint != worked_on
+        or (checkpoint.batch_no, checkpoint.rev_id) != (worked_on.batch_no, worked_on.rev_id)
+        or checkpoint.lsn < worked_on.lsn
+    ):
+        return None
+    return LaneProgress(checkpoint, None)
+
+
+def _worked_on(held: LaneProgress, worked_on: RevisionId) -> Manifest | None:
+    manifest = held.manifest
+    return manifest if manifest is not None and manifest.current.rev_id == worked_on else None
+
+
+def _stamped(manifest: Manifest, stamp: AttemptStamp) -> Manifest:
+    return replace(
+        manifest,
+        attempts=manifest.attempts + 1,
+        boot_id=stamp.boot_id,
+        boot_clock_ns=stamp.boot_clock_ns,
+        attempt_time_ns=stamp.time_ns,
+        last_error=stamp.last_error,
+    )

@@ -8,6 +8,7 @@ Exit codes follow sysexits.h: 1 the answer is no, 2 usage, 69 unavailable, 74 in
 75 time-out, 78 configuration.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 EXIT_NO = 1
@@ -257,3 +258,27 @@ class SinkFailed(WaldError):
     code = "sink.failed"
     retryable = True
     exit_code = EXIT_UNAVAILABLE
+
+
+# --- errors that another process told -----------------------------------------------------------
+
+
+def reported(said: Mapping[str, object]) -> WaldError:
+    """Return the error that another process told as a map, with its code and exit code."""
+    code = str(said.get("code", WaldError.code))
+    known = _by_code(WaldError).get(code, WaldError)
+    given = said.get("exit_code")
+    members = {
+        "code": code,
+        "retryable": known.retryable,
+        "exit_code": given if type(given) is int else known.exit_code,
+    }
+    made: type[WaldError] = type("ReportedError", (WaldError,), members)
+    return made(str(said.get("message", "")), hint=str(said.get("hint") or ""))
+
+
+def _by_code(root: type[WaldError]) -> dict[str, type[WaldError]]:
+    found = {root.code: root}
+    for kind in root.__subclasses__():
+        found = {**_by_code(kind), **found}
+    return found

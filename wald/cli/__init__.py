@@ -1,1 +1,97 @@
-"""cli."""
+"""The command line: parse, call, print. ``main`` is the command ``wald``.
+
+Data goes to standard output, talk to standard error. A user's mistake is two lines, never a
+traceback: ``error[code]: message`` and ``hint: ...``, and the exit code of its class.
+"""
+
+import os
+import sys
+from importlib import import_module
+
+import click
+
+from wald.cli.output import print_error
+from wald.errors import EXIT_USAGE, WaldError
+
+_INTERRUPTED = 130  # 128 + SIGINT, as shells say it
+_PIPE_CLOSED = 141  # 128 + SIGPIPE
+
+COMMANDS = {
+    "run": "wald.cli.run:run",
+    "serve": "wald.cli.serve:serve",
+    "append": "wald.cli.append:append",
+    "status": "wald.cli.status:status",
+    "wait": "wald.cli.status:wait",
+    "replay": "wald.cli.replay:replay",
+    "log": "wald.cli.log:log",
+    "dlq": "wald.cli.dlq:dlq",
+    "check": "wald.cli.check:check",
+    "demo": "wald.cli.demo:demo",
+    "version": "wald.cli.version:version",
+}
+
+
+class LazyGroup(click.Group):
+    """Imports the module of a command only when it is named, or listed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of a record's life, not of the alphabet."""
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return a command; None if there is none of that name."""
+        del ctx
+        place = COMMANDS.get(cmd_name)
+        if place is None:
+            return None
+        module, _, name = place.partition(":")
+        found = getattr(import_module(module), name)
+        assert isinstance(found, click.Command)
+        return found
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+def wald() -> None:
+    r"""Durable write-ahead-log batching: acknowledged means durable, delivered exactly once.
+
+    A daemon takes records over a Unix socket, makes them durable with one flush for everybody
+    who waits, acknowledges, and delivers them in batches to a target store.
+
+    \b
+      wald run --to sqlite:events.db -- CMD     a daemon for the life of one command
+      wald serve --to sqlite:events.db          a daemon in the foreground
+      wald append STREAM FILE                   records from a file or standard input
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and leave with its exit code."""
+    sys.exit(run_command(sys.argv[1:] if arguments is None else arguments))
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run a command and return its exit code."""
+    try:
+        result = wald.main(args=arguments, prog_name="wald", standalone_mode=False)
+    except click.ClickException as error:
+        _print_usage_error(error)
+        return EXIT_USAGE
+    except WaldError as error:
+        print_error(error.code, error.message, error.hint)
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # whoever read our output has seen enough; spare the interpreter a second complaint
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _PIPE_CLOSED
+    return result if isinstance(result, int) else 0
+
+
+def _print_usage_error(error: click.ClickException) -> None:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if context is not None:
+        click.echo(context.get_usage(), err=True)
+    help_of = context.command_path if context is not None else "wald"
+    print_error("usage", error.format_message(), f"see: {help_of} --help")

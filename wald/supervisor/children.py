@@ -15,10 +15,9 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
 
 from wald import limits
-from wald.errors import EXIT_CONFIG, WaldError
+from wald.errors import EXIT_CONFIG, WaldError, reported
 from wald.ports import Chance, Clock
 
 log = logging.getLogger("wald.supervisor")
@@ -190,13 +189,6 @@ def backoff_s(failures: int, chance: Chance) -> float:
 def is_final(error: WaldError) -> bool:
     """Tell whether a child that could not start for this reason will not start again either."""
     return error.exit_code == EXIT_CONFIG or error.code.startswith("data.")
-
-
-def reported(said: Mapping[str, Any]) -> WaldError:
-    """Return the error that a child reported, with its code and exit code."""
-    members = {"code": str(said.get("code")), "exit_code": int(said.get("exit_code", 1))}
-    made: type[WaldError] = type("ReportedError", (WaldError,), members)
-    return made(str(said.get("message")), hint=str(said.get("hint") or ""))
 
 
 def _ending(returncode: int) -> str:

@@ -6,7 +6,7 @@ that is down wrote last is marked stale.
 
 import posixpath
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from wald import limits
 from wald.ports import FileSystem
@@ -22,28 +22,48 @@ def read_ingest_figures(fs: FileSystem, data_dir: str) -> dict[str, Any] | None:
     return _read(fs, posixpath.join(data_dir, INGEST_PAGE), FIGURES_OFFSET_BYTES)
 
 
+def read_hint(fs: FileSystem, data_dir: str) -> dict[str, Any] | None:
+    """Return the frontier that the log notes after each group: newer than the figures."""
+    return _read(fs, posixpath.join(data_dir, INGEST_PAGE), 0, limits.PAGE_SLOT_BYTES)
+
+
 def read_drain_figures(fs: FileSystem, data_dir: str) -> dict[str, Any] | None:
     """Return what drain says of routes; None before its first statement."""
     return _read(fs, posixpath.join(data_dir, DRAIN_PAGE), 0)
 
 
+class Figures(NamedTuple):
+    """What the pages hold; None for a page without a statement."""
+
+    hint: Mapping[str, Any] | None
+    ingest: Mapping[str, Any] | None
+    drain: Mapping[str, Any] | None
+
+
+def read_figures(fs: FileSystem, data_dir: str) -> Figures:
+    """Read all pages."""
+    return Figures(
+        read_hint(fs, data_dir),
+        read_ingest_figures(fs, data_dir),
+        read_drain_figures(fs, data_dir),
+    )
+
+
 def build_status(
-    ingest: Mapping[str, Any] | None,
-    drain: Mapping[str, Any] | None,
+    figures: Figures,
     processes: Mapping[str, Mapping[str, Any]],
     now_ns: int,
 ) -> dict[str, Any]:
     """Return what ``status`` answers.
 
     Args:
-        ingest: the figures of ``read_ingest_figures``.
-        drain: the figures of ``read_drain_figures``.
+        figures: the pages.
         processes: by role, what the supervisor knows of its children; their pid decides whether
             the figures are of the running process.
         now_ns: the wall clock.
     """
-    ingest, drain = ingest or {}, drain or {}
-    frontier = ingest.get("frontier") or [0, 0, 0]
+    ingest, drain = figures.ingest or {}, figures.drain or {}
+    figures_lsn = (ingest.get("frontier") or [0, 0, 0])[2]
     stale = {
         "ingest": _is_stale(ingest, processes.get("ingest", {})),
         "drain": _is_stale(drain, processes.get("drain", {})),
@@ -56,7 +76,8 @@ def build_status(
     }
     return {
         "log_id": ingest.get("log_id", ""),
-        "frontier_lsn": frontier[2],
+        "frontier_lsn": max(figures_lsn, (figures.hint or {}).get("lsn", 0)),
+        "figures_lsn": figures_lsn,
         "routes": routes,
         "streams": {
             row[1]: {"records": row[2], "bytes": row[3], "last_lsn": row[4]}
@@ -68,8 +89,8 @@ def build_status(
         "recovery": ingest.get("recovery", {}),
         "stale": any(stale.values()),
         "processes": {
-            role: {**figures, "stale": stale.get(role, False)}
-            for role, figures in processes.items()
+            role: {**process, "stale": stale.get(role, False)}
+            for role, process in processes.items()
         },
     }
 
@@ -113,11 +134,11 @@ def _is_stale(figures: Mapping[str, Any], process: Mapping[str, Any]) -> bool:
     return pid is None or not process.get("ready") or figures.get("pid") != pid
 
 
-def _read(fs: FileSystem, path: str, offset: int) -> dict[str, Any] | None:
+def _read(
+    fs: FileSystem, path: str, offset: int, slot_bytes: int = limits.FIGURES_SLOT_BYTES
+) -> dict[str, Any] | None:
     try:
-        page = TwoSlotPage.open(
-            fs, path, offset=offset, slot_bytes=limits.FIGURES_SLOT_BYTES, write=False
-        )
+        page = TwoSlotPage.open(fs, path, offset=offset, slot_bytes=slot_bytes, write=False)
     except OSError:
         return None
     try:

@@ -27,7 +27,7 @@ from wald.supervisor.claim import (
     release_sockets,
 )
 from wald.supervisor.control import ControlServer
-from wald.supervisor.observe import build_status, read_drain_figures, read_ingest_figures
+from wald.supervisor.observe import build_status, read_figures
 
 log = logging.getLogger("wald.supervisor")
 
@@ -159,10 +159,9 @@ class _Supervisor:
     async def _status(self, _: Mapping[str, Any]) -> dict[str, Any]:
         fs, data_dir = self._around.fs, self._settings.data_dir
         # a disk that stalls must not keep the loop from its children
-        ingest = await asyncio.to_thread(read_ingest_figures, fs, data_dir)
-        drain = await asyncio.to_thread(read_drain_figures, fs, data_dir)
+        figures = await asyncio.to_thread(read_figures, fs, data_dir)
         processes = {child.role: child.figures() for child in (self._ingest, self._drain)}
-        status = build_status(ingest, drain, processes, self._around.clock.wall_ns())
+        status = build_status(figures, processes, self._around.clock.wall_ns())
         place = {"data_dir": data_dir, "socket": self._settings.socket, "pid": os.getpid()}
         return {**status, **place}
 

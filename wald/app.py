@@ -1,0 +1,211 @@
+"""The composition root: settings become a supervisor, an ingest or a drain process.
+
+Nothing else names concrete sinks. Each process imports only what it runs, so that a supervisor
+stays small and a driver is loaded where it is used. ``python -m wald.app ingest|drain`` is how the
+supervisor starts its children.
+"""
+
+import json
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, TextIO, cast
+
+from wald.config import RouteSettings, Settings, SinkSettings
+from wald.errors import ConfigError, UnknownSetting, WaldError
+from wald.ports import Sink, SinkFactory
+from wald.system import PosixFileSystem, SystemClock, end_with_parent, listen_fds, sd_notify
+
+if TYPE_CHECKING:
+    from wald.storage.log import LogOptions
+
+SINKS: Mapping[str, str] = {"sqlite": "wald.sinks.sqlite"}
+ENTRY_POINT_GROUP = "wald.sinks"
+_PIPE_READ_BYTES = 65_536
+_LINE_MAX_BYTES = 16 << 20
+_log = logging.getLogger("wald")
+
+
+# --- sinks --------------------------------------------------------------------------------------
+
+
+def sink_factory(kind: str) -> SinkFactory:
+    """Return the factory of a sink's type: one of ours, or an entry point of ``wald.sinks``.
+
+    Raises:
+        ConfigError: there is no such type, or its module cannot be imported.
+    """
+    try:
+        if kind in SINKS:
+            return cast("SinkFactory", import_module(SINKS[kind]).make)
+        for found in entry_points(group=ENTRY_POINT_GROUP, name=kind):
+            return cast("SinkFactory", found.load())
+    except ImportError as error:
+        msg = f"the sink {kind!r} cannot be loaded: {error}"
+        raise ConfigError(msg, hint=f"pip install 'wald[{kind}]'") from error
+    others = sorted({*SINKS, *entry_points(group=ENTRY_POINT_GROUP).names})
+    msg = f"there is no sink of type {kind!r}"
+    raise UnknownSetting(msg, hint=f"known types: {', '.join(others)}")
+
+
+def make_sink(route: RouteSettings, sink: SinkSettings) -> Sink:
+    """Make the sink of a route from the merged tables of sink and route.
+
+    Raises:
+        ConfigError: a setting is unknown, missing or wrong.
+    """
+    options = {**sink.options, **route.options}
+    return sink_factory(sink.type)(route.name, route.stream, options)
+
+
+# --- the supervisor -----------------------------------------------------------------------------
+
+
+def serve(settings: Settings, on_ready: Callable[[], None] = lambda: None) -> None:
+    """Run the supervisor until a signal ends it; returns after a clean stop.
+
+    Raises:
+        WaldError: it cannot start, or a child says that it never will.
+    """
+    from wald.supervisor.process import Surroundings, run
+
+    passed = tuple(listen_fds(os.environ))
+    around = Surroundings(
+        fs=PosixFileSystem(),
+        clock=SystemClock(),
+        chance=random.SystemRandom(),
+        environment=dict(os.environ),
+        notify=lambda *lines: sd_notify(os.environ, *lines),
+        passed_fds=passed,
+        on_ready=on_ready,
+    )
+    run(settings, around)
+
+
+# --- the children -------------------------------------------------------------------------------
+
+
+def main(arguments: list[str]) -> int:
+    """Run a child process; its settings come as a line on standard input."""
+    answers = _private_stdout()
+    configure_logging()
+    end_with_parent(signal.SIGTERM)  # beside the pipe: for a parent that is killed
+    role = arguments[0] if len(arguments) == 1 else ""
+    roles: dict[str, Callable[[Settings, Mapping[str, Any], TextIO], int]] = {
+        "ingest": _ingest,
+        "drain": _drain,
+    }
+    if role not in roles:
+        sys.stderr.write("usage: python -m wald.app ingest|drain   (started by 'wald serve')\n")
+        return 2
+    try:
+        said = _read_line(sys.stdin.fileno())
+        return roles[role](Settings.from_json(said["settings"]), said, answers)
+    except WaldError as error:
+        _log.error("%s cannot run: %s", role, error.message)
+        report = {
+            "code": error.code,
+            "message": error.message,
+            "hint": error.hint,
+            "exit_code": error.exit_code,
+        }
+        _say(answers, {"error": report})
+        return error.exit_code
+
+
+def _ingest(settings: Settings, said: Mapping[str, Any], answers: TextIO) -> int:
+    from wald.ingest.server import run
+
+    with socket.socket(fileno=int(said["listen_fd"])) as listening:
+        return run(
+            settings,
+            listening=listening,
+            stop_fd=sys.stdin.fileno(),
+            fs=PosixFileSystem(),
+            clock=SystemClock(),
+            chance=random.SystemRandom(),
+            ready=lambda facts: _say(answers, {"ready": True, **facts}),
+        )
+
+
+def _drain(settings: Settings, _: Mapping[str, Any], answers: TextIO) -> int:
+    from wald.drainer.process import run
+
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    threading.Thread(
+        target=_watch_lifeline, args=(sys.stdin.fileno(), stop), name="lifeline", daemon=True
+    ).start()
+    return run(
+        settings,
+        make_sink=make_sink,
+        fs=PosixFileSystem(),
+        clock=SystemClock(),
+        chance=random.SystemRandom(),
+        ready=lambda facts: _say(answers, {"ready": True, **facts}),
+        stop=stop,
+    )
+
+
+def _watch_lifeline(fd: int, stop: threading.Event) -> None:
+    """Wait for the end of the pipe: the supervisor is gone."""
+    while os.read(fd, _PIPE_READ_BYTES):
+        pass
+    stop.set()
+
+
+def _read_line(fd: int) -> Mapping[str, Any]:
+    """Read the one line that the supervisor writes, and not a byte of what it never will."""
+    parts: list[bytes] = []
+    size = 0
+    while not parts or not parts[-1].endswith(b"\n"):
+        part = os.read(fd, _PIPE_READ_BYTES)
+        size += len(part)
+        if not part or size > _LINE_MAX_BYTES:
+            msg = "no settings on standard input"
+            raise ConfigError(msg, hint="this process is started by 'wald serve'")
+        parts.append(part)
+    return cast("Mapping[str, Any]", json.loads(b"".join(parts)))
+
+
+def _private_stdout() -> TextIO:
+    """Keep the pipe to the supervisor for ourselves: what others print goes to standard error."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return answers
+
+
+def _say(answers: TextIO, statement: Mapping[str, object]) -> None:
+    answers.write(json.dumps(statement, separators=(",", ":"), default=str) + "\n")
+    answers.flush()
+
+
+def configure_logging(level: int = logging.INFO) -> None:
+    """Log to standard error; the journal adds the time itself."""
+    stamp = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s "
+    logging.basicConfig(level=level, format=f"{stamp}%(levelname)s %(name)s: %(message)s")
+
+
+# --- commands that open the data directory themselves -------------------------------------------
+
+
+def log_options(settings: Settings) -> "LogOptions":
+    """Return the options of the log that the settings ask for."""
+    from wald.storage.log import LogOptions
+
+    return LogOptions(
+        segment_bytes=settings.segment_bytes,
+        retain_after_delivery_s=settings.retain_after_delivery_s,
+        retain_after_delivery_bytes=settings.retain_after_delivery_bytes,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

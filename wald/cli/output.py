@@ -1,0 +1,69 @@
+"""What commands print, and how: errors, JSON, numbers, plain tables."""
+
+import json
+import unicodedata
+from collections.abc import Sequence
+
+import click
+
+_SHOWN_MAX = 2_000
+
+
+def print_error(code: str, message: str, hint: str = "") -> None:
+    """Print an error and what to do about it, to standard error."""
+    click.echo(f"error[{code}]: {printable(message)}", err=True)
+    if hint:
+        click.echo(f"hint: {printable(hint)}", err=True)
+
+
+def say(message: str) -> None:
+    """Talk to the person: standard error."""
+    click.echo(printable(message), err=True)
+
+
+def print_json(value: object) -> None:
+    """Print data for a script: one object, indented, to standard output."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print aligned columns, two blanks apart."""
+    lines = [head, *[[printable(cell) for cell in row] for row in rows]]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    for line in lines:
+        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
+        click.echo("  ".join(cells).rstrip())
+
+
+def printable(text: str) -> str:
+    """Escape what could steer a terminal or forge a line; cut what is too long.
+
+    Names, errors of targets and file names come from outside.
+    """
+    cut = text if len(text) <= _SHOWN_MAX else f"{text[:_SHOWN_MAX]}... ({len(text):,} characters)"
+    return "".join(
+        character
+        if unicodedata.category(character)[0] != "C"
+        else character.encode("unicode_escape").decode()
+        for character in cut
+    )
+
+
+def duration(seconds: float | None) -> str:
+    """Return a duration as people say it: ``0.2 s``, ``38 s``, ``5 min``, ``3 h``."""
+    if seconds is None:
+        return "-"
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def books(
+    stream: str, sink: str, accepted: int, delivered: int, pending: int, dead_letters: int
+) -> str:
+    """Return the books of a route as one line."""
+    return (
+        f"{stream} -> {sink}: {accepted:,} accepted = {delivered:,} delivered"
+        f" + {pending:,} pending + {dead_letters:,} dead letters"
+    )

@@ -1,0 +1,144 @@
+"""``wald status`` and ``wald wait``: where the records are."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from wald.cli.ask import Control
+from wald.cli.options import Duration, json_option, socket_option, socket_path
+from wald.cli.output import duration, print_json, print_table, say
+from wald.errors import InputError, Unavailable, WaitTimeout
+from wald.limits import CLOCK_NS_PER_S
+from wald.ports import Clock
+
+_POLL_S = 0.05
+_HEAD = ("STREAM", "ROUTE", "CLASS", "STATE", "ACCEPTED", "DELIVERED", "PENDING", "DEAD", "OLDEST")
+
+
+@click.command()
+@socket_option
+@json_option
+def status(socket: str | None, *, as_json: bool) -> None:
+    """Show each route: what was accepted, delivered, is pending, was set aside.
+
+    The books of a route balance: accepted = delivered + pending + dead letters.
+    """
+    with Control(socket_path(socket)) as control:
+        answer = control.ask("status")
+    del answer["ok"]
+    if as_json:
+        print_json(answer)
+        return
+    print_table(_HEAD, [_row(name, route) for name, route in sorted(answer["routes"].items())])
+    for name, route in sorted(answer["routes"].items()):
+        if route["last_error"]:
+            click.echo(f"{name}: {_last_error(route)}")
+    for role, process in answer["processes"].items():
+        if process["stale"]:
+            reason = f" ({process['last_error']})" if process["last_error"] else ""
+            say(f"{role} is {process['state']}{reason}; its figures are the last it wrote")
+
+
+def _row(name: str, route: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        route["stream"],
+        name,
+        route["class"] or "-",
+        f"parked: {route['parked']}" if route["parked"] else route["state"],
+        f"{route['accepted']:,}",
+        f"{route['delivered']:,}",
+        f"{route['pending']:,}",
+        f"{route['dead_letters']:,}",
+        duration(route["oldest_pending_s"]),
+    )
+
+
+def _last_error(route: Mapping[str, Any]) -> str:
+    from wald.cli.output import printable
+
+    attempts = f", attempt {route['attempts']}" if route["attempts"] else ""
+    return printable(f"{route['last_error']}{attempts}")
+
+
+@click.command()
+@click.argument("route", required=False)
+@click.option("--all", "every", is_flag=True, help="Wait for every route.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=Duration(),
+    default="60s",
+    show_default=True,
+    help="Give up after this long (exit 75).",
+)
+@socket_option
+@json_option
+def wait(
+    route: str | None, timeout_s: float, socket: str | None, *, every: bool, as_json: bool
+) -> None:
+    """Wait until what was accepted so far is delivered, or set aside as dead letters.
+
+    What is pending is sealed at once instead of waiting for a full batch.
+    """
+    if (route is None) is not every:
+        msg = "name one route, or give --all"
+        raise click.UsageError(msg)
+    from wald.system import SystemClock
+
+    with Control(socket_path(socket)) as control:
+        routes = _wait(control, route, timeout_s, SystemClock())
+    if as_json:
+        print_json({"routes": routes})
+        return
+    for name, one in routes.items():
+        said = f"{one['delivered']:,} records, {one['dead_letters']:,} dead letters"
+        say(f"{name} drained: {said}")
+
+
+def _wait(control: Control, route: str | None, timeout_s: float, clock: Clock) -> dict[str, Any]:
+    deadline_ns = clock.monotonic_ns() + int(timeout_s * CLOCK_NS_PER_S)
+    goal_lsn = control.ask("status")["frontier_lsn"]
+    flushed = False
+    while True:
+        flushed = flushed or _flush(control)
+        now = control.ask("status")
+        # figures of before the call may not know a route that was born with the last records
+        known = now["figures_lsn"] >= goal_lsn
+        routes = _chosen(now["routes"], route) if known else {}
+        waiting = {name: one for name, one in routes.items() if one["through_lsn"] < goal_lsn}
+        if known and not waiting:
+            return routes
+        if clock.monotonic_ns() > deadline_ns:
+            raise _too_late(waiting, timeout_s)
+        clock.sleep(_POLL_S)
+
+
+def _flush(control: Control) -> bool:
+    """Ask drain to seal what is pending; False while it is starting anew."""
+    try:
+        control.ask("drain.flush")
+    except Unavailable:
+        return False
+    return True
+
+
+def _chosen(routes: Mapping[str, Any], name: str | None) -> dict[str, Any]:
+    if name is None:
+        return dict(routes)
+    if name not in routes:
+        known = ", ".join(sorted(routes)) or "none yet"
+        msg = f"there is no route {name!r}"
+        raise InputError(msg, hint=f"routes: {known}")
+    return {name: routes[name]}
+
+
+def _too_late(waiting: Mapping[str, Any], timeout_s: float) -> WaitTimeout:
+    if not waiting:
+        msg = f"ingest did not report within {timeout_s:g} s"
+        return WaitTimeout(msg, hint="see 'wald status'")
+    left = ", ".join(f"{name} ({route['pending']:,} pending)" for name, route in waiting.items())
+    errors = [route["last_error"] for route in waiting.values() if route["last_error"]]
+    msg = f"not drained within {timeout_s:g} s: {left}"
+    hint = f"last error: {errors[0]}" if errors else "they are durable; see 'wald status'"
+    return WaitTimeout(msg, hint=hint)

@@ -15,8 +15,8 @@ def version(*, as_json: bool) -> None:
     """Print the version of wald, of its formats and of what it runs on."""
     import sqlite3
 
-    from wald.core.frame import FORMAT
     from wald.core.events import VERSION
+    from wald.core.frame import FORMAT
 
     facts = {
         "wald": installed_version("wald"),

@@ -14,7 +14,7 @@ _SIZES_BYTES = {
     "GB": 10**9,
     "TB": 10**12,
 }
-_QUANTITY = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]+)")
+_QUANTITY = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z]+)")
 
 
 def parse_duration_s(text: str) -> float:

@@ -1,0 +1,322 @@
+"""Settings: parsing, merging, secrets, places, and config/wald.toml against the settings."""
+
+import dataclasses
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from wald import config, limits
+from wald.config import (
+    BatchSettings,
+    Loaded,
+    Places,
+    RouteSettings,
+    Secret,
+    Settings,
+    load_file,
+    load_target,
+    load_text,
+    schema,
+    units,
+)
+from wald.config.places import default_places
+from wald.errors import ConfigError, UnknownSetting, WrongSetting
+
+PLACES = Places("/var/lib/wald", "/run/wald/wald.sock")
+ROUTE = """\
+[sinks.db]
+type = "sqlite"
+path = "x.db"
+[routes.signups]
+stream = "signups"
+sink = "db"
+"""
+SHIPPED = Path(__file__).parents[2] / "config" / "wald.toml"
+
+
+def load(text: str) -> Loaded:
+    return load_text([("wald.toml", text)], PLACES, {"SECRET": "canary"})
+
+
+def test_an_empty_file_gives_the_defaults() -> None:
+    assert load("").settings == Settings(*PLACES)
+
+
+def test_every_setting_of_a_route_is_read() -> None:
+    settings = load(
+        ROUTE
+        + """\
+start = "oldest"
+mode = "columns"
+batch = { max_records = 7, max_bytes = "64KiB", max_age = "250ms" }
+"""
+    ).settings
+    assert settings.routes["signups"] == RouteSettings(
+        name="signups",
+        stream="signups",
+        sink="db",
+        start="oldest",
+        batch=BatchSettings(7, 64 * 1024, 0.25),
+        options={"mode": "columns"},
+    )
+    assert settings.sinks["db"].type == "sqlite"
+    assert settings.sinks["db"].options == {"path": "x.db"}
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message", "hint"),
+    [
+        (
+            "[daemon]\nsocke = 'x'\n",
+            UnknownSetting,
+            "wald.toml:2: daemon: unknown key 'socke'",
+            "did you mean socket?",
+        ),
+        (
+            "\n[deamon]\nsocket = 'x'\n",
+            UnknownSetting,
+            "wald.toml:2: unknown key 'deamon'",
+            "did you mean daemon?",
+        ),
+        (
+            "[daemon]\nretain = { after_delivery = '1min', max_byts = '1MiB' }\n",
+            UnknownSetting,
+            "wald.toml:2: daemon.retain: unknown key 'max_byts'",
+            "did you mean max_bytes?",
+        ),
+        (
+            ROUTE + "max_recrods = 5\n",
+            UnknownSetting,
+            "wald.toml:7: routes.signups: unknown key 'max_recrods'",
+            "did you mean batch.max_records?",
+        ),
+        (
+            ROUTE + "[routes.signups.batch]\nzzz = 1\n",
+            UnknownSetting,
+            "wald.toml:8: routes.signups.batch: unknown key 'zzz'",
+            "known here: max_age, max_bytes, max_records",
+        ),
+        (
+            "[daemon]\nsocket = 1\n",
+            WrongSetting,
+            "wald.toml:2: daemon.socket: expected a text, got 1",
+            "socket: the data socket",
+        ),
+        (
+            "[daemon]\nstop_deliver_for = 5\n",
+            WrongSetting,
+            "expected a duration in quotes",
+            "how long a clean stop",
+        ),
+        (
+            "[daemon]\nstop_deliver_for = '5 parsecs'\n",
+            WrongSetting,
+            "is not a duration with a unit",
+            "",
+        ),
+        ("[daemon]\nstop_deliver_for = '9999d'\n", WrongSetting, "is not between", ""),
+        ("[daemon]\nsegment_bytes = 64\n", WrongSetting, "expected a size in quotes", ""),
+        ("[daemon]\nsegment_bytes = '1KiB'\n", WrongSetting, "is not between", ""),
+        ("[daemon]\nsegment_bytes = '16777217B'\n", WrongSetting, "is not a multiple of", ""),
+        ("daemon = 1\n", WrongSetting, "'daemon' must be a table", "write [daemon]"),
+        ("[sinks.db]\npath = 'x'\n", WrongSetting, "wald.toml:1: sinks: a sink needs a type", ""),
+        ("[sinks.'../x']\ntype = 'sqlite'\n", WrongSetting, "expected a name of 1 to 64", ""),
+        ("[routes.a]\nsink = 'x'\n", WrongSetting, "a route needs a stream", ""),
+        (
+            ROUTE.replace("sink = ", "sink = 'd' #"),
+            ConfigError,
+            "wald.toml:6: routes.signups: there is no sink 'd'",
+            "did you mean db?",
+        ),
+        (ROUTE + "start = 'new'\n", WrongSetting, "expected 'oldest' or 'now', got 'new'", ""),
+        (
+            ROUTE + "batch = { max_records = true }\n",
+            WrongSetting,
+            "wald.toml:7: routes.signups.batch.max_records: expected a whole number, got true",
+            "",
+        ),
+        (ROUTE + "batch = { max_records = 0 }\n", WrongSetting, "0 is not between 1 and", ""),
+        ("[sinks.db\n", ConfigError, "wald.toml: not TOML", ""),
+        (
+            "[sinks.db]\ntype = 'sqlite'\npath = { env = 'NOT_SET' }\n",
+            ConfigError,
+            "wald.toml:3: sinks.db: no secret in env 'NOT_SET'",
+            "",
+        ),
+        (
+            "[sinks.db]\ntype = 'sqlite'\npath = { file = '/nowhere/at/all' }\n",
+            ConfigError,
+            "no secret in file",
+            "No such file",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_place(
+    text: str, error: type[ConfigError], message: str, hint: str
+) -> None:
+    with pytest.raises(error) as caught:
+        load(text)
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+    assert caught.value.exit_code == 78
+
+
+def test_tables_of_several_files_merge_and_the_later_wins(tmp_path: Path) -> None:
+    main = tmp_path / "wald.toml"
+    main.write_text("[daemon]\nstop_deliver_for = '1s'\nsegment_bytes = '32MiB'\n" + ROUTE)
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d" / "10.toml").write_text("[daemon]\nstop_deliver_for = '2s'\n")
+    more = ROUTE.replace("signups", "orders").replace('[sinks.db]\ntype = "sqlite"\npath', "#")
+    (tmp_path / "conf.d" / "20.toml").write_text(more)
+    loaded = load_file(str(main), PLACES, {})
+    assert loaded.settings.stop_deliver_for_s == 2.0
+    assert loaded.settings.segment_bytes == 32 * limits.MIB
+    assert sorted(loaded.settings.routes) == ["orders", "signups"]
+    assert loaded.origin("daemon.stop_deliver_for") == f"{tmp_path}/conf.d/10.toml:2"
+    assert loaded.origin("daemon.segment_bytes") == f"{main}:3"
+    assert loaded.origin("daemon.socket") == "default"
+
+
+def test_where_a_value_came_from_is_told() -> None:
+    loaded = load(ROUTE).override("--socket", socket="/x/y.sock", data_dir=None)
+    told = {name: (value, origin) for name, value, origin in loaded.describe()}
+    assert told["daemon.socket"] == ("/x/y.sock", "--socket")
+    assert told["daemon.data_dir"] == ("/var/lib/wald", "default")
+    assert told["routes.signups"] == ("signups -> db", "wald.toml:4")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["path = { env = 'SECRET' }", "path = { file = '@' }", "path = { credential = 'secret' }"],
+)
+def test_a_secret_is_found_and_not_shown(tmp_path: Path, text: str) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("canary\n")
+    environment = {"SECRET": "canary", "CREDENTIALS_DIRECTORY": str(tmp_path)}
+    text = f"[sinks.db]\ntype = 'x'\n{text.replace('@', str(secret))}\n"
+    settings = load_text([("wald.toml", text)], PLACES, environment).settings
+    assert settings.sinks["db"].options["path"] == "canary"
+    assert "canary" not in repr(settings)
+
+
+def test_settings_survive_the_pipe_to_a_child() -> None:
+    settings = load(
+        ROUTE.replace('"x.db"', "{ env = 'SECRET' }") + "batch = { max_age = '3s' }\n"
+    ).settings
+    again = Settings.from_json(json.loads(json.dumps(settings.to_json())))
+    assert again == settings
+    assert isinstance(again.sinks["db"].options["path"], Secret)
+    assert "canary" not in repr(again)
+
+
+def test_a_target_needs_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = load_target("sqlite:x.db", PLACES, None).settings
+    assert settings.data_dir == f"{tmp_path}/x.db.wald"
+    assert settings.auto_sink is not None
+    assert settings.sinks[settings.auto_sink].options == {"path": f"{tmp_path}/x.db"}
+    assert load_target("sqlite:x.db", PLACES, "d").settings.data_dir == f"{tmp_path}/d"
+
+
+@pytest.mark.parametrize("target", ["", "x.db", ":x.db", "sqlite:"])
+def test_a_target_without_type_or_place_is_refused(target: str) -> None:
+    with pytest.raises(WrongSetting, match="expected TYPE:TARGET"):
+        load_target(target, PLACES, None)
+
+
+@pytest.mark.parametrize(
+    ("environment", "uid", "data_dir", "socket"),
+    [
+        ({}, 0, "/var/lib/wald", "/run/wald/wald.sock"),
+        ({"WALD_SOCKET": "/x"}, 0, "/var/lib/wald", "/x"),
+        ({"HOME": "/h"}, 7, "/h/.local/state/wald", "/h/.local/state/wald/wald.sock"),
+        (
+            {"XDG_STATE_HOME": "/s", "XDG_RUNTIME_DIR": "/r", "HOME": "/h"},
+            7,
+            "/s/wald",
+            "/r/wald/wald.sock",
+        ),
+    ],
+)
+def test_places(environment: dict[str, str], uid: int, data_dir: str, socket: str) -> None:
+    assert default_places(environment, uid) == (data_dir, socket)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("200ms", 0.2), ("5s", 5.0), ("15min", 900.0), ("1.5h", 5400.0), ("2d", 172_800.0)],
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert units.parse_duration_s(text) == pytest.approx(seconds)
+    assert units.parse_duration_s(units.format_duration(seconds)) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [("0B", 0), ("64KiB", 65_536), ("4 MiB", 4 << 20), ("1GB", 10**9), ("1.5KiB", 1536)],
+)
+def test_sizes(text: str, size_bytes: int) -> None:
+    assert units.parse_size_bytes(text) == size_bytes
+    assert units.parse_size_bytes(units.format_size(size_bytes)) == size_bytes
+
+
+@pytest.mark.parametrize("text", ["", "5", "s", "-5s", "5sec", "1e9s", "5 s s", "\u0665s"])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a duration"):
+        units.parse_duration_s(text)
+
+
+# --- config/wald.toml ---------------------------------------------------------------------------
+
+
+def shipped_text() -> str:
+    """The shipped file with the settings that have no default switched on."""
+    return re.sub(r"^#(?=[a-z_]+ =)", "", SHIPPED.read_text(), flags=re.MULTILINE)
+
+
+def test_the_shipped_file_lists_every_setting_and_no_other() -> None:
+    document = tomllib.loads(shipped_text())
+    daemon = document["daemon"]
+    route = document["routes"]["signups"]
+    assert set(daemon) == {*schema.DAEMON, "retain"}
+    assert set(daemon["retain"]) == set(schema.RETAIN)
+    assert set(route) == {*schema.ROUTE, "batch"}
+    assert set(route["batch"]) == set(schema.BATCH)
+
+
+def test_every_field_of_the_settings_can_be_set() -> None:
+    reached = {setting.field for setting in (*schema.DAEMON.values(), *schema.RETAIN.values())}
+    fields = {field.name for field in dataclasses.fields(Settings)}
+    assert fields - reached == {"sinks", "routes", "auto_sink"}
+    route = {setting.field for setting in schema.ROUTE.values()}
+    assert {f.name for f in dataclasses.fields(RouteSettings)} - route == {
+        "name",
+        "batch",
+        "options",
+    }
+    batch = {setting.field for setting in schema.BATCH.values()}
+    assert {f.name for f in dataclasses.fields(BatchSettings)} == batch
+
+
+def test_the_shipped_values_are_the_defaults() -> None:
+    loaded = load_text([("wald.toml", SHIPPED.read_text())], default_places({}, 0), {})
+    defaults = Settings(*default_places({}, 0))
+    plain = dataclasses.replace(loaded.settings, sinks={}, routes={})
+    assert plain == defaults
+    route = loaded.settings.routes["signups"]
+    assert route == RouteSettings("signups", "signups", "events")
+
+
+def test_every_shipped_setting_says_what_it_is() -> None:
+    tables = (*schema.DAEMON, *schema.RETAIN, *schema.BATCH, "stream", "start")
+    for line in shipped_text().splitlines():
+        key = line.partition(" =")[0]
+        if key in tables:
+            assert "#" in line, line
+
+
+def test_the_front_names_what_it_exports() -> None:
+    assert set(config.__all__) <= set(dir(config))

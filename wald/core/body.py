@@ -17,7 +17,7 @@ before the acknowledgement costs about 25 ns a record.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import msgpack
 
@@ -64,7 +64,9 @@ def decode(data: bytes) -> Body:
         FormatDamaged: the bytes are not a body of codec 1.
     """
     try:
-        content, values, keys, headers, dedup_ids = msgpack.unpackb(data, strict_map_key=True)
+        content, values, keys, headers, dedup_ids = (
+            msgpack.unpackb(data) if len(data) <= _SMALL_BYTES else _unpack_large(data)
+        )
         if type(values) is not list:
             msg = "values are not an array"
             raise FormatDamaged(msg)
@@ -80,16 +82,51 @@ def decode(data: bytes) -> Body:
         elif type(content) is not int:
             msg = "content is neither a code nor codes"
             raise FormatDamaged(msg)
-    except (ValueError, TypeError, RecursionError, MemoryError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError, MemoryError) as error:
         # msgpack raises ValueError and its subclasses, StackError included, for any bad input
         msg = f"not a request body: {type(error).__name__}"
         raise FormatDamaged(msg) from error
     return Body(content, values, keys, headers, dedup_ids)
 
 
+def _unpack_large(data: bytes) -> tuple[Any, Any, Any, Any, Any]:
+    """Unpack without letting a few bytes grow to much memory.
+
+    A byte can stand for an empty map of 64 bytes: 4 MiB of them would take 300 MiB. A body has at
+    most five arrays, and no map within a map.
+    """
+    arrays = 0
+
+    def count_array(array: list[object]) -> list[object]:
+        nonlocal arrays
+        arrays += 1
+        if arrays > _ARRAYS_MAX:
+            msg = "too many arrays"
+            raise ValueError(msg)
+        return array
+
+    def check_map(headers: dict[str, object]) -> dict[str, object]:
+        if dict in map(type, headers.values()):
+            msg = "a map within a map"
+            raise ValueError(msg)
+        return headers
+
+    content, values, keys, headers, dedup_ids = msgpack.unpackb(
+        data,
+        list_hook=count_array,
+        object_hook=check_map,
+        max_array_len=limits.REQUEST_MAX_RECORDS,
+    )
+    return content, values, keys, headers, dedup_ids
+
+
+_SMALL_BYTES = 64 * limits.KIB
+_ARRAYS_MAX = 5  # the body and its columns
+
+
 def find_bad_records(body: Body) -> list[BadRecord]:
     """Return why records of a well-shaped body are refused; empty for nearly every request."""
-    if _is_plain(body):
+    if is_plain(body):
         return []
     bad = []
     for index in range(len(body.values)):
@@ -116,7 +153,7 @@ def without(body: Body, indexes: Sequence[int]) -> Body:
     )
 
 
-def _is_plain(body: Body) -> bool:
+def is_plain(body: Body) -> bool:
     """Tell whether nothing can be wrong with any record: the common case, in C speed."""
     content, values, keys, headers, dedup_ids = body
     if headers is not None or dedup_ids is not None:

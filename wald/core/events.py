@@ -23,6 +23,7 @@ HEADER: Final = Struct("<IIIIQ")
 HELLO_LAYOUT = Struct("<4sHHQQ")
 WELCOME_LAYOUT = Struct("<HHIQQQ16sIIIIII")
 ACK_LAYOUT = Struct("<QQQ")
+ACK_FRAME = Struct("<IIIIQQQQ")  # header and body at once: one of each for every connection a group
 FRONTIER_LAYOUT = Struct("<QQQ")
 REFUSED_LAYOUT = Struct("<IBBH")
 ERROR_LAYOUT = Struct("<IBBHHH")
@@ -33,6 +34,7 @@ assert HELLO_LAYOUT.size == 24
 assert WELCOME_LAYOUT.size == 72
 assert ACK_LAYOUT.size == FRONTIER_LAYOUT.size == 24
 assert REFUSED_LAYOUT.size == 8
+assert ACK_FRAME.size == HEADER_BYTES + ACK_LAYOUT.size
 assert ERROR_LAYOUT.size == 12
 
 
@@ -207,8 +209,16 @@ class Ack(NamedTuple):
 
     def encode(self) -> bytes:
         """Return the frame."""
-        body = ACK_LAYOUT.pack(self.first, self.first_lsn, self.durable_lsn)
-        return pack_frame(FrameType.ACK, body, sequence=self.through)
+        return ACK_FRAME.pack(
+            ACK_LAYOUT.size,
+            FrameType.ACK,
+            0,
+            0,
+            self.through,
+            self.first,
+            self.first_lsn,
+            self.durable_lsn,
+        )
 
 
 class Pong(NamedTuple):

@@ -1,0 +1,245 @@
+"""Group commit: appends to runs, runs to one group, a durable group to answers.
+
+``RunBuilder.take`` is the hot loop of the daemon: consecutive appends of one connection to one
+stream become one run, so that everything but reading the header, checking the body and its CRC
+happens once per run. ``Group`` keeps what was accepted since the last commit and says what is to
+be written and whom to answer what.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from struct import pack
+from typing import Final, Generic, NamedTuple, TypeVar
+
+from msgpack import unpackb
+
+from wald import limits
+from wald.core import body as bodies
+from wald.core import frame
+from wald.core.body import Body
+from wald.core.events import (
+    APPEND_CODEC,
+    APPEND_KIND,
+    HEADER,
+    HEADER_BYTES,
+    WHOLE_REQUEST,
+    Ack,
+    Refusal,
+    RefusedRecords,
+)
+from wald.core.frame import RefusedRecord, Section, SectionKind, crc32c
+from wald.errors import FormatDamaged
+from wald.model import Content, Lsn, StreamId
+
+Holder = TypeVar("Holder")
+
+EMPTY_BODY: Final = bodies.encode(Body(0, []))
+_CODES: Final = frozenset(int(code) for code in Content)
+_SMALL_BYTES: Final = 64 * limits.KIB  # a larger body is unpacked with care by ``body.decode``
+REFUSALS_MAX_BYTES: Final = frame.REFUSAL_BYTES * limits.REFUSALS_KEPT_PER_REQUEST
+# What a read may add to a group beside its own bytes: one section header, and the refusals of the
+# one request after which ``take`` returns. A table row is smaller than the frame header it is for.
+READ_SLACK_BYTES: Final = frame.SECTION_BYTES + REFUSALS_MAX_BYTES
+assert frame.REQUEST_BYTES <= HEADER_BYTES
+assert limits.REQUEST_MAX_BYTES + HEADER_BYTES + READ_SLACK_BYTES <= limits.GROUP_MAX_BYTES
+
+
+class Examined(NamedTuple):
+    """What of a request is stored, and what is refused."""
+
+    records: int
+    stored: int
+    body: bytes
+    refusals: tuple[Refusal, ...]
+
+
+def examine(body: bytes) -> Examined:
+    """Check a request's body whole and record by record.
+
+    A request that is refused as a whole is stored without records: it uses its sequence, so that
+    the requests behind it do not become gaps.
+    """
+    try:
+        decoded = bodies.decode(body)
+    except FormatDamaged as error:
+        return _refused_whole(0, "request.malformed", error.message)
+    count = len(decoded.values)
+    if count > limits.REQUEST_MAX_RECORDS:
+        msg = f"{count:,} records, the limit is {limits.REQUEST_MAX_RECORDS:,}"
+        return _refused_whole(0, "request.malformed", msg)
+    bad = bodies.find_bad_records(decoded)
+    if not bad:
+        return Examined(count, count, body, ())
+    if len(bad) > limits.REFUSALS_KEPT_PER_REQUEST:
+        msg = f"{len(bad):,} of {count:,} records would be refused, the first: {bad[0].message}"
+        return _refused_whole(count, "request.refusals", msg)
+    kept = bodies.without(decoded, [record.index for record in bad])
+    return Examined(
+        count,
+        len(kept.values),
+        bodies.encode(kept),
+        tuple(Refusal(record.index, record.code, record.message) for record in bad),
+    )
+
+
+def _refused_whole(records: int, code: str, message: str) -> Examined:
+    return Examined(records, 0, EMPTY_BODY, (Refusal(WHOLE_REQUEST, code, message),))
+
+
+class RunBuilder:
+    """Collects consecutive requests of one session to one stream into one section."""
+
+    __slots__ = (
+        "_bodies",
+        "_lag",
+        "_refusals",
+        "_table",
+        "first_sequence",
+        "next_sequence",
+        "records",
+        "refused",
+        "size_bytes",
+        "stream",
+    )
+
+    def __init__(self, stream: StreamId, first_sequence: int) -> None:
+        self.stream = stream
+        self.first_sequence = first_sequence
+        self.next_sequence = first_sequence
+        self.records = 0
+        self.size_bytes = frame.SECTION_BYTES
+        self.refused: list[RefusedRecords] = []
+        self._lag = 1
+        self._bodies: list[bytes] = []
+        self._table: list[int] = []
+        self._refusals: list[RefusedRecord] = []
+
+    def take(self, data: bytes, at: int) -> int:
+        """Take the complete appends from ``at`` on that continue the run; return where it ends.
+
+        It ends at a frame that is no append, of another stream, out of sequence or incomplete,
+        and behind a request of which something was refused. The length of the frame at ``at``
+        must be within its bound.
+        """
+        unpack = HEADER.unpack_from
+        stream, sequence = self.stream, self.next_sequence
+        add, table = self._bodies.append, self._table
+        total = len(data)
+        last_header = total - HEADER_BYTES
+        size = records = lag = 0
+        refused = False
+        while at <= last_header and not refused:
+            length, kind, of_stream, lag, of_sequence = unpack(data, at)
+            start = at + HEADER_BYTES
+            end = start + length
+            if of_sequence != sequence or kind != APPEND_KIND or of_stream != stream or end > total:
+                break
+            body = data[start:end]
+            try:
+                if length > _SMALL_BYTES:
+                    raise ValueError  # noqa: TRY301 - to the careful way, below
+                content, values, keys, headers, dedup_ids = unpackb(body)
+                [value] = values
+            except (ValueError, TypeError):
+                refused = self._add_examined(sequence, body)
+            else:
+                if (
+                    keys is headers is dedup_ids is None
+                    and type(value) is bytes
+                    and type(values) is list
+                    and type(content) is int
+                    and content in _CODES
+                ):
+                    add(body)
+                    table += (1, 1, length, crc32c(body))
+                    records += 1
+                    size += length
+                else:
+                    refused = self._add_examined(sequence, body)
+            sequence += 1
+            at = end
+            self._lag = lag
+        self.size_bytes += size + frame.REQUEST_BYTES * (sequence - self.next_sequence)
+        self.records += records
+        self.next_sequence = sequence
+        return at
+
+    def _add_examined(self, sequence: int, body: bytes) -> bool:
+        """Add a request that is not one plain record; tell whether something of it is refused."""
+        found = examine(body)
+        self._bodies.append(found.body)
+        self._table += (found.records, found.stored, len(found.body), crc32c(body))
+        self.records += found.stored
+        self.size_bytes += len(found.body) + frame.REFUSAL_BYTES * len(found.refusals)
+        if not found.refusals:
+            return False
+        request = sequence - self.first_sequence
+        self._refusals += [
+            RefusedRecord(request, each.record, each.code) for each in found.refusals
+        ]
+        self.refused.append(RefusedRecords(sequence, found.refusals))
+        return True
+
+    def section(self, session: int) -> Section:
+        """Return the run as a section of a block; it must hold a request."""
+        last = self.next_sequence - 1
+        lag = min(max(self._lag, 1), limits.WINDOW_REQUESTS, last)
+        return Section(
+            SectionKind.APPEND,
+            APPEND_CODEC,
+            self.stream,
+            session,
+            self.first_sequence,
+            last - lag,
+            self.records,
+            pack(f"<{len(self._table)}I", *self._table),
+            tuple(self._refusals),
+            b"".join(self._bodies),
+        )
+
+
+@dataclass(slots=True)
+class Contribution(Generic[Holder]):
+    """What one connection has in a group: its sections, kept together and in request order."""
+
+    holder: Holder
+    sections: list[Section]
+    refused: list[RefusedRecords]
+
+    def answer(self, first_lsn: Lsn, durable_lsn: Lsn) -> tuple[bytes, Lsn]:
+        """Return the frames of the answer, and the LSN behind the last record."""
+        records = sum([section.records for section in self.sections])
+        first = self.sections[0].first_sequence
+        through = self.sections[-1].last_sequence
+        ack = Ack(first, through, first_lsn, durable_lsn).encode()
+        if self.refused:
+            ack = b"".join([each.encode() for each in self.refused]) + ack
+        return ack, first_lsn + records
+
+
+class Group(Generic[Holder]):
+    """What was accepted since the last commit."""
+
+    __slots__ = ("_contributions", "_controls")
+
+    def __init__(self, controls: list[Section]) -> None:
+        self._controls = controls
+        self._contributions: list[Contribution[Holder]] = []
+
+    def add(self, contribution: Contribution[Holder]) -> None:
+        """Add what a connection has accepted, once for each connection."""
+        self._contributions.append(contribution)
+
+    def sections(self) -> list[Section]:
+        """Return what is to be written, in order: statements stand before all appends."""
+        sections = list(self._controls)
+        for contribution in self._contributions:
+            sections += contribution.sections
+        return sections
+
+    def answers(self, first_lsn: Lsn, durable_lsn: Lsn) -> Iterator[tuple[Holder, bytes]]:
+        """Yield whom to answer what, once the group is durable."""
+        lsn = first_lsn
+        for contribution in self._contributions:
+            answer, lsn = contribution.answer(lsn, durable_lsn)
+            yield contribution.holder, answer

@@ -310,6 +310,18 @@ def test_the_same_seed_gives_the_same_disk():
     assert run() == run()
 
 
+def test_a_clone_goes_its_own_way():
+    fs = make(3)
+    put(fs, "/d/a", b"abc")
+    other = fs.clone()
+    other.damage("/d/a", 1, b"X")
+    other.create("/d/b").close()
+    other.kill()
+    assert read(fs, "/d/a") == b"abc"
+    assert fs.stat("/d/b") is None
+    assert read(other, "/d/a") == b"aXc"
+
+
 def test_a_damaged_byte_is_seen_at_once_and_after_a_crash():
     fs = make()
     put(fs, "/d/a", b"abc")

@@ -6,6 +6,7 @@ meet their fate, see ``simdisk`` and ``simnames``), fail or stop at any operatio
 write back early. One seeded ``random.Random`` decides everything: a seed is a whole run.
 """
 
+import copy
 import errno
 import os
 import threading
@@ -358,6 +359,18 @@ class SimFileSystem:
     def symlink(self, target: str, path: str) -> None:
         """Make a symbolic link (for tests: the port has none)."""
         self._tree.add(path, Kind.SYMLINK, 0o777, self.operations).target = target
+
+    def clone(self) -> "SimFileSystem":
+        """Return an independent copy: what happens to one is not seen in the other."""
+        with self.guard:
+            return copy.deepcopy(self)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in self.__dict__.items() if name != "guard"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self.guard = threading.RLock()
 
     @property
     def open_files(self) -> int:

@@ -1,0 +1,183 @@
+"""Records from a file of NDJSON, CSV or plain lines: each parsed, or refused at its index.
+
+An index counts the records of the input from 0; a message names the line. One bad line harms no
+other one.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import BinaryIO, NamedTuple, TypeAlias
+
+import msgpack
+
+from wald import limits
+from wald.errors import InputError
+from wald.model import Content
+
+_CSV_FIELD_MAX_CHARACTERS = limits.RECORD_MAX_BYTES
+_LINE_MAX_BYTES = 8 * limits.MIB  # longer than a record can be; more is not read into memory
+
+
+class Parsed(NamedTuple):
+    """A record: its encoded value, and its key."""
+
+    content: Content
+    value: bytes
+    key: str | None = None
+
+
+class Unparsed(NamedTuple):
+    """Why what stands at an index is no record."""
+
+    code: str
+    message: str
+
+
+Entry: TypeAlias = Parsed | Unparsed
+
+
+def read_ndjson(source: BinaryIO, key_field: str | None) -> Iterator[Entry]:
+    """Yield a record per line that is not blank; the text of a value is kept as it stands."""
+    for number, line in _lines(source):
+        text = line.strip()
+        if text:
+            yield _json_record(text, number, key_field)
+
+
+def read_lines(source: BinaryIO, key_field: str | None) -> Iterator[Entry]:
+    """Yield a record of bytes per line, without its end.
+
+    Raises:
+        InputError: a key field is asked for; a line has none.
+    """
+    if key_field is not None:
+        msg = "--key needs fields; lines have none"
+        raise InputError(msg, hint="use --format ndjson or csv")
+    for number, line in _lines(source):
+        value = line.removesuffix(b"\n").removesuffix(b"\r")
+        yield _too_long(number) if _is_cut(line) else Parsed(Content.BYTES, value)
+
+
+def read_csv(source: BinaryIO, key_field: str | None) -> Iterator[Entry]:
+    """Yield a record per row: a map of the header's names to the row's texts.
+
+    Raises:
+        InputError: there is no header, a name stands in it twice, or it lacks the key field.
+    """
+    csv.field_size_limit(_CSV_FIELD_MAX_CHARACTERS)
+    # what is not UTF-8 becomes lone surrogates, which the row's own check finds
+    text = io.TextIOWrapper(source, "utf-8-sig", errors="surrogateescape", newline="")
+    rows = csv.reader(text, strict=True)
+    try:
+        header = next(rows, None)
+    except csv.Error as error:
+        msg = f"line 1: not a CSV header: {error}"
+        raise InputError(msg) from error
+    _check_header(header, key_field)
+    assert header is not None
+    while True:
+        try:
+            row = next(rows, None)
+        except csv.Error as error:
+            yield Unparsed("csv.syntax", f"line {rows.line_num}: {error}")
+            continue
+        if row is None:
+            break
+        if row:
+            yield _csv_record(header, row, rows.line_num, key_field)
+    text.detach()  # the file stays the caller's to close
+
+
+Reader: TypeAlias = Callable[[BinaryIO, str | None], Iterator[Entry]]
+
+READERS: Mapping[str, Reader] = {"ndjson": read_ndjson, "csv": read_csv, "lines": read_lines}
+
+
+def _lines(source: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Yield numbered lines; of one that is too long only the beginning."""
+    number = 0
+    while line := source.readline(_LINE_MAX_BYTES):
+        number += 1
+        yield number, line
+        while line and _is_cut(line):
+            line = source.readline(_LINE_MAX_BYTES)
+
+
+def _is_cut(line: bytes) -> bool:
+    return len(line) == _LINE_MAX_BYTES and not line.endswith(b"\n")
+
+
+def _too_long(number: int) -> Unparsed:
+    return Unparsed("record.too-large", f"line {number} is longer than {_LINE_MAX_BYTES:,} bytes")
+
+
+def _json_record(text: bytes, number: int, key_field: str | None) -> Entry:
+    if len(text) > limits.RECORD_MAX_BYTES:
+        return Unparsed(
+            "record.too-large",
+            f"line {number}: {len(text):,} bytes, the limit is {limits.RECORD_MAX_BYTES:,}",
+        )
+    try:
+        value = json.loads(text.decode(), parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        return Unparsed("json.syntax", f"line {number}: not UTF-8 at byte {error.start}")
+    except (ValueError, RecursionError) as error:
+        return Unparsed("json.syntax", f"line {number}: {error}")
+    if key_field is None:
+        return Parsed(Content.JSON, text)
+    key = value.get(key_field) if isinstance(value, dict) else None
+    return _keyed(Content.JSON, text, key, f"line {number}", key_field)
+
+
+def _no_constant(name: str) -> float:
+    msg = f"{name} is not JSON"
+    raise ValueError(msg)
+
+
+def _csv_record(header: list[str], row: list[str], number: int, key_field: str | None) -> Entry:
+    if len(row) != len(header):
+        return Unparsed(
+            "csv.ragged", f"line {number}: {len(row)} fields, the header has {len(header)}"
+        )
+    record = dict(zip(header, row, strict=True))
+    try:
+        value = msgpack.packb(record)
+    except UnicodeEncodeError:
+        return Unparsed("csv.syntax", f"line {number}: not UTF-8")
+    if key_field is None:
+        return Parsed(Content.MSGPACK, value)
+    return _keyed(Content.MSGPACK, value, record[key_field], f"line {number}", key_field)
+
+
+def _keyed(content: Content, value: bytes, key: object, place: str, field: str) -> Entry:
+    """Return the record with its key: text as it is, a number or truth value as JSON writes it."""
+    if isinstance(key, bool | int | float):
+        key = json.dumps(key)
+    if not isinstance(key, str) or not key:
+        return Unparsed("record.key", f"{place}: no key in field {field!r}")
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError:
+        return Unparsed("record.key", f"{place}: the key is not valid text")
+    if size > limits.KEY_MAX_BYTES:
+        return Unparsed(
+            "record.key", f"{place}: the key has {size:,} bytes, at most {limits.KEY_MAX_BYTES:,}"
+        )
+    return Parsed(content, value, key)
+
+
+def _check_header(header: list[str] | None, key_field: str | None) -> None:
+    if not header:
+        msg = "the CSV has no header line"
+        raise InputError(msg, hint="the first line names the fields")
+    if len(set(header)) != len(header):
+        msg = "a name stands twice in the CSV header"
+        raise InputError(msg)
+    if not all(name.isprintable() for name in header):
+        msg = "a name in the CSV header is not printable text"
+        raise InputError(msg)
+    if key_field is not None and key_field not in header:
+        msg = f"the CSV has no field {key_field!r}"
+        raise InputError(msg, hint=f"its fields: {', '.join(header)}")

@@ -1,0 +1,386 @@
+"""Delivery to SQLite by the standard library's driver.
+
+The progress row moves in the data's own transaction: WAL, ``synchronous=FULL``, ``BEGIN
+IMMEDIATE``. Driver errors become outcomes here and nowhere else, by ``sqlite_errorname``.
+"""
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from operator import length_hint
+from pathlib import Path
+from struct import Struct
+
+from wald import limits
+from wald.model import (
+    Anchor,
+    Attempt,
+    Capabilities,
+    Delivered,
+    Finding,
+    LaneKey,
+    Outcome,
+    ProgressRow,
+    Record,
+    Rejected,
+    RejectedRecord,
+    ReplayClass,
+    RowMoved,
+    Severity,
+    Systemic,
+    SystemicKind,
+    Unknown,
+)
+from wald.sinks.sqlite.options import PROGRESS_TABLE, Options, quote, read_options
+from wald.sinks.sqlite.values import Columns, Documents, Row, Rows, describe
+
+FIXED_VERSION = (3, 51, 3)  # up to 3.51.2 a WAL reset may damage a database with two connections
+_ANCHOR = Struct("<IQ")
+_OWNER = Struct("<Q")
+
+_CREATE_PROGRESS = f"""
+CREATE TABLE IF NOT EXISTS {PROGRESS_TABLE} (
+  log_id BLOB NOT NULL, route_id INTEGER NOT NULL, layout INTEGER NOT NULL, lane INTEGER NOT NULL,
+  batch_no INTEGER NOT NULL, rev_id BLOB NOT NULL, hi_lsn INTEGER NOT NULL, anchor BLOB NOT NULL,
+  owner BLOB NOT NULL, dead_rev BLOB NOT NULL, applied INTEGER NOT NULL, updated_at TEXT NOT NULL,
+  PRIMARY KEY (log_id, route_id, layout, lane)) WITHOUT ROWID
+"""
+_KEY = "log_id = ? AND route_id = ? AND layout = ? AND lane = ?"
+_NOW = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
+_SELECT_ROW = (
+    f"SELECT batch_no, rev_id, hi_lsn, anchor, owner, dead_rev FROM {PROGRESS_TABLE} WHERE {_KEY}"
+)
+_INSERT_ROW = (
+    f"INSERT INTO {PROGRESS_TABLE} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, {_NOW}) "
+    "ON CONFLICT DO NOTHING"
+)
+_UPDATE_ROW = (
+    f"UPDATE {PROGRESS_TABLE} SET batch_no = ?, rev_id = ?, hi_lsn = ?, anchor = ?, owner = ?, "
+    f"dead_rev = ?, applied = ?, updated_at = {_NOW} "
+    f"WHERE {_KEY} AND batch_no = ? AND rev_id = ? AND owner = ?"
+)
+
+_SYSTEMIC = {
+    "BUSY": SystemicKind.BUSY,
+    "LOCKED": SystemicKind.BUSY,
+    "PROTOCOL": SystemicKind.BUSY,
+    "FULL": SystemicKind.FULL,
+    "IOERR": SystemicKind.UNREACHABLE,
+    "CANTOPEN": SystemicKind.UNREACHABLE,
+    "NOMEM": SystemicKind.UNREACHABLE,
+    "READONLY": SystemicKind.CONFIGURATION,
+    "PERM": SystemicKind.AUTHENTICATION,
+    "AUTH": SystemicKind.AUTHENTICATION,
+    "CORRUPT": SystemicKind.DAMAGED,
+    "NOTADB": SystemicKind.DAMAGED,
+}
+_OF_A_RECORD = frozenset({"CONSTRAINT", "MISMATCH", "TOOBIG"})
+_UNBINDABLE = (sqlite3.ProgrammingError, sqlite3.InterfaceError, OverflowError, ValueError)
+_ROW_ERRORS = (sqlite3.Error, OverflowError, ValueError)
+
+
+def make(route: str, stream: str, settings: Mapping[str, object]) -> "SqliteSink":
+    """Make the sink of a route; connects lazily.
+
+    Raises:
+        ConfigError: a setting is unknown, missing or wrong.
+    """
+    return SqliteSink(read_options(route, stream, settings))
+
+
+class SqliteSink:
+    """The ``Sink`` of one lane."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._database: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
+        self._shape: Documents | Columns = Documents()
+        self._insert = ""
+        self._careful = False
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Exactly once for ever: the row moves with the data."""
+        return Capabilities(ReplayClass.TRANSACTIONAL, 100_000, 256 * limits.MIB)
+
+    def close(self) -> None:
+        """Close the connection; harmless to repeat."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    # --- delivering -----------------------------------------------------------------------------
+
+    def read_row(self, key: LaneKey) -> ProgressRow | Outcome | None:
+        """Return the lane's row; connects if need be."""
+        try:
+            return _row(self._connected(), key)
+        except sqlite3.Error as error:
+            return self._failed(error)
+
+    def deliver(self, attempt: Attempt) -> Outcome:
+        """Move the row and insert the records in one transaction."""
+        try:
+            database = self._connected()
+            rows = self._rows(attempt, attempt.records)
+            if rows.refused:
+                return Rejected(rows.refused, rows.refused[0].message)
+            outcome = self._transact(database, attempt, rows)
+            if outcome is None:  # a value that SQLite cannot take: convert each with care
+                self._careful = True
+                return self.deliver(attempt)
+        except sqlite3.Error as error:
+            return self._failed(error)
+        return outcome
+
+    def probe(
+        self, attempt: Attempt, records: Sequence[Record]
+    ) -> Sequence[RejectedRecord] | Outcome:
+        """Insert records and roll back; one pass names every refused one."""
+        self._careful = True
+        try:
+            database = self._connected()
+            rows = self._rows(attempt, records)
+            if rows.refused:
+                return rows.refused
+            with _transaction(database):
+                return self._refused_rows(database, rows.rows, records)
+        except sqlite3.Error as error:
+            return self._failed(error)
+
+    def _rows(self, attempt: Attempt, records: Sequence[Record]) -> Rows:
+        return self._shape.rows(attempt.key.log_id, records, careful=self._careful)
+
+    def _transact(
+        self, database: sqlite3.Connection, attempt: Attempt, rows: Rows
+    ) -> Outcome | None:
+        with _transaction(database):
+            if not _move_row(database, attempt):
+                return RowMoved(_row(database, attempt.key))
+            left = iter(rows.rows)
+            try:
+                database.executemany(self._insert, left)
+            except _ROW_ERRORS as error:
+                if isinstance(error, _UNBINDABLE) and not self._careful:
+                    return None
+                record = attempt.records[_failed_index(rows.rows, left)]
+                return self._row_failed(error, record)
+            return self._commit(database, rows)
+
+    def _commit(self, database: sqlite3.Connection, rows: Rows) -> Outcome:
+        try:
+            database.execute("COMMIT")  # COMMIT POINT: row and records
+        except sqlite3.Error as error:
+            name = _error_name(error)
+            if name in _OF_A_RECORD:
+                return Rejected((), describe(error))  # a deferred constraint names no row
+            if name in {"BUSY", "FULL"}:
+                return self._failed(error)
+            self.close()
+            return Unknown(describe(error))
+        return Delivered({"extra-fields": rows.extra_fields} if rows.extra_fields else {})
+
+    def _refused_rows(
+        self, database: sqlite3.Connection, rows: list[Row], records: Sequence[Record]
+    ) -> Sequence[RejectedRecord] | Outcome:
+        refused: list[RejectedRecord] = []
+        left = iter(rows)
+        while length_hint(left):
+            try:
+                database.executemany(self._insert, left)
+            except _ROW_ERRORS as error:
+                outcome = self._row_failed(error, records[_failed_index(rows, left)])
+                if not isinstance(outcome, Rejected):
+                    return outcome
+                refused += outcome.records
+                if not database.in_transaction:
+                    break  # a constraint that rolls back: the rest is probed again
+        return refused
+
+    def _row_failed(self, error: Exception, record: Record) -> Outcome:
+        """Return whose fault an error of an insert is: the record's, or the target's."""
+        if isinstance(error, _UNBINDABLE) or _error_name(error) in _OF_A_RECORD:
+            code = getattr(error, "sqlite_errorname", "record.value")
+            refused = RejectedRecord(record.lsn, code, describe(error))
+            return Rejected((refused,), refused.message)
+        return self._failed(error)
+
+    def _failed(self, error: Exception) -> Systemic:
+        kind = _SYSTEMIC.get(_error_name(error), SystemicKind.CONFIGURATION)
+        if kind is not SystemicKind.BUSY:
+            self.close()  # the file or its schema may be another one: look anew
+        return Systemic(kind, f"{self._options.path}: {describe(error)}", _HINTS.get(kind, ""))
+
+    # --- the connection -------------------------------------------------------------------------
+
+    def _connected(self) -> sqlite3.Connection:
+        """Return the connection to the file that now has the name; it may have been restored."""
+        if self._database is not None and _identity(self._options.path) != self._file:
+            self.close()
+        if self._database is None:
+            database = sqlite3.connect(
+                self._options.path,
+                timeout=self._options.busy_timeout_s,
+                isolation_level=None,
+                check_same_thread=False,  # one thread at a time, but not always the same
+            )
+            try:
+                self._prepare(database)
+            except BaseException:
+                database.close()
+                raise
+            self._database = database
+            self._file = _identity(self._options.path)
+            self._careful = False
+        return self._database
+
+    def _prepare(self, database: sqlite3.Connection) -> None:
+        database.execute("PRAGMA journal_mode = WAL").fetchall()
+        database.execute("PRAGMA synchronous = FULL")
+        database.execute(_CREATE_PROGRESS)
+        table = quote(self._options.table)
+        if self._options.mode == "document":
+            database.execute(
+                f"CREATE TABLE IF NOT EXISTS {table} (log_id BLOB NOT NULL, lsn INTEGER NOT NULL, "
+                "key, time TEXT NOT NULL, headers TEXT, value, PRIMARY KEY (log_id, lsn))"
+            )
+            self._shape = Documents()
+        else:
+            self._shape = Columns(self._mapping(database))
+        names = ", ".join(map(quote, self._shape.columns))
+        marks = ", ".join("?" * len(self._shape.columns))
+        self._insert = f"INSERT INTO {table} ({names}) VALUES ({marks})"
+
+    def _mapping(self, database: sqlite3.Connection) -> Mapping[str, str]:
+        present = table_columns(database, self._options.table)
+        if not present:
+            msg = f"no such table: {self._options.table}"
+            raise sqlite3.OperationalError(msg)
+        mapping = self._options.columns or {name: name for name in present}
+        absent = sorted(set(mapping) - set(present))
+        if absent:
+            msg = f"table {self._options.table} has no column named {absent[0]}"
+            raise sqlite3.OperationalError(msg)
+        return mapping
+
+    # --- check ----------------------------------------------------------------------------------
+
+    def check(self) -> Sequence[Finding]:
+        """Look at the file without writing; what is absent in document mode is made later."""
+        findings = [*self._check_file()]
+        if sqlite3.sqlite_version_info < FIXED_VERSION:
+            findings.append(
+                Finding(
+                    Severity.WARNING,
+                    "sqlite.wal-reset",
+                    f"SQLite {sqlite3.sqlite_version}: before 3.51.3 a write-ahead log that is "
+                    "reset while another connection writes may damage the database",
+                    "keep other writers off this file, or run Python with a newer SQLite",
+                )
+            )
+        return findings
+
+    def _check_file(self) -> Iterator[Finding]:
+        path = Path(self._options.path)
+        if not path.exists():
+            yield _check_absent(path, self._options)
+            return
+        try:
+            uri = f"{path.absolute().as_uri()}?mode=ro"
+            with contextlib.closing(sqlite3.connect(uri, uri=True)) as database:
+                if self._options.mode == "columns":
+                    found = len(self._mapping(database))
+                    message = f"table found, {found} columns"
+                else:
+                    database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+                    message = "database found"
+            yield Finding(Severity.OK, "sqlite.found", message)
+        except sqlite3.Error as error:
+            systemic = self._failed(error)
+            hint = systemic.hint
+            yield Finding(Severity.ERROR, f"sqlite.{systemic.kind.value}", systemic.message, hint)
+
+
+_HINTS = {
+    SystemicKind.CONFIGURATION: "make the table and its columns, or correct table, columns or mode",
+    SystemicKind.UNREACHABLE: "the directory of the file must exist and be writable for wald",
+    SystemicKind.FULL: "free space on the file system of the database",
+    SystemicKind.DAMAGED: "the file is not a whole SQLite database: restore it",
+}
+
+
+def _check_absent(path: Path, options: Options) -> Finding:
+    if not path.parent.is_dir():
+        msg = f"{path.parent}: no such directory"
+        return Finding(Severity.ERROR, "sqlite.unreachable", msg, _HINTS[SystemicKind.UNREACHABLE])
+    if options.mode == "columns":
+        msg = f"{path}: there is no database, and mode 'columns' makes no table"
+        hint = _HINTS[SystemicKind.CONFIGURATION]
+        return Finding(Severity.ERROR, "sqlite.configuration", msg, hint)
+    return Finding(Severity.OK, "sqlite.found", "the database will be made")
+
+
+def table_columns(database: sqlite3.Connection, table: str) -> list[str]:
+    """Return the names of a table's columns that can be written."""
+    rows = database.execute(f"PRAGMA table_xinfo({quote(table)})").fetchall()
+    return [row[1] for row in rows if row[6] == 0]  # hidden and generated ones have no 0
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        stat = Path(path).stat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
+
+
+@contextlib.contextmanager
+def _transaction(database: sqlite3.Connection) -> Iterator[None]:
+    """Begin for writing; whatever is not committed inside is rolled back."""
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    finally:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+
+
+def _move_row(database: sqlite3.Connection, attempt: Attempt) -> bool:
+    """Move the lane's row from (n, prev, owner) to n + 1; False if it is another one."""
+    row = attempt.row
+    values = (
+        row.batch_no,
+        row.rev_id,
+        row.hi_lsn,
+        _ANCHOR.pack(*row.anchor),
+        _OWNER.pack(row.owner),
+        row.dead_rev,
+        len(attempt.records),
+    )
+    if row.batch_no == 1:
+        return database.execute(_INSERT_ROW, (*attempt.key, *values)).rowcount == 1
+    before = (row.batch_no - 1, attempt.prev_rev, _OWNER.pack(row.owner))
+    return database.execute(_UPDATE_ROW, (*values, *attempt.key, *before)).rowcount == 1
+
+
+def _row(database: sqlite3.Connection, key: LaneKey) -> ProgressRow | None:
+    found = database.execute(_SELECT_ROW, tuple(key)).fetchone()
+    if found is None:
+        return None
+    batch_no, rev_id, hi_lsn, anchor, owner, dead_rev = found
+    crc, time_ns = _ANCHOR.unpack(anchor)
+    return ProgressRow(
+        batch_no, rev_id, hi_lsn, Anchor(crc, time_ns), _OWNER.unpack(owner)[0], dead_rev
+    )
+
+
+def _failed_index(rows: Sequence[Row], left: Iterator[Row]) -> int:
+    """Return which row an ``executemany`` failed at: the last that it took of the iterator."""
+    return len(rows) - length_hint(left) - 1
+
+
+def _error_name(error: Exception) -> str:
+    """Return the primary name of an error: BUSY of SQLITE_BUSY_SNAPSHOT; empty if it has none."""
+    parts = str(getattr(error, "sqlite_errorname", "")).split("_")
+    return parts[1] if len(parts) > 1 else ""

@@ -87,7 +87,7 @@ def wait(
     from wald.system import SystemClock
 
     with Control(socket_path(socket)) as control:
-        routes = _wait(control, route, timeout_s, SystemClock())
+        routes = wait_for_routes(control, route, timeout_s, SystemClock())
     if as_json:
         print_json({"routes": routes})
         return
@@ -96,7 +96,15 @@ def wait(
         say(f"{name} drained: {said}")
 
 
-def _wait(control: Control, route: str | None, timeout_s: float, clock: Clock) -> dict[str, Any]:
+def wait_for_routes(
+    control: Control, route: str | None, timeout_s: float, clock: Clock
+) -> dict[str, Any]:
+    """Wait until a route, or every one, has finished what is durable now; return the routes.
+
+    Raises:
+        WaitTimeout: not within the time.
+        InputError: there is no such route.
+    """
     deadline_ns = clock.monotonic_ns() + int(timeout_s * CLOCK_NS_PER_S)
     goal_lsn = control.ask("status")["frontier_lsn"]
     flushed = False

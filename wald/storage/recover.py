@@ -1,0 +1,323 @@
+"""Reading a log at a start: headers, the blocks of the last segment, the state, the hints.
+
+What is found goes to ``wald.core.recovery.decide``; this module only reads, and deletes
+temporary files.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
+
+from wald import limits
+from wald.core import recovery
+from wald.core.frame import BlockKind, SectionKind, SegmentHeader, SegmentKind
+from wald.core.recovery import Chain, Facts, SegmentScan
+from wald.core.state import LogState
+from wald.errors import DataDirectoryForeign, FormatDamaged
+from wald.model import Lsn
+from wald.ports import File, FileSystem
+from wald.storage import segment as segments
+from wald.storage.identity import Identity
+from wald.storage.progress import TwoSlotPage
+from wald.storage.segment import BlockReader, SeenBlock
+
+INGEST_PAGE = "ingest.page"
+PROGRESS_PAGE = "progress"
+PROGRESS_SLOT_BYTES = limits.PAGE_SLOT_BYTES * 16
+
+_T = TypeVar("_T")
+
+
+class FoundSegment(NamedTuple):
+    """A file in the log directory."""
+
+    number: int
+    header: SegmentHeader | None
+    header_crc: int
+    size_bytes: int
+    used: bool  # it holds, or may hold, something of the log
+
+
+@dataclass(slots=True)
+class Rebuilt:
+    """The state, read from the newest whole snapshot and every block behind it.
+
+    ``held`` is the last group: the state is the one before it, as a snapshot in front of its copy
+    must be.
+    """
+
+    state: LogState = field(default_factory=LogState)
+    scans: list[SegmentScan] = field(default_factory=list)
+    held: SeenBlock | None = None
+    whole: bool = True
+
+    def take_in(self, block: SeenBlock) -> None:
+        """Apply a group to the state; what cannot be read is noted."""
+        lsn = block.header.first_lsn
+        try:
+            for section in block.sections():
+                try:
+                    self.state.apply(section, lsn, block.header.commit_time_ns)
+                except FormatDamaged:
+                    self.whole = False
+                    self.state.next_stream_id = max(self.state.next_stream_id, section.stream + 1)
+                lsn += section.records
+        except FormatDamaged:
+            self.whole = False
+
+    def settle(self) -> None:
+        """Apply the last group: it is durable, or is going to be copied."""
+        held, self.held = self.held, None
+        if held is not None:
+            self.take_in(held)
+
+
+class Hints(NamedTuple):
+    """The highest LSN and segment that any page names."""
+
+    lsn: Lsn
+    segment: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """All that a start reads."""
+
+    facts: Facts
+    rebuilt: Rebuilt
+    present: tuple[FoundSegment, ...]
+    foreign_names: tuple[str, ...]
+
+
+def read_log(fs: FileSystem, data_dir: str, identity: Identity, *, moved: bool) -> Found:
+    """Read all that a decision needs.
+
+    Raises:
+        FormatNewer: a segment of a newer format.
+        DataDirectoryForeign: a segment of another log.
+        OSError: as the system does.
+    """
+    names = clean_names(fs, data_dir)
+    numbers = [n for n in map(segments.segment_number, names) if n is not None]
+    found = find_segments(fs, data_dir, sorted(numbers), identity.log_id)
+    lineage = lineage_of(found)
+    rebuilt = rebuild(fs, data_dir, identity.log_id, lineage)
+    hints = read_hints(fs, data_dir)
+    newest = lineage[-1].number if lineage else 0
+    facts = Facts(
+        newest_made=identity.segment,
+        moved=moved,
+        highest_number=max(
+            identity.segment, hints.segment, _highest_name(fs, data_dir), *numbers, 0
+        ),
+        present=tuple(numbers),
+        unused=tuple(item.number for item in found if not item.used or item.number > newest),
+        scans=tuple(rebuilt.scans),
+        newest_snapshot=bool(rebuilt.scans) and rebuilt.scans[-1].snapshot,
+        state_whole=rebuilt.whole,
+        hint_lsn=hints.lsn,
+    )
+    strange = [n for n in names if segments.segment_number(n) is None and n != "pool"]
+    return Found(facts, rebuilt, tuple(found), tuple(strange))
+
+
+def clean_names(fs: FileSystem, data_dir: str) -> list[str]:
+    """Delete temporary files and return the names in the log directory."""
+    log_dir = f"{data_dir}/{segments.LOG_DIRECTORY}"
+    names = []
+    for name in fs.list_directory(log_dir):
+        if name.endswith(segments.TEMPORARY_SUFFIX):
+            fs.unlink(f"{log_dir}/{name}")
+        else:
+            names.append(name)
+    return names
+
+
+def _highest_name(fs: FileSystem, data_dir: str) -> int:
+    """Return the highest number on a file outside the log directory: none is used twice."""
+    highest = 0
+    for directory in (segments.POOL_DIRECTORY, segments.QUARANTINE_DIRECTORY):
+        for name in fs.list_directory(f"{data_dir}/{directory}"):
+            highest = max(highest, segments.segment_number(name) or 0)
+    return highest
+
+
+def with_file(fs: FileSystem, path: str, use: Callable[[File], _T]) -> _T:
+    """Open a file to read, use it, close it."""
+    file = fs.open(path)
+    try:
+        return use(file)
+    finally:
+        file.close()
+
+
+def find_segments(
+    fs: FileSystem, data_dir: str, numbers: Sequence[int], log_id: bytes
+) -> list[FoundSegment]:
+    """Read the header of each segment, in order.
+
+    A prepared one is unused, and so is one with an unreadable header and no whole block behind it
+    that is newer than all others: a torn write of a roll. An older one of that kind is damage;
+    it stays where it is until its turn to retire.
+    """
+    found: list[FoundSegment] = []
+    for number in numbers:
+        path = segments.segment_path(data_dir, number)
+
+        def look(file: File, number: int = number) -> FoundSegment:
+            page = segments.read_header(file)
+            header = page.header
+            if header is not None:
+                used = header.kind is not SegmentKind.PREP
+            else:
+                blocks = BlockReader(file, number, log_id, None)
+                used = any(block.payload is not None for block in blocks)
+            return FoundSegment(number, header, page.crc, file.size(), used)
+
+        item = with_file(fs, path, look)
+        header = item.header
+        if header is not None and (header.log_id != log_id or header.segment != number):
+            msg = f"{path} is segment {header.segment} of log {header.log_id.hex()}"
+            hint = f"this is log {log_id.hex()}: move the file away, or give it its own name back"
+            raise DataDirectoryForeign(msg, hint=hint, path=path)
+        found.append(item)
+    return found
+
+
+def lineage_of(found: Sequence[FoundSegment]) -> list[FoundSegment]:
+    """Return the used segments that the newest one stands on, in order.
+
+    Each header names its predecessor. One that nobody names was given up after a failed roll:
+    what it holds was written again in the segment that took its place.
+    """
+    used = {item.number: item for item in found if item.used}
+    if not used:
+        return []
+    lineage = [used[max(used)]]
+    while True:
+        head = lineage[-1]
+        older = [number for number in used if number < head.number]
+        if not older:
+            return lineage[::-1]
+        named = head.header.pred_segment if head.header is not None else max(older)
+        if named == 0:
+            return lineage[::-1]
+        lineage.append(used[named] if named in older else used[max(older)])
+
+
+def limit_of(lineage: Sequence[FoundSegment], index: int) -> int | None:
+    """Return where a finished segment ends: its successor's header says it, if it can be read."""
+    if index + 1 >= len(lineage):
+        return None
+    after = lineage[index + 1].header
+    if after is None or after.pred_segment != lineage[index].number:
+        return None
+    return after.pred_end
+
+
+def rebuild(
+    fs: FileSystem, data_dir: str, log_id: bytes, lineage: Sequence[FoundSegment]
+) -> Rebuilt:
+    """Rebuild the state and fold the segments that it needs."""
+    rebuilt = Rebuilt()
+    start = _newest_whole_snapshot(fs, data_dir, log_id, lineage)
+    if start is None:
+        rebuilt.whole = False
+        start = 0
+    for index in range(start, len(lineage)):
+        item = lineage[index]
+
+        def read(file: File, index: int = index, item: FoundSegment = item) -> SegmentScan:
+            blocks = BlockReader(file, item.number, log_id, item.header, limit_of(lineage, index))
+            return _fold(rebuilt, item, blocks, with_snapshot=index == start)
+
+        scan = with_file(fs, segments.segment_path(data_dir, item.number), read)
+        rebuilt.scans.append(scan)
+    if rebuilt.held is not None and not _ends_in_doubt(rebuilt):
+        rebuilt.settle()
+    return rebuilt
+
+
+def _ends_in_doubt(rebuilt: Rebuilt) -> bool:
+    last = rebuilt.scans[-1].last
+    return last is not None and last.kind in recovery.GROUPS
+
+
+def _fold(
+    rebuilt: Rebuilt, item: FoundSegment, blocks: BlockReader, *, with_snapshot: bool
+) -> SegmentScan:
+    chain = Chain(item.number, item.header, item.header_crc)
+    if item.header is not None:
+        _drop_ghost(rebuilt, item.header.pred_last_lsn)
+    for block in blocks:
+        if block.payload is None:
+            chain.add_torn(block.header)
+            continue
+        _drop_ghost(rebuilt, block.header.prev_lsn)
+        chain.add(block.header)
+        rebuilt.settle()
+        if block.header.kind in recovery.GROUPS:
+            rebuilt.held = block
+        elif block.header.kind is BlockKind.SNAPSHOT and with_snapshot:
+            rebuilt.take_in(block)
+    return chain.scan()
+
+
+def _drop_ghost(rebuilt: Rebuilt, before_lsn: Lsn) -> None:
+    """Forget a last group that what follows does not stand on: it was written again there."""
+    if rebuilt.held is not None and rebuilt.held.header.last_lsn > before_lsn:
+        rebuilt.held = None
+
+
+def _newest_whole_snapshot(
+    fs: FileSystem, data_dir: str, log_id: bytes, lineage: Sequence[FoundSegment]
+) -> int | None:
+    for index in range(len(lineage) - 1, -1, -1):
+        item = lineage[index]
+
+        def whole(file: File, index: int = index, item: FoundSegment = item) -> bool:
+            chain = Chain(item.number, item.header, item.header_crc)
+            limit = limit_of(lineage, index)
+            for block in BlockReader(file, item.number, log_id, item.header, limit):
+                if block.payload is None or block.header.kind is not BlockKind.SNAPSHOT:
+                    return False
+                chain.add(block.header)
+                if chain.snapshot:
+                    return _readable(block)
+            return False
+
+        if with_file(fs, segments.segment_path(data_dir, item.number), whole):
+            return index
+    return None
+
+
+def _readable(block: SeenBlock) -> bool:
+    try:
+        return all(section.kind is SectionKind.SNAPSHOT for section in block.sections())
+    except FormatDamaged:
+        return False
+
+
+def read_hints(fs: FileSystem, data_dir: str) -> Hints:
+    """Return the highest LSN and segment that the pages name; a page that is gone says nothing."""
+    hint = _read_page(fs, f"{data_dir}/{INGEST_PAGE}", limits.PAGE_SLOT_BYTES)
+    progress = _read_page(fs, f"{data_dir}/{PROGRESS_PAGE}", PROGRESS_SLOT_BYTES)
+    routes = progress.get("routes")
+    checkpoints = list(routes.values()) if isinstance(routes, dict) else []
+    lsns = [_lsn(value) for value in (hint.get("lsn"), *checkpoints)]
+    return Hints(max(lsns), _lsn(hint.get("segment")))
+
+
+def _read_page(fs: FileSystem, path: str, slot_bytes: int) -> dict[str, object]:
+    try:
+        page = TwoSlotPage.open(fs, path, slot_bytes=slot_bytes, write=False)
+    except FileNotFoundError:
+        return {}
+    try:
+        return page.read() or {}
+    finally:
+        page.close()
+
+
+def _lsn(value: object) -> int:
+    return value if isinstance(value, int) and 0 <= value <= limits.LSN_MAX else 0

@@ -19,7 +19,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from wald.config import RouteSettings, Settings, SinkSettings
-from wald.errors import ConfigError, UnknownSetting, WaldError
+from wald.errors import ConfigError, WaldError, WrongSetting
 from wald.ports import Sink, SinkFactory
 from wald.system import PosixFileSystem, SystemClock, end_with_parent, listen_fds, sd_notify
 
@@ -52,7 +52,7 @@ def sink_factory(kind: str) -> SinkFactory:
         raise ConfigError(msg, hint=f"pip install 'wald[{kind}]'") from error
     others = sorted({*SINKS, *entry_points(group=ENTRY_POINT_GROUP).names})
     msg = f"there is no sink of type {kind!r}"
-    raise UnknownSetting(msg, hint=f"known types: {', '.join(others)}")
+    raise WrongSetting(msg, hint=f"known types: {', '.join(others)}")
 
 
 def make_sink(route: RouteSettings, sink: SinkSettings) -> Sink:

@@ -10,7 +10,7 @@ import click
 from wald.config import Loaded, default_places, load_file, load_target
 from wald.config.places import ROOT_CONFIG
 from wald.config.units import parse_duration_s
-from wald.errors import ConfigError
+from wald.errors import ConfigError, WaldError, reported
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -76,6 +76,16 @@ def load_settings(
         loaded = load_file(file, places, os.environ)
         loaded = loaded.override("--data-dir", data_dir=_absolute(data_dir))
     return loaded.override("--socket", socket=_absolute(socket))
+
+
+def placed(error: WaldError, loaded: Loaded) -> WaldError:
+    """Return an error of a sink's factory with the place of the route that it speaks of."""
+    for name in loaded.settings.routes:
+        origin = loaded.origins.get(f"routes.{name}")
+        if origin is not None and repr(name) in error.message:
+            said = {"code": error.code, "message": f"{origin}: {error.message}", "hint": error.hint}
+            return reported(said)
+    return error
 
 
 def _absolute(path: str | None) -> str | None:

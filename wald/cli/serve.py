@@ -4,8 +4,9 @@ import signal
 
 import click
 
-from wald.cli.options import load_settings, settings_options
+from wald.cli.options import load_settings, placed, settings_options
 from wald.cli.output import say
+from wald.errors import WaldError
 
 
 @click.command()
@@ -32,4 +33,9 @@ def serve(
     loaded = load_settings(config, target, data_dir, socket)
     settings = loaded.settings
     app.configure_logging()
-    app.serve(settings, lambda: say(f"wald: serving {settings.socket}, data {settings.data_dir}"))
+    try:
+        app.serve(
+            settings, lambda: say(f"wald: serving {settings.socket}, data {settings.data_dir}")
+        )
+    except WaldError as error:
+        raise placed(error, loaded) from error

@@ -63,6 +63,7 @@ class Place:
     log_id: bytes
     alignment: int
     segment_bytes: int
+    reserve_bytes: int
 
     @property
     def log_dir(self) -> str:
@@ -84,7 +85,7 @@ class Place:
 
     def room_bytes(self) -> int:
         """Return how much the log may still take: the reserve is for ledger and restarts."""
-        return self.fs.free_bytes(self.data_dir) - limits.DISK_RESERVE_BYTES
+        return self.fs.free_bytes(self.data_dir) - self.reserve_bytes
 
 
 class Pool:

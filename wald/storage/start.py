@@ -30,12 +30,14 @@ class LogOptions:
         retain_after_delivery_s: how long delivered segments stay, ...
         retain_after_delivery_bytes: ... and how many bytes of them; until either bound.
         pool_max_segments: how many retired files are kept to be used again.
+        reserve_bytes: what a new segment leaves free on the disk, for ledger and restarts.
     """
 
     segment_bytes: int = limits.SEGMENT_BYTES
     retain_after_delivery_s: float = limits.RETAIN_AFTER_DELIVERY_S
     retain_after_delivery_bytes: int = limits.RETAIN_AFTER_DELIVERY_BYTES
     pool_max_segments: int = limits.POOL_MAX_SEGMENTS
+    reserve_bytes: int = limits.DISK_RESERVE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ def start(
         identity.log_id,
         segments.alignment_for(fs, f"{data_dir}/{segments.LOG_DIRECTORY}"),
         options.segment_bytes,
+        options.reserve_bytes,
     )
     found = recover.read_log(fs, data_dir, identity, moved=moved)
     plan = decide(found.facts)

@@ -222,13 +222,9 @@ class Group(Generic[Holder]):
 
     __slots__ = ("_contributions", "_controls")
 
-    def __init__(self, controls: list[Section]) -> None:
+    def __init__(self, controls: list[Section], contributions: list[Contribution[Holder]]) -> None:
         self._controls = controls
-        self._contributions: list[Contribution[Holder]] = []
-
-    def add(self, contribution: Contribution[Holder]) -> None:
-        """Add what a connection has accepted, once for each connection."""
-        self._contributions.append(contribution)
+        self._contributions = contributions
 
     def sections(self) -> list[Section]:
         """Return what is to be written, in order: statements stand before all appends."""

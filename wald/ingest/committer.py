@@ -1,0 +1,146 @@
+"""The commit: one write and one flush for all that was accepted, then all answers.
+
+Called by the loop behind the reads of a turn, so that everything that was ready is in one group;
+what arrives meanwhile waits in the sockets and is the next group: no timer, no hand-over.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable
+from typing import Generic, NamedTuple, Protocol, Self, TypeVar
+
+from wald.core import frame
+from wald.core.commit import Contribution, Group
+from wald.core.events import RefusedRecords
+from wald.core.frame import Section
+from wald.errors import Backpressure, DiskFull
+from wald.storage.log import Log
+
+_log = logging.getLogger("wald.ingest")
+
+Self_ = TypeVar("Self_", bound="Contributor")
+
+
+class Contributor(Protocol):
+    """What the commit asks of a connection."""
+
+    armed: bool
+
+    def contribution(self) -> "Contribution[Self]":
+        """Hand over what was accepted since the last commit; no longer armed."""
+        ...
+
+    def answer(self, frames: bytes, /) -> None:
+        """Send the answer to a durable contribution."""
+        ...
+
+    def refuse_contribution(self, mine: "Contribution[Self]", error: Backpressure) -> None:
+        """Say that a contribution is not stored."""
+        ...
+
+
+Peer = TypeVar("Peer", bound=Contributor)
+
+
+class Statement(NamedTuple):
+    """A control section, and whom to tell when it is durable, or that there was no room."""
+
+    section: Section
+    durable: Callable[[], None]
+    refused: Callable[[Backpressure], None]
+
+
+class Committer(Generic[Peer]):
+    """Collects what is accepted and makes it durable.
+
+    Args:
+        loop: to be called behind the reads of this turn.
+        log: the only writer's log.
+        committed: called after the answers of each group.
+        fatal: called when the log failed: nothing is answered, the process is to end.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        log: Log,
+        committed: Callable[[], None],
+        fatal: Callable[[BaseException], None],
+    ) -> None:
+        self._loop = loop
+        self._log = log
+        self._committed = committed
+        self._fatal = fatal
+        self._armed: list[Peer] = []
+        self._statements: list[Statement] = []
+        self._scheduled = False
+        self._failed = False
+        self.size_bytes = 0
+        self.groups = 0
+        self.refused: Counter[str] = Counter()
+
+    def accept(self, peer: Peer, size_bytes: int) -> None:
+        """Note that a connection accepted something more for the next group."""
+        if not peer.armed:
+            peer.armed = True
+            self._armed.append(peer)
+        self.size_bytes += size_bytes
+        if not self._scheduled:
+            self._arm()
+
+    def state(self, statement: Statement) -> None:
+        """Put a statement into the next group."""
+        self._statements.append(statement)
+        self.size_bytes += frame.section_bytes(statement.section)
+        if not self._scheduled:
+            self._arm()
+
+    def _arm(self) -> None:
+        self._scheduled = True
+        self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._scheduled = False
+        self.commit()
+
+    def commit(self) -> None:
+        """Make durable what was accepted, and answer it. Nothing is answered after a failure."""
+        if self._failed or not (self._armed or self._statements):
+            return
+        statements, self._statements = self._statements, []
+        armed, self._armed = self._armed, []
+        self.size_bytes = 0
+        mine = [peer.contribution() for peer in armed]
+        group = Group([each.section for each in statements], mine)
+        try:
+            receipt = self._log.append_group(group.sections())  # the commit point
+        except DiskFull as error:
+            self._refuse(statements, mine, error)
+            return
+        except BaseException as error:
+            self._failed = True
+            self._fatal(error)
+            raise
+        self.groups += 1
+        for statement in statements:
+            statement.durable()
+        for peer, frames in group.answers(receipt.first_lsn, receipt.frontier.lsn):
+            peer.answer(frames)
+        for each in mine:
+            if each.refused:
+                self._count(each.refused)
+        self._committed()
+
+    def _refuse(
+        self, statements: list[Statement], mine: list[Contribution[Peer]], error: DiskFull
+    ) -> None:
+        self.refused[error.code] += len(mine) + len(statements)
+        for statement in statements:
+            statement.refused(error)
+        for each in mine:
+            each.holder.refuse_contribution(each, error)
+
+    def _count(self, refused: list[RefusedRecords]) -> None:
+        for request in refused:
+            self.refused.update(each.code for each in request.refusals)

@@ -1,0 +1,140 @@
+"""What ingest tells the other processes of itself, and hears from the drainer, over pages."""
+
+from collections import Counter
+from dataclasses import asdict
+
+from wald import limits
+from wald.core.frame import BlockKind, SegmentKind
+from wald.core.state import LogState
+from wald.errors import FormatDamaged
+from wald.ingest.catalogue import Held, Oldest
+from wald.model import Lsn, RouteId
+from wald.ports import FileSystem
+from wald.storage.log import Log
+from wald.storage.progress import TwoSlotPage
+from wald.storage.segment import BlockReader, read_header, segment_number
+
+FIGURES_OFFSET_BYTES = 2 * limits.PAGE_SLOT_BYTES  # behind the hint of the log
+PROGRESS_SLOT_BYTES = 16 * limits.PAGE_SLOT_BYTES
+
+
+class Figures:
+    """The figures page: how many, how far, refused why; written seldom, read by anybody."""
+
+    def __init__(
+        self, fs: FileSystem, data_dir: str, log: Log, *, pid: int, started_ns: int
+    ) -> None:
+        self._log = log
+        self._about: dict[str, object] = {
+            "pid": pid,
+            "log_id": log.log_id.hex(),
+            "started_ns": started_ns,
+            "recovery": _plain(asdict(log.recovery)),
+        }
+        self._page = TwoSlotPage.open(
+            fs,
+            f"{data_dir}/ingest.page",
+            offset=FIGURES_OFFSET_BYTES,
+            slot_bytes=limits.FIGURES_SLOT_BYTES,
+            write=True,
+        )
+
+    def write(self, *, groups: int, connections: int, refused: Counter[str]) -> None:
+        """Write what is true now. A page that cannot be written is not worth a failure."""
+        state = self._log.state
+        statement: dict[str, object] = {
+            **self._about,
+            "frontier": list(self._log.frontier),
+            "groups": groups,
+            "connections": connections,
+            "sessions": len(state.sessions),
+            "refused": dict(refused),
+            "streams": [
+                [each.stream_id, each.name, each.records, each.bytes, each.last_lsn]
+                for each in state.streams.values()
+            ],
+            "routes": [
+                [
+                    each.route_id,
+                    each.name,
+                    each.stream_id,
+                    each.sink,
+                    each.birth_lsn,
+                    each.birth_records,
+                ]
+                for each in state.routes.values()
+            ],
+        }
+        try:
+            self._page.write(statement, sync=False)
+        except OSError:
+            return
+
+    def close(self) -> None:
+        """Let go of the page."""
+        self._page.close()
+
+
+class Progress:
+    """Reads up to where the drainer has finished each route."""
+
+    def __init__(self, fs: FileSystem, data_dir: str) -> None:
+        self._fs = fs
+        self._path = f"{data_dir}/progress"
+        self._page: TwoSlotPage | None = None
+
+    def read(self) -> dict[RouteId, Lsn]:
+        """Return the checkpoints; empty while there are none."""
+        try:
+            if self._page is None:
+                self._page = TwoSlotPage.open(
+                    self._fs, self._path, slot_bytes=PROGRESS_SLOT_BYTES, write=False
+                )
+            said = self._page.read() or {}
+        except OSError:
+            return {}
+        routes = said.get("routes")
+        if not isinstance(routes, dict):
+            return {}
+        return {int(route): int(lsn) for route, lsn in routes.items()}
+
+    def close(self) -> None:
+        """Let go of the page."""
+        if self._page is not None:
+            self._page.close()
+
+
+def oldest_retained(fs: FileSystem, data_dir: str, log: Log) -> Oldest:
+    """Return the oldest point of the log: the head of its first segment that was used."""
+    directory = f"{data_dir}/log"
+    for name in fs.list_directory(directory):
+        number = segment_number(name)
+        if number is None:
+            continue
+        file = fs.open(f"{directory}/{name}")
+        try:
+            header = read_header(file).header
+            if header is None or header.kind is SegmentKind.PREP:
+                continue
+            state = LogState()
+            for block in BlockReader(file, number, log.log_id, header):
+                if block.header.kind is not BlockKind.SNAPSHOT or block.payload is None:
+                    break
+                for section in block.sections():
+                    state.apply(section, 0, 0)
+        except FormatDamaged:
+            continue
+        finally:
+            file.close()
+        held = {each.stream_id: Held(each.records, each.bytes) for each in state.streams.values()}
+        return Oldest(max(header.first_lsn - 1, 0), held)
+    return Oldest(log.frontier.lsn, {})
+
+
+def _plain(value: object) -> object:
+    """Return what msgpack takes: enumerations and tuples as their values and lists."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, int | float | str | bytes | None) else str(value)

@@ -1,0 +1,240 @@
+"""What the connections of ingest share: log, committer, sessions in use, budgets, counts."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+from wald import limits
+from wald.config import Settings
+from wald.core.events import Capability, Failed, Hello, OpenStream, StreamOpened
+from wald.core.sessions import Greeting, plan_greeting
+from wald.core.state import session_issued
+from wald.errors import Backpressure, UnknownStream
+from wald.ingest.catalogue import plan_stream
+from wald.ingest.committer import Committer, Contributor, Statement
+from wald.model import Frontier
+from wald.ports import Chance, Clock
+from wald.storage.log import Log
+
+
+class Guest(Contributor, Protocol):
+    """What the house asks of a connection."""
+
+    session: int
+
+    @property
+    def issuing(self) -> bool:
+        """Whether the connection waits for its new session to be durable."""
+        ...
+
+    def await_session(self) -> None:
+        """The session of its HELLO is in the next group."""
+        ...
+
+    def send(self, frames: bytes, /) -> None:
+        """Send, if there is still somebody to send to."""
+        ...
+
+    def welcome(self, request: int, session: int, last_sequence: int) -> None:
+        """Open the connection for a session."""
+        ...
+
+    def subscribe(self, hello: Hello) -> None:
+        """Make the connection a subscriber of the frontier."""
+        ...
+
+    def notify(self, frontier: Frontier) -> None:
+        """Tell a subscriber where the frontier is."""
+        ...
+
+    def fail(self, failed: Failed, event: Hello | OpenStream, /) -> None:
+        """Answer one frame with an error."""
+        ...
+
+    def fail_for_room(self, error: Backpressure, event: Hello | OpenStream) -> None:
+        """Answer a frame whose statement found no room."""
+        ...
+
+    def close_with(self, code: str, message: str, *, hint: str = "", retry: bool = False) -> None:
+        """Answer what was accepted, send an error of the connection, close."""
+        ...
+
+    def check_time(self, ticks: int) -> None:
+        """Close a connection that is too slow."""
+        ...
+
+
+Peer = TypeVar("Peer", bound=Guest)
+
+
+class House(Generic[Peer]):
+    """What the connections share; one loop, one thread.
+
+    Args:
+        log: the open log.
+        settings: which streams are taken.
+        committer: makes what is accepted durable.
+        clock: for the age of sessions.
+        chance: for the ids of sessions.
+        empty: called when the last connection is gone.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        settings: Settings,
+        committer: Committer[Peer],
+        clock: Clock,
+        chance: Chance,
+        empty: Callable[[], object],
+    ) -> None:
+        self.log = log
+        self.committer = committer
+        self.connections: set[Peer] = set()
+        self.ticks = 0  # seconds, for time-outs: no clock is asked on the hot path
+        self.receive_view = memoryview(bytearray(limits.RECEIVE_BUFFER_BYTES))
+        self.refused: Counter[str] = Counter()
+        self._settings = settings
+        self._clock = clock
+        self._chance = chance
+        self._empty = empty
+        self._by_session: dict[int, Peer] = {}
+        self._subscribers: set[Peer] = set()
+        self._charged_bytes = 0
+
+    # --- budgets and counts ---------------------------------------------------------------------
+
+    def charge(self, size_bytes: int) -> bool:
+        """Take memory for an unfinished frame from the budget, if it has as much."""
+        if self._charged_bytes + size_bytes > limits.LARGE_FRAMES_MAX_BYTES:
+            return False
+        self._charged_bytes += size_bytes
+        return True
+
+    def release(self, size_bytes: int) -> None:
+        """Give back what was charged."""
+        self._charged_bytes -= size_bytes
+
+    def count_refused(self, code: str) -> None:
+        """Count an error that a client was told."""
+        self.refused[code] += 1
+
+    def tick(self) -> None:
+        """A second has passed."""
+        self.ticks += 1
+        for connection in list(self.connections):
+            connection.check_time(self.ticks)
+
+    # --- who is there ---------------------------------------------------------------------------
+
+    def forget(self, connection: Peer) -> None:
+        """A connection is gone."""
+        self.connections.discard(connection)
+        self._subscribers.discard(connection)
+        if self._by_session.get(connection.session) is connection:
+            del self._by_session[connection.session]
+        if not self.connections:
+            self._empty()
+
+    def leave(self, connection: Peer) -> None:
+        """A producer said goodbye: nobody comes back for a session without a name."""
+        self.committer.commit()
+        session = self.log.state.sessions.get(connection.session)
+        if session is not None and not session.name:
+            self.log.state.forget_session(connection.session)
+
+    def notify(self) -> None:
+        """Tell the subscribers where the frontier is."""
+        for subscriber in self._subscribers:
+            subscriber.notify(self.log.frontier)
+
+    def greet(self, connection: Peer, hello: Hello) -> None:
+        """Answer a HELLO."""
+        if hello.capabilities & Capability.FRONTIER:
+            self._subscribers.add(connection)
+            connection.subscribe(hello)
+            return
+        state = self.log.state
+        plan = plan_greeting(
+            state, hello.session, hello.name, self._by_session, self._clock.wall_ns()
+        )
+        for session_id in plan.evict:
+            state.forget_session(session_id)
+        match plan.greeting:
+            case Greeting.RESUME:
+                self._resume(connection, hello, plan.session)
+            case Greeting.ISSUE:
+                self._issue(connection, hello)
+            case Greeting.UNKNOWN:
+                self.count_refused("outcome-unknown")
+                message = "the session is not known: what was unanswered may or may not be stored"
+                connection.fail(Failed("outcome-unknown", message), hello)
+            case Greeting.FULL:
+                self.count_refused(Backpressure.code)
+                message = f"there are {len(state.sessions):,} sessions already"
+                error = Backpressure(message, retry_after_s=limits.RETRY_AFTER_MS / 1000)
+                connection.fail_for_room(error, hello)
+
+    def _resume(self, connection: Peer, hello: Hello, session_id: int) -> None:
+        # what the older connection was promised is answered first, and counts
+        self.committer.commit()
+        older = self._by_session.pop(session_id, None)
+        if older is not None:
+            older.close_with("fenced", "another connection took this producer's session")
+        self._by_session[session_id] = connection
+        session = self.log.state.sessions[session_id]
+        connection.welcome(hello.request, session_id, session.last_sequence)
+
+    def _issue(self, connection: Peer, hello: Hello) -> None:
+        state = self.log.state
+        session_id = 0
+        while session_id == 0 or session_id in state.sessions:
+            session_id = int.from_bytes(self._chance.randbytes(8), "little")
+
+        def durable() -> None:
+            if not connection.issuing:
+                state.forget_session(session_id)  # the connection ended meanwhile
+            elif session_id not in state.sessions:
+                connection.close_with("fenced", "another client took this producer's name")
+            else:
+                self._by_session[session_id] = connection
+                connection.welcome(hello.request, session_id, 0)
+
+        def refused(error: Backpressure) -> None:
+            connection.fail_for_room(error, hello)
+
+        connection.await_session()
+        self.committer.state(Statement(session_issued(session_id, hello.name), durable, refused))
+
+    def open_stream(self, connection: Peer, event: OpenStream) -> None:
+        """Answer an OPEN_STREAM; a new stream and its route are durable before the answer."""
+        state = self.log.state
+        try:
+            sections = plan_stream(state, self._settings, event.name, self.log.frontier.lsn)
+        except UnknownStream as error:
+            self.count_refused(error.code)
+            connection.fail(Failed(error.code, error.message, error.hint), event)
+            return
+
+        def durable() -> None:
+            stream = state.streams_by_name[event.name]
+            connection.send(StreamOpened(event.request, stream.stream_id).encode())
+
+        def refused(error: Backpressure) -> None:
+            connection.fail_for_room(error, event)
+
+        if not sections:
+            durable()
+            return
+        for section in sections[:-1]:
+            self.committer.state(Statement(section, _nothing, _no_room))
+        self.committer.state(Statement(sections[-1], durable, refused))
+        self.committer.commit()  # the next one to open a stream must see this one
+
+
+def _nothing() -> None:
+    """Nobody waits for this statement alone."""
+
+
+def _no_room(_error: Backpressure) -> None:
+    """Nobody waits for this statement alone."""

@@ -1,0 +1,245 @@
+"""The ingest process: opens the log, serves the socket in one loop, stops cleanly."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import resource
+import signal
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import uvloop
+
+from wald import limits
+from wald.config import Settings
+from wald.core.events import Goodbye
+from wald.errors import LogFailed, WaldError
+from wald.ingest.catalogue import plan_start
+from wald.ingest.committer import Committer
+from wald.ingest.connection import Connection
+from wald.ingest.figures import Figures, Progress, oldest_retained
+from wald.ingest.house import House
+from wald.ingest.preallocate import PreallocatorThread
+from wald.ports import Chance, Clock, FileSystem
+from wald.storage.log import Log, LogOptions
+
+_log = logging.getLogger("wald.ingest")
+
+_STOP_S = 2.0  # for clients to take their last answers
+_FILES_BESIDE_CONNECTIONS = 64
+
+
+def run(  # noqa: PLR0913 - the doors of a process
+    settings: Settings,
+    *,
+    listening: socket.socket,
+    stop_fd: int | None = None,
+    fs: FileSystem,
+    clock: Clock,
+    chance: Chance,
+    ready: Callable[[dict[str, object]], None],
+) -> int:
+    """Serve until SIGTERM, SIGINT or the end of ``stop_fd``; return the exit code.
+
+    Args:
+        settings: data directory, streams, routes.
+        listening: the bound socket; it stays open in the supervisor.
+        stop_fd: a pipe that ends with the supervisor.
+        fs: the file system of the data directory.
+        clock: time.
+        chance: for the ids of sessions and of the log.
+        ready: called once with facts when clients are served.
+
+    Raises:
+        WaldError: the log cannot be opened, a route contradicts the log, or the log failed; in the
+            last case nothing of what was in doubt has been answered.
+    """
+    options = LogOptions(
+        segment_bytes=settings.segment_bytes,
+        retain_after_delivery_s=settings.retain_after_delivery_s,
+        retain_after_delivery_bytes=settings.retain_after_delivery_bytes,
+    )
+    _raise_file_limit()
+    log = Log.open(fs, settings.data_dir, clock, chance, options)
+    try:
+        _agree_with_settings(log, settings, fs)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            ingest = Ingest(settings, log, fs, clock, chance)
+            runner.run(ingest.serve(listening, stop_fd, ready))
+    finally:
+        log.close()
+    return 0
+
+
+def _agree_with_settings(log: Log, settings: Settings, fs: FileSystem) -> None:
+    """Write births and deaths of configured routes before anything is accepted."""
+    oldest = oldest_retained(fs, settings.data_dir, log)
+    sections = plan_start(log.state, settings, log.frontier.lsn, oldest)
+    if sections:
+        log.append_group(sections)
+
+
+def _raise_file_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = limits.CONNECTIONS_MAX + _FILES_BESIDE_CONNECTIONS
+    if soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+
+
+class Ingest:
+    """The loop of ingest and what runs in it.
+
+    Args:
+        settings: data directory, streams, routes.
+        log: the open log.
+        fs: the file system of the data directory.
+        clock: time.
+        chance: for the ids of sessions.
+    """
+
+    def __init__(
+        self, settings: Settings, log: Log, fs: FileSystem, clock: Clock, chance: Chance
+    ) -> None:
+        self._settings = settings
+        self._log = log
+        self._fs = fs
+        self._clock = clock
+        self._chance = chance
+        self._failure: BaseException | None = None
+        self._figures_due = False
+        self._figures_ns = 0
+
+    async def serve(
+        self,
+        listening: socket.socket,
+        stop_fd: int | None,
+        ready: Callable[[dict[str, object]], None],
+    ) -> None:
+        """Serve until told to stop.
+
+        Raises:
+            LogFailed: the log failed; nothing was answered after that.
+        """
+        self._loop = loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._preallocator = PreallocatorThread(self._log.preallocator, self._clock)
+        self._progress = Progress(self._fs, self._settings.data_dir)
+        self._figures = Figures(
+            self._fs,
+            self._settings.data_dir,
+            self._log,
+            pid=os.getpid(),
+            started_ns=self._clock.wall_ns(),
+        )
+        committer: Committer[Connection] = Committer(loop, self._log, self._committed, self._fatal)
+        self._committer = committer
+        self._house: House[Connection] = House(
+            self._log, self._settings, committer, self._clock, self._chance, self._empty.set
+        )
+        # the supervisor's socket: its name is not ours to remove
+        options: dict[str, Any] = {"cleanup_socket": False}
+        server = await loop.create_unix_server(
+            lambda: Connection(self._house),
+            sock=listening,
+            backlog=limits.CONNECTIONS_MAX,
+            **options,
+        )
+        self._watch(stop_fd)
+        self._preallocator.start()
+        self._tick()
+        self._write_figures()
+        ready({"pid": os.getpid(), "log_id": self._log.log_id.hex()})
+        try:
+            await self._stop.wait()
+            server.close()
+            if self._failure is not None:
+                raise self._failure
+            await self._say_goodbye()
+        finally:
+            server.close()
+            for connection in list(self._house.connections):
+                connection.abort()
+            self._preallocator.stop()
+            self._write_figures()
+            self._figures.close()
+            self._progress.close()
+
+    def _watch(self, stop_fd: int | None) -> None:
+        """Let signals and the end of the supervisor's pipe stop the loop."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._loop.add_signal_handler(number, self._stop.set)
+        if stop_fd is None:
+            return
+        stop, loop = self._stop, self._loop
+
+        def read() -> None:
+            if not os.read(stop_fd, limits.PAGE_SLOT_BYTES):
+                loop.remove_reader(stop_fd)
+                stop.set()
+
+        loop.add_reader(stop_fd, read)
+
+    async def _say_goodbye(self) -> None:
+        """Commit and answer everything that was accepted, then close every connection."""
+        self._committer.commit()
+        if self._failure is not None:
+            raise self._failure
+        self._empty.clear()
+        if not self._house.connections:
+            return
+        for connection in list(self._house.connections):
+            connection.finish(Goodbye().encode())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_STOP_S):
+                await self._empty.wait()
+
+    # --- called by the committer ----------------------------------------------------------------
+
+    def _fatal(self, error: BaseException) -> None:
+        """The log failed: answer nobody, end."""
+        _log.critical("the log failed: %s", error)
+        if not isinstance(error, WaldError):
+            message = f"a bug: {type(error).__name__}: {error}"
+            failure = LogFailed(message)
+            failure.__cause__ = error
+            error = failure
+        self._failure = error
+        self._stop.set()
+
+    def _committed(self) -> None:
+        self._house.notify()
+        self._preallocator.group_in(self._log.frontier.segment)
+        if not self._figures_due:
+            self._figures_due = True
+            age_s = (self._clock.monotonic_ns() - self._figures_ns) / limits.CLOCK_NS_PER_S
+            # behind the reads that are ready: figures are never in a client's way
+            self._loop.call_later(max(limits.FIGURES_EVERY_S - age_s, 0.0), self._write_figures)
+
+    # --- figures, time --------------------------------------------------------------------------
+
+    def _write_figures(self) -> None:
+        self._figures_due = False
+        self._figures_ns = self._clock.monotonic_ns()
+        refused: Counter[str] = self._house.refused + self._committer.refused
+        self._figures.write(
+            groups=self._committer.groups,
+            connections=len(self._house.connections),
+            refused=refused,
+        )
+
+    def _tick(self) -> None:
+        """Every second: time-outs, and segments that nobody needs."""
+        self._house.tick()
+        through = self._progress.read()
+        if through and self._failure is None:
+            retired = self._log.retire(through)
+            if retired:
+                _log.info("%d segments were retired", retired)
+        self._loop.call_later(1.0, self._tick)

@@ -4,35 +4,22 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 import click
 
 from wald.cli.ask import Control
+from wald.cli.daemon import OwnDaemon
 from wald.cli.options import Duration, config_option, data_dir_option, load_settings, to_option
 from wald.cli.output import books, say
 from wald.cli.status import wait_for_routes
-from wald.errors import (
-    EXIT_TIMEOUT,
-    DataDirectoryUnusable,
-    InputError,
-    Unavailable,
-    WaitTimeout,
-    WaldError,
-    reported,
-)
-from wald.limits import CLOCK_NS_PER_S
+from wald.errors import EXIT_TIMEOUT, InputError, WaitTimeout, WaldError
 from wald.ports import Clock
-
-_START_S = 60.0
-_STOP_S = 60.0
-_POLL_S = 0.01
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -71,10 +58,12 @@ def run(
         socket = f"{directory}/wald.sock"
         settings = load_settings(config, target, data_dir, socket).settings
         names = {settings.auto_sink: target} if settings.auto_sink else {}
-        arguments = _serve_arguments(config, target, settings.data_dir, socket)
-        with _Daemon(arguments, socket, clock) as daemon:
+        where = {"--to": target, "--config": None if target else config}
+        arguments = [word for option, said in where.items() if said for word in (option, said)]
+        arguments += ["--data-dir", settings.data_dir]
+        with OwnDaemon(arguments, socket, Path(directory, "serve.log"), clock) as daemon:
             code = _run_command(command, socket)
-            routes, undelivered = daemon.deliver(deliver_for_s)
+            routes, undelivered = _deliver(daemon, deliver_for_s, clock)
     for name, route in sorted(routes.items()):
         figures = (route[key] for key in ("accepted", "delivered", "pending", "dead_letters"))
         to = names.get(route["sink"], route["sink"])
@@ -85,83 +74,17 @@ def run(
     return code
 
 
-class _Daemon:
-    """``wald serve`` as a child of this process, which it does not outlive."""
-
-    def __init__(self, arguments: Sequence[str], socket: str, clock: Clock) -> None:
-        self._socket = socket
-        self._clock = clock
-        self._error_log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
-        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter, no shell
-            [sys.executable, "-P", "-m", "wald", "serve", "--with-parent", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=self._error_log,
-            start_new_session=True,  # a Ctrl-C is for the command, not for its daemon
-        )
-
-    def __enter__(self) -> Self:
+def _deliver(
+    daemon: OwnDaemon, deliver_for_s: float, clock: Clock
+) -> tuple[Mapping[str, Any], WaldError | None]:
+    """Wait until everything is delivered; return the routes, and what prevented it if so."""
+    undelivered: WaldError | None = None
+    with Control(daemon.socket) as control:
         try:
-            self._wait_ready()
-        except BaseException:
-            self._stop()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop()
-
-    def deliver(self, deliver_for_s: float) -> tuple[Mapping[str, Any], WaldError | None]:
-        """Wait until everything is delivered; return the routes, and what prevented it if so."""
-        undelivered: WaldError | None = None
-        with Control(self._socket) as control:
-            try:
-                wait_for_routes(control, None, deliver_for_s, self._clock)
-            except WaitTimeout as error:
-                undelivered = error
-            return control.ask("status")["routes"], undelivered
-
-    def _wait_ready(self) -> None:
-        deadline_ns = self._clock.monotonic_ns() + int(_START_S * CLOCK_NS_PER_S)
-        while self._clock.monotonic_ns() < deadline_ns:
-            if self._process.poll() is not None:
-                raise self._why_ended()
-            try:
-                with Control(self._socket) as control:
-                    processes = control.ask("status")["processes"].values()
-                if all(process["ready"] for process in processes):
-                    return
-            except Unavailable:
-                pass
-            self._clock.sleep(_POLL_S)
-        msg = f"the daemon was not ready within {_START_S:g} s"
-        raise Unavailable(msg, hint=self._log_tail())
-
-    def _why_ended(self) -> WaldError:
-        """Return the error that the daemon printed before it ended."""
-        lines = self._log_tail().splitlines()
-        for line in reversed(lines):
-            if line.startswith("error["):
-                code, _, message = line.removeprefix("error[").partition("]: ")
-                hints = [h.removeprefix("hint: ") for h in lines if h.startswith("hint: ")]
-                hint = hints[-1] if hints else ""
-                return reported({"code": code, "message": message, "hint": hint})
-        msg = f"the daemon ended with exit code {self._process.returncode}"
-        return DataDirectoryUnusable(msg, hint=self._log_tail())
-
-    def _log_tail(self) -> str:
-        self._error_log.seek(0)
-        return self._error_log.read().decode(errors="replace")[-2_000:]
-
-    def _stop(self) -> None:
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        self._error_log.close()
+            wait_for_routes(control, None, deliver_for_s, clock)
+        except WaitTimeout as error:
+            undelivered = error
+        return control.ask("status")["routes"], undelivered
 
 
 @contextmanager
@@ -171,13 +94,6 @@ def _socket_directory() -> Iterator[str]:
     base = runtime if runtime and Path(runtime).is_dir() else None
     with tempfile.TemporaryDirectory(prefix="wald-", dir=base) as directory:
         yield directory
-
-
-def _serve_arguments(
-    config: str | None, target: str | None, data_dir: str, socket: str
-) -> list[str]:
-    where = ["--to", target] if target is not None else ["--config", str(config)]
-    return [*where, "--data-dir", data_dir, "--socket", socket]
 
 
 def _run_command(command: Sequence[str], socket: str) -> int:

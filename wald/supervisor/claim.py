@@ -15,13 +15,13 @@ from wald import limits
 from wald.errors import (
     DataDirectoryForeign,
     DataDirectoryHeld,
-    DataDirectoryUnusable,
     SocketHeld,
     SocketUnusable,
     WaldError,
     WrongSetting,
 )
 from wald.ports import File, FileSystem
+from wald.storage.directory import make_and_check, refuse_foreign, unusable
 
 SERVE_LOCK = "serve.lock"
 CONTROL_SUFFIX = ".ctl"
@@ -42,7 +42,7 @@ class Sockets(NamedTuple):
     made: tuple[str, ...]
 
 
-def claim_data_directory(fs: FileSystem, path: str, *, uid: int, pid: int) -> File:
+def claim_data_directory(fs: FileSystem, path: str, *, pid: int) -> File:
     """Make the directory if need be, durably, and take ``serve.lock``; return the held lock.
 
     Raises:
@@ -51,8 +51,9 @@ def claim_data_directory(fs: FileSystem, path: str, *, uid: int, pid: int) -> Fi
         DataDirectoryUnusable: it cannot be made or written, or others may write in it.
     """
     try:
-        _make_directories(fs, path, mode=0o700)
-        _check_directory(fs, path, uid)
+        _make_directories(fs, posixpath.dirname(path), mode=0o755)
+        make_and_check(fs, path)
+        _refuse_foreign(fs, path)
         return _locked(fs, posixpath.join(path, SERVE_LOCK), pid)
     except _HeldError as error:
         msg = f"{path} is held by another daemon, pid {error.pid}"
@@ -60,9 +61,7 @@ def claim_data_directory(fs: FileSystem, path: str, *, uid: int, pid: int) -> Fi
             msg, hint="stop that one, or name another directory with --data-dir", pid=error.pid
         ) from None
     except OSError as error:
-        msg = f"{path}: {error.strerror}"
-        hint = "the daemon's user must own the directory and be able to write in it"
-        raise DataDirectoryUnusable(msg, hint=hint) from error
+        raise unusable(path, error) from error
 
 
 def claim_sockets(
@@ -174,21 +173,13 @@ def _make_directories(fs: FileSystem, path: str, *, mode: int) -> None:
     fs.sync_directory(parent or ".")
 
 
-def _check_directory(fs: FileSystem, path: str, uid: int) -> None:
-    found = fs.stat(path)
-    if found is None or not found.is_directory or found.is_symlink:
-        msg = f"{path} is not a directory"
-        raise DataDirectoryUnusable(msg, hint="name the directory itself, not a link to it")
-    if found.uid != uid:
-        msg = f"{path} belongs to user {found.uid}, wald runs as {uid}"
-        raise DataDirectoryUnusable(msg, hint=f"run as its owner, or: chown -R {uid} {path}")
-    if found.mode & 0o022:
-        msg = f"{path} can be written by others (mode {found.mode:o})"
-        raise DataDirectoryUnusable(msg, hint=f"chmod 700 {path}")
+def _refuse_foreign(fs: FileSystem, path: str) -> None:
+    """Refuse a directory of somebody else's files, before anything is made in it."""
     names = set(fs.list_directory(path)) - _FURNITURE
     if names and not names & _OURS:
         msg = f"{path} holds files and none of them is wald's, {min(names)!r} for one"
         raise DataDirectoryForeign(msg, hint="name an empty or a new directory with --data-dir")
+    refuse_foreign(fs, path)
 
 
 def _locked(fs: FileSystem, path: str, pid: int) -> File:

@@ -62,7 +62,7 @@ def run(settings: Settings, around: Surroundings) -> None:
         WaldError: it cannot start, or a child says that it never will.
     """
     fs, pid = around.fs, os.getpid()
-    serve_lock = claim_data_directory(fs, settings.data_dir, uid=os.getuid(), pid=pid)
+    serve_lock = claim_data_directory(fs, settings.data_dir, pid=pid)
     try:
         passed = socket.socket(fileno=around.passed_fds[0]) if around.passed_fds else None
         sockets, socket_lock = claim_sockets(fs, settings.socket, passed, pid=pid)

@@ -255,6 +255,16 @@ def test_the_nth_operation_fails_once_or_for_ever():
     file.close()
 
 
+def test_a_look_at_files_is_not_disturbed_by_faults_to_come():
+    fs = make()
+    put(fs, "/d/a", b"1")
+    fs.fail(1)
+    with fs.undisturbed():
+        assert read(fs, "/d/a") == b"1"
+    with pytest.raises(OSError, match="Input/output"):
+        fs.stat("/d/a")
+
+
 def test_a_failed_write_leaves_any_prefix():
     left = set()
     for seed in range(100):

@@ -7,9 +7,10 @@ are passed on to the drainer's own socket. A failure is ``{"ok": false, "error":
 import asyncio
 import json
 import logging
+import os
 import socket
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, TypeAlias
 
 from wald import limits
@@ -82,9 +83,10 @@ class ControlServer:
 
     async def _forwarded(self, line: bytes) -> bytes:
         try:
-            reader, writer = await asyncio.open_unix_connection(
-                self._drain_address, limit=limits.CONTROL_LINE_MAX_BYTES
-            )
+            with _short_address(self._drain_address) as address:
+                reader, writer = await asyncio.open_unix_connection(
+                    address, limit=limits.CONTROL_LINE_MAX_BYTES
+                )
         except OSError as error:
             msg = f"the drain process does not answer: {error.strerror}"
             raise Unavailable(msg, hint="see 'wald status'") from error
@@ -101,6 +103,20 @@ class ControlServer:
             msg = "the drain process ended before it answered"
             raise Unavailable(msg, hint="try again")
         return answer
+
+
+@contextmanager
+def _short_address(path: str) -> Iterator[str]:
+    """Yield an address of a socket: one longer than the kernel takes goes by its directory."""
+    if len(os.fsencode(path)) <= limits.SOCKET_PATH_MAX_BYTES:
+        yield path
+        return
+    directory, name = os.path.split(path)
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}/{name}"
+    finally:
+        os.close(fd)
 
 
 def _parsed(line: bytes) -> Mapping[str, Any]:

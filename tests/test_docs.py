@@ -1,0 +1,113 @@
+"""The documents: names in ARCHITECTURE.md exist, shown commands exist, links lead somewhere."""
+
+import importlib
+import importlib.util
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from wald import cli, errors
+
+ROOT = Path(__file__).parents[1]
+ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
+README = (ROOT / "README.md").read_text()
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+def in_backticks(text: str) -> list[str]:
+    return re.findall(r"`([^`\n]+)`", text)
+
+
+def section(text: str, title: str) -> str:
+    found = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found, title
+    return found[1]
+
+
+def exists(dotted: str) -> bool:
+    """Whether a dotted name is a module, or an attribute of one."""
+    parts = dotted.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            found: object = importlib.import_module(".".join(parts[:length]))
+        except ModuleNotFoundError:
+            continue
+        for name in parts[length:]:
+            if not hasattr(found, name):
+                return False
+            found = getattr(found, name)
+        return True
+    return False
+
+
+def test_every_dotted_name_of_the_architecture_exists() -> None:
+    names = re.findall(r"\bwald(?:\.[A-Za-z_]\w*)+", " ".join(in_backticks(ARCHITECTURE)))
+    names = [name for name in names if not name.endswith((".toml", ".sock", ".db", ".service"))]
+    assert len(names) > 10
+    assert [name for name in names if name != "wald.sinks" and not exists(name)] == []
+
+
+def test_every_path_of_the_architecture_exists() -> None:
+    paths = re.findall(r"\b(?:wald|docs|tests|config|benchmarks)/[\w./-]*", ARCHITECTURE)
+    assert paths
+    assert [path for path in paths if not (ROOT / path.rstrip(".")).exists()] == []
+
+
+def test_the_code_map_names_every_package() -> None:
+    named = section(ARCHITECTURE, "Code map")
+    for path in sorted((ROOT / "wald").iterdir()):
+        if path.name.startswith("_") or path.suffix not in ("", ".py"):
+            continue
+        assert f"`wald.{path.stem}`" in named, path.name
+
+
+def test_every_command_that_a_document_shows_exists() -> None:
+    for path in DOCUMENTS:
+        for line in re.findall(r"(?:\$ |`)wald ([a-z]+(?: [a-z]+)?)", path.read_text()):
+            words = line.split()
+            command: click.Command | None = cli.wald
+            while words and isinstance(command, click.Group):
+                command = command.get_command(click.Context(command), words.pop(0))
+                assert command is not None, f"{path.name}: wald {line}"
+
+
+def test_every_option_that_a_document_shows_exists() -> None:
+    known = {"--json", "--help"}
+    for name in cli.COMMANDS:
+        command = cli.wald.get_command(click.Context(cli.wald), name)
+        groups = command.commands.values() if isinstance(command, click.Group) else [command]
+        for one in groups:
+            assert one is not None
+            known |= {option for parameter in one.params for option in parameter.opts}
+    for path in DOCUMENTS:
+        for line in re.findall(r"(?:\$ |`)wald [^`\n]*", path.read_text()):
+            shown = line.split(" -- ")[0]
+            assert set(re.findall(r"--[a-z-]+", shown)) <= known, f"{path.name}: {line}"
+
+
+def test_every_make_target_of_the_readme_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    shown = set(re.findall(r"\bmake ([a-z]+)\b", README)) - {"it", "them"}
+    assert {"demo", "test"} <= shown
+    assert shown <= targets
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
+        if "://" not in target:
+            assert (path.parent / target).exists(), target
+
+
+def test_every_error_code_is_one_of_a_kind() -> None:
+    def walk(kind: type[errors.WaldError]) -> list[type[errors.WaldError]]:
+        return [kind, *[below for sub in kind.__subclasses__() for below in walk(sub)]]
+
+    kinds = [kind for kind in walk(errors.WaldError) if kind.__module__ == errors.__name__]
+    codes = [kind.code for kind in kinds if "code" in vars(kind)]
+    assert len(codes) == len(set(codes))
+    for kind in kinds:
+        assert kind.exit_code in (1, 2, 69, 74, 75, 78), kind
+        assert kind.__doc__, kind

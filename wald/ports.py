@@ -277,6 +277,10 @@ class Ledger(Protocol):
         """
         ...
 
+    def set_aside(self, key: LaneKey, rev_id: RevisionId) -> Sequence[DeadLetter]:
+        """Return the dead letters of an open manifest's revision; none if it has none."""
+        ...
+
     def attempt(self, key: LaneKey, worked_on: RevisionId, stamp: AttemptStamp) -> bool:
         """T4: count a further attempt of the open manifest's current revision."""
         ...

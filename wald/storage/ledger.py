@@ -180,6 +180,15 @@ class LmdbLedger:
 
         return self._write(work)
 
+    def set_aside(self, key: LaneKey, rev_id: RevisionId) -> Sequence[DeadLetter]:
+        """See ``Ledger.set_aside``."""
+
+        def work(txn: _Transaction) -> list[DeadLetter]:
+            held = txn.get(_lane_bytes(key) + rev_id, db=self._db["aside"])
+            return _letters(held) if held else []
+
+        return self._read(work)
+
     def attempt(self, key: LaneKey, worked_on: RevisionId, stamp: AttemptStamp) -> bool:
         """See ``Ledger.attempt`` (T4)."""
         return self._write(

@@ -111,6 +111,11 @@ class TailReader:
         for extent in extents:
             yield from self._read_extent(extent)
 
+    def begin_at_head(self, frontier: Frontier) -> None:
+        """Put the cursor before the first block of the frontier's segment."""
+        header = self._segment_header(frontier.segment)
+        self.cursor = header.pred_last_lsn if header else frontier.lsn
+
     def holds_after(self, lsn: Lsn, frontier: Frontier) -> bool:
         """Tell whether every LSN above ``lsn`` up to the frontier is still in the log."""
         if lsn >= frontier.lsn:

@@ -1,0 +1,352 @@
+"""One lane: a worker thread that carries out what the tables of ``core.delivery`` decide.
+
+Commit points: T2 before the first attempt, T4 before each further one, the dead log and T3 before
+an attempt without the refused records, the target's own commit, T5 (with the next T2) behind it.
+Whatever ends between two of them, the next start finds the manifest, asks the target for its row,
+and goes on. An error of ours restarts the lane after a pause; it never ends the process.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from wald import limits
+from wald.core import delivery
+from wald.core.batching import Bounds, due_in_s, why_seal
+from wald.core.delivery import Event, Parked, Step
+from wald.drainer.checking import check_row
+from wald.drainer.reader import Batch
+from wald.drainer.route import LaneMemory, Route, must
+from wald.drainer.sending import close_sink, finish, new_manifest, search, send
+from wald.errors import WaldError
+from wald.model import LaneProgress, Lsn
+
+_log = logging.getLogger("wald.drain")
+_NS = limits.CLOCK_NS_PER_S
+_IDLE_S = 60.0
+_NEVER_S = 1e9
+_STATES = {Step.COLLECTING: "idle", Step.SENDING: "delivering", Step.SEARCHING: "delivering"}
+
+
+@dataclass(frozen=True, slots=True)
+class LaneFigures:
+    """What a lane publishes; replaced as a whole, so that any thread may read it."""
+
+    state: str = "starting"
+    replay: str = ""
+    checkpoint_lsn: Lsn = 0
+    through_lsn: Lsn = 0
+    delivered: int = 0
+    dead_letters: int = 0
+    batch_no: int = 0
+    attempts: int = 0
+    last_error: str = ""
+    oldest_pending_ns: int | None = None
+    parked: str | None = None
+    failures: int = 0
+
+
+class Lane:
+    """Delivers one route until it is stopped."""
+
+    def __init__(self, route: Route) -> None:
+        self.route = route
+        self.figures = LaneFigures()
+        self._shared = route.shared
+        self._memory = LaneMemory()
+        self._thread = threading.Thread(
+            target=self._run, name=f"lane {route.birth.name}", daemon=True
+        )
+        self._leave_by_ns: int | None = None  # set once: seal and deliver what is there until then
+        self._flush_through: Lsn = 0
+        self._failures = 0
+        self._step = Step.CHECKING
+        self._due_ns = 0
+        self._advance_ns = 0
+        self._steps: dict[Step, Callable[[], Event | None]] = {
+            Step.CHECKING: self._check,
+            Step.COLLECTING: self._collect,
+            Step.SENDING: self._send,
+            Step.SEARCHING: lambda: search(self.route, self._memory),
+            Step.WAITING: self._wait,
+            Step.PARKED: self._wait,
+        }
+
+    # --- from other threads ---------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin; returns at once."""
+        self._thread.start()
+
+    def flush(self, through: Lsn) -> None:
+        """Seal at once what waits up to an LSN."""
+        self._flush_through = max(self._flush_through, through)
+        self._shared.board.wake()
+
+    def stop(self, deliver_for_s: float) -> None:
+        """Ask the lane to leave once what is there is delivered, or after so long.
+
+        An attempt under way is never abandoned: the lane leaves behind its outcome.
+        """
+        if self._leave_by_ns is None:
+            self._leave_by_ns = self._now_ns() + round(deliver_for_s * _NS)
+        self._shared.board.wake()
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the lane to leave; False if it has not."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    # --- the thread -----------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._must_leave():
+                try:
+                    event = self._steps[self._step]()
+                    if event is not None:
+                        self._move(event)
+                    self._publish()
+                except Exception as error:  # noqa: BLE001 - a lane's failure is its own
+                    self._fail(error)
+        finally:
+            self._let_go()
+
+    def _move(self, event: Event) -> None:
+        transition = delivery.after(self._step, event)
+        self._step = transition.then
+        if self._step is Step.WAITING:
+            outcome = self._memory.outcome
+            self._rest_after_failure(getattr(outcome, "retry_after_s", None))
+            if self._failures == 1:
+                text = self._memory.last_error
+                _log.warning("route %s: %s: %r", self.route.birth.name, transition.label, text)
+        elif self._step is Step.PARKED:
+            never = self._memory.parked is Parked.UNCERTAIN  # sending again may double
+            pause_s = _NEVER_S if never else limits.PARKED_REREAD_S
+            self._due_ns = self._now_ns() + round(pause_s * _NS)
+
+    def _fail(self, error: Exception) -> None:
+        """Begin anew after a pause: ledger and log say where we are."""
+        expected = isinstance(error, WaldError)
+        text = error.message if isinstance(error, WaldError) else repr(error)
+        trace = None if expected else error
+        _log.error("route %s failed: %s", self.route.birth.name, text, exc_info=trace)
+        self._let_go()
+        self._memory.say(text)
+        self._step = Step.WAITING
+        self._rest_after_failure(None)
+        self.figures = replace(
+            self.figures,
+            state="failed",
+            last_error=self._memory.last_error,
+            failures=self._failures,
+        )
+
+    def _rest_after_failure(self, floor_s: float | None) -> None:
+        self._failures += 1
+        pause_s = delivery.backoff_s(self._failures, self._shared.chance, floor_s=floor_s)
+        self._due_ns = self._now_ns() + round(pause_s * _NS)
+
+    def _let_go(self) -> None:
+        """Forget all that can be found again: in the ledger, the log, and at the target."""
+        memory = self._memory
+        if memory.reader is not None:
+            memory.reader.close()
+        close_sink(self.route, memory)
+        self._memory = LaneMemory(
+            held=memory.held, guard=memory.guard, notes=memory.notes, last_error=memory.last_error
+        )
+
+    def _must_leave(self) -> bool:
+        if self._leave_by_ns is None:
+            return False
+        resting = self._step in {Step.WAITING, Step.PARKED}
+        return resting or self._now_ns() >= self._leave_by_ns or self._has_nothing_left()
+
+    def _has_nothing_left(self) -> bool:
+        frontier, reader = self.route.frontier(), self._memory.reader
+        if frontier is None:
+            return True
+        return (
+            self._step is Step.COLLECTING
+            and self._memory.held.manifest is None
+            and reader is not None
+            and reader.is_empty
+            and reader.through >= frontier.lsn
+        )
+
+    def _wait_for(self, turn: int, seconds: float) -> None:
+        """Wait for news, no longer than until the lane has to leave."""
+        if self._leave_by_ns is not None:
+            seconds = min(seconds, (self._leave_by_ns - self._now_ns()) / _NS)
+        self._shared.board.wait(turn, seconds)
+
+    def _now_ns(self) -> int:
+        return self._shared.clock.monotonic_ns()
+
+    # --- the steps ------------------------------------------------------------------------------
+
+    def _check(self) -> Event | None:
+        """Read the ledger, then ask the target for its row, and judge it."""
+        memory, turn = self._memory, self._shared.board.turn()
+        if self.route.frontier() is None:
+            self._wait_for(turn, _IDLE_S)
+            return None
+        memory.held = self._shared.ledger.lane(self.route.key)
+        if memory.reader is None:
+            memory.reader = self.route.reader(memory.held.checkpoint.lsn)
+        if memory.sink is None:
+            memory.sink = self.route.open_sink()
+            memory.replay = memory.sink.capabilities.replay
+        event, row = check_row(self.route, memory)
+        if event is Event.ROW_APPLIED:
+            if not self._load_batch():
+                return None
+            assert row is not None
+            self._finish(row.rev_id)
+        if event is not Event.ROW_STRANGE:
+            memory.parked = None
+        return event
+
+    def _collect(self) -> Event | None:
+        memory, turn = self._memory, self._shared.board.turn()
+        if memory.held.manifest is not None:
+            return self._take_up()
+        batch = self._next_batch()
+        if batch is not None:
+            manifest = new_manifest(self.route, batch, memory.held.checkpoint)
+            must(done=self._shared.ledger.seal(self.route.key, manifest))  # COMMIT POINT: T2
+            memory.held = LaneProgress(memory.held.checkpoint, manifest)
+            memory.batch = batch
+            memory.counted = manifest.current.rev_id
+            return Event.SEALED
+        self._advance()
+        self._publish()
+        if not self._must_leave():
+            self._wait_for(turn, self._until_due_s())
+        return None
+
+    def _take_up(self) -> Event | None:
+        """Go on with the open manifest: sealed just now with T5, or found."""
+        memory = self._memory
+        if not self._load_batch():
+            return None
+        rev_id = memory.manifest.current.rev_id
+        if memory.counted == rev_id:
+            return Event.SEALED
+        stamp = self.route.stamp(memory.last_error)
+        must(done=self._shared.ledger.attempt(self.route.key, rev_id, stamp))  # COMMIT POINT: T4
+        memory.held = self._shared.ledger.lane(self.route.key)
+        memory.counted = rev_id
+        return Event.OPEN_FOUND
+
+    def _load_batch(self) -> bool:
+        """Read the open manifest's records unless they are at hand; False: not readable yet."""
+        memory, turn = self._memory, self._shared.board.turn()
+        frontier = self.route.frontier()
+        assert memory.reader is not None
+        if memory.batch is None and frontier is not None:
+            memory.batch = memory.reader.take_through(memory.manifest.current.hi, frontier)
+        if memory.batch is None:
+            self._wait_for(turn, _IDLE_S)
+        return memory.batch is not None
+
+    def _next_batch(self) -> Batch | None:
+        """Return a batch to be sealed now; None to wait for more."""
+        reader, frontier, bounds = self._memory.reader, self.route.frontier(), self._bounds()
+        assert reader is not None
+        assert frontier is not None
+        waiting = reader.fill(frontier, bounds)
+        flush = self._leave_by_ns is not None or reader.through < self._flush_through
+        if why_seal(waiting, bounds, self._now_ns(), flush=flush) is None:
+            return None
+        return reader.take(bounds)
+
+    def _bounds(self) -> Bounds:
+        bounds, sink = self.route.bounds, self._memory.sink
+        assert sink is not None
+        able = sink.capabilities
+        return Bounds(
+            min(bounds.max_records, able.max_records),
+            min(bounds.max_bytes, able.max_bytes),
+            bounds.max_age_s,
+        )
+
+    def _advance(self) -> None:
+        """T6: now and then move an idle lane's checkpoint over what is not its."""
+        memory, reader = self._memory, self._memory.reader
+        assert reader is not None
+        checkpoint = memory.held.checkpoint
+        due = self._now_ns() >= self._advance_ns or self._leave_by_ns is not None
+        if not due or not reader.is_empty or reader.through <= checkpoint.lsn:
+            return
+        self._advance_ns = self._now_ns() + round(limits.ADVANCE_EVERY_S * _NS)
+        lost = self.route.letters_of_lost(
+            reader.take_lost(), checkpoint.batch_no, checkpoint.rev_id
+        )
+        after = replace(
+            checkpoint,
+            lsn=reader.through,
+            anchor=reader.through_anchor,
+            dead_letters=checkpoint.dead_letters + sum(letter.records for letter in lost),
+        )
+        must(done=self._shared.ledger.advance(self.route.key, checkpoint, after, lost))
+        memory.held = LaneProgress(after, None)  # COMMIT POINT: T6
+
+    def _until_due_s(self) -> float:
+        reader = self._memory.reader
+        assert reader is not None
+        if not reader.is_empty:
+            return due_in_s(reader.waiting(), self._bounds(), self._now_ns())
+        behind = reader.through > self._memory.held.checkpoint.lsn
+        return limits.ADVANCE_EVERY_S if behind else _IDLE_S
+
+    def _send(self) -> Event:
+        self._publish()
+        memory = self._memory
+        took_effect = memory.manifest.current.rev_id
+        event = send(self.route, memory)
+        if event is Event.DELIVERED:
+            self._finish(took_effect)
+        return event
+
+    def _finish(self, took_effect: bytes) -> None:
+        self._failures = 0
+        following = None if self._leave_by_ns is not None else self._next_batch()
+        finish(self.route, self._memory, took_effect, following)
+
+    def _wait(self) -> Event | None:
+        turn = self._shared.board.turn()
+        left_s = (self._due_ns - self._now_ns()) / _NS
+        if left_s <= 0:
+            return Event.DUE
+        self._wait_for(turn, left_s)
+        return None
+
+    # --- what others see ------------------------------------------------------------------------
+
+    def _publish(self) -> None:
+        memory = self._memory
+        checkpoint, manifest = memory.held
+        reader, batch = memory.reader, memory.batch
+        through, oldest_ns = checkpoint.lsn, None
+        if batch is not None and batch.records:
+            oldest_ns = batch.records[0].time_ns
+        elif reader is not None and manifest is None:
+            through, oldest_ns = max(through, reader.through), reader.oldest_time_ns
+        self.figures = LaneFigures(
+            _STATES.get(self._step, self._step.value),
+            memory.replay.value if memory.sink else self.figures.replay,
+            checkpoint.lsn,
+            through,
+            checkpoint.delivered,
+            checkpoint.dead_letters,
+            manifest.number if manifest else checkpoint.batch_no,
+            manifest.attempts if manifest else 0,
+            memory.last_error,
+            oldest_ns,
+            memory.parked.value if memory.parked else None,
+            self._failures,
+        )

@@ -1,0 +1,221 @@
+"""What one lane reads: the records of its stream, decoded a request at a time, within bounds.
+
+A backlog of any length costs a batch and a block of memory: reading stops when the next batch is
+full, and goes on when it was taken.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from functools import partial
+from itertools import repeat
+from typing import NamedTuple
+
+from wald.core import body, frame
+from wald.core.batching import Bounds, Waiting, fitting, is_full
+from wald.core.frame import Section
+from wald.errors import FormatDamaged
+from wald.model import NO_ANCHOR, Anchor, Frontier, LostRange, Lsn, Record, StreamId
+from wald.ports import Clock, FileSystem
+from wald.storage.tail import TailBlock, TailReader, records_of_stream
+
+_new_record = partial(tuple.__new__, Record)  # no Python call per record
+
+
+class Batch(NamedTuple):
+    """Records that go to the target together, in order; what was lost between them."""
+
+    records: list[Record]
+    hi: Lsn
+    anchor: Anchor
+    lost: tuple[LostRange, ...]
+
+
+class _Undecoded(NamedTuple):
+    first_lsn: Lsn
+    time_ns: int
+    anchor: Anchor
+    codec: int
+    data: bytes
+    stored: int
+
+
+class LaneReader:
+    """The records of a stream behind an LSN, up to the frontier; one thread."""
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        data_dir: str,
+        log_id: bytes,
+        clock: Clock,
+        *,
+        stream: StreamId,
+        after: Lsn,
+    ) -> None:
+        self._clock = clock
+        self._after = after
+        self._tail = TailReader(
+            fs, data_dir, log_id, after=after, wants_section=records_of_stream(stream)
+        )
+        self._records: list[Record] = []
+        self._bytes = 0
+        self._oldest_ns = 0
+        self._undecoded: deque[_Undecoded] = deque()
+        self._anchors: deque[tuple[Lsn, Anchor]] = deque()  # by last LSN, of pending records
+        self._last_anchor = NO_ANCHOR
+        self._lost: list[LostRange] = []
+
+    def close(self) -> None:
+        """Close the file; harmless to repeat."""
+        self._tail.close()
+
+    def holds_after(self, lsn: Lsn, frontier: Frontier) -> bool:
+        """Tell whether every LSN above ``lsn`` is still in the log."""
+        return self._tail.holds_after(lsn, frontier)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether every record that was read has been taken."""
+        return not self._records and not self._undecoded
+
+    @property
+    def through(self) -> Lsn:
+        """Everything of the stream up to here was taken."""
+        if self._records:
+            return self._records[0].lsn - 1
+        return self._undecoded[0].first_lsn - 1 if self._undecoded else self._tail.cursor
+
+    @property
+    def through_anchor(self) -> Anchor:
+        """The anchor of ``through``, once the reader is empty."""
+        return self._last_anchor
+
+    @property
+    def oldest_time_ns(self) -> int | None:
+        """The commit time of the oldest record that waits."""
+        return self._records[0].time_ns if self._records else None
+
+    def waiting(self) -> Waiting:
+        """Return what was read and not taken."""
+        return Waiting(len(self._records), self._bytes, self._oldest_ns)
+
+    def fill(self, frontier: Frontier, bounds: Bounds) -> Waiting:
+        """Read until the next batch is full or the frontier is reached."""
+        items: Iterator[TailBlock | LostRange] | None = None
+        while not is_full(self.waiting(), bounds):
+            if self._undecoded:
+                self._decode(self._undecoded.popleft())
+                continue
+            items = self._tail.read(frontier) if items is None else items
+            item = next(items, None)
+            if item is None:
+                break
+            self._take_in(item)
+        return self.waiting()
+
+    def take(self, bounds: Bounds) -> Batch:
+        """Take the next batch off; there must be a record."""
+        head = self._records[: bounds.max_records]
+        return self._cut(fitting([len(record.value) for record in head], bounds))
+
+    def take_through(self, hi: Lsn, frontier: Frontier) -> Batch | None:
+        """Read and take everything up to ``hi``: a batch that was sealed before.
+
+        Returns None while the frontier is not known to have reached it.
+        """
+        if frontier.lsn < hi:
+            return None
+        items = self._tail.read(frontier)
+        while self._tail.cursor < hi:
+            item = next(items, None)
+            if item is None:
+                break
+            self._take_in(item)
+        while self._undecoded and self._undecoded[0].first_lsn <= hi:
+            self._decode(self._undecoded.popleft())
+        count = sum(record.lsn <= hi for record in self._records)
+        return self._cut(count, hi)
+
+    def take_lost(self) -> tuple[LostRange, ...]:
+        """Return what was lost before the next record, and forget it."""
+        lost = tuple(item for item in self._lost if item.last_lsn <= self.through)
+        self._lost = [item for item in self._lost if item.last_lsn > self.through]
+        return lost
+
+    def _cut(self, count: int, hi: Lsn | None = None) -> Batch:
+        records = self._records[:count]
+        del self._records[:count]
+        self._bytes -= sum(len(record.value) for record in records)
+        if hi is None:
+            hi = records[-1].lsn
+        lost = tuple(item for item in self._lost if item.first_lsn <= hi)
+        self._lost = [item for item in self._lost if item.first_lsn > hi]
+        return Batch(records, hi, self._anchor_of(hi), lost)
+
+    def _anchor_of(self, hi: Lsn) -> Anchor:
+        while self._anchors and self._anchors[0][0] < hi:
+            self._anchors.popleft()
+        return self._anchors[0][1] if self._anchors else self._last_anchor
+
+    def _take_in(self, item: TailBlock | LostRange) -> None:
+        if isinstance(item, LostRange):
+            self._lost.append(item)
+            return
+        if item.header.records:
+            self._last_anchor = item.anchor
+        if item.sections:
+            self._anchors.append((item.header.last_lsn, item.anchor))
+        for first_lsn, section in item.sections:
+            self._undecoded.extend(_requests(first_lsn, section, item))
+
+    def _decode(self, request: _Undecoded) -> None:
+        if request.first_lsn + request.stored - 1 <= self._after:
+            return
+        try:
+            columns = _columns(request)
+        except FormatDamaged as damage:
+            last = request.first_lsn + request.stored - 1
+            self._lost.append(LostRange(request.first_lsn, last, 0, 0, damage.message))
+            return
+        if not self._records:
+            self._oldest_ns = self._clock.monotonic_ns()
+        records = _records(request, columns)
+        if request.first_lsn <= self._after:
+            records = [record for record in records if record.lsn > self._after]
+        self._bytes += sum(len(record.value) for record in records)
+        self._records += records
+
+
+def _requests(first_lsn: Lsn, section: Section, block: TailBlock) -> Iterator[_Undecoded]:
+    at, lsn = 0, first_lsn
+    for entry in frame.request_entries(section):
+        data = section.bodies[at : at + entry.body_length]
+        if entry.stored:
+            yield _Undecoded(
+                lsn, block.header.commit_time_ns, block.anchor, section.codec, data, entry.stored
+            )
+        at += entry.body_length
+        lsn += entry.stored
+
+
+def _columns(request: _Undecoded) -> body.Body:
+    columns = body.decode(request.data)
+    if len(columns.values) != request.stored:
+        msg = "a request does not hold the records that its section says"
+        raise FormatDamaged(msg)
+    return columns
+
+
+def _records(request: _Undecoded, columns: body.Body) -> list[Record]:
+    content, values, keys, headers, dedup_ids = columns
+    fields = zip(
+        range(request.first_lsn, request.first_lsn + request.stored),
+        repeat(request.time_ns),
+        repeat(content) if isinstance(content, int) else content,
+        values,
+        repeat(None) if keys is None else keys,
+        repeat(None) if headers is None else headers,
+        repeat(None) if dedup_ids is None else dedup_ids,
+        strict=False,  # the repeats never end; the columns were checked to be as long as values
+    )
+    return list(map(_new_record, fields))

@@ -1,0 +1,224 @@
+"""What a lane of a route works with: what never changes in its life, and what it remembers."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from wald import limits
+from wald.config import RouteSettings, SinkSettings
+from wald.core.batching import Bounds
+from wald.core.delivery import Parked, RejectGuard
+from wald.drainer.frontier import FrontierBoard
+from wald.drainer.reader import Batch, LaneReader
+from wald.errors import LedgerFailed
+from wald.model import (
+    NO_REVISION,
+    REVISION_BYTES,
+    AttemptStamp,
+    Checkpoint,
+    DeadLetter,
+    Delivered,
+    Frontier,
+    LaneKey,
+    LaneProgress,
+    LostRange,
+    Lsn,
+    Manifest,
+    Outcome,
+    Record,
+    Rejected,
+    RejectedRecord,
+    ReplayClass,
+    RevisionId,
+    RouteBirth,
+    RowMoved,
+    Systemic,
+    Unknown,
+)
+from wald.ports import Chance, Clock, FileSystem, Ledger, Sink
+from wald.storage.deadlog import DeadEntry, DeadLog
+
+MakeSink = Callable[[RouteSettings, SinkSettings], Sink]
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all lanes of a drainer share. ``owner`` is who we are, to the targets."""
+
+    fs: FileSystem
+    data_dir: str
+    log_id: bytes
+    owner: int
+    clock: Clock
+    chance: Chance
+    ledger: Ledger
+    dead_log: DeadLog
+    board: FrontierBoard
+    make_sink: MakeSink
+    count_streams: Callable[[], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One route: its birth as the ledger has it, its settings, and its one lane."""
+
+    shared: Shared
+    birth: RouteBirth
+    settings: RouteSettings
+    sink: SinkSettings
+
+    @property
+    def key(self) -> LaneKey:
+        """What ledger and target know the lane by."""
+        return LaneKey(self.shared.log_id, self.birth.route_id, 0, 0)
+
+    @property
+    def bounds(self) -> Bounds:
+        """When a batch is sealed."""
+        batch = self.settings.batch
+        return Bounds(batch.max_records, batch.max_bytes, batch.max_age_s)
+
+    def open_sink(self) -> Sink:
+        """Make the sink; it connects when it is first asked."""
+        return self.shared.make_sink(self.settings, self.sink)
+
+    def reader(self, after: Lsn) -> LaneReader:
+        """Return a reader of the route's stream behind an LSN."""
+        shared = self.shared
+        return LaneReader(
+            shared.fs,
+            shared.data_dir,
+            shared.log_id,
+            shared.clock,
+            stream=self.birth.stream_id,
+            after=after,
+        )
+
+    def stamp(self, last_error: str = "") -> AttemptStamp:
+        """Return now, by the clocks that outlive a process."""
+        clock = self.shared.clock
+        return AttemptStamp(clock.boot_id(), clock.boot_ns(), clock.wall_ns(), last_error)
+
+    def set_aside(
+        self,
+        manifest: Manifest,
+        rev_id: RevisionId,
+        previous: RevisionId,
+        refused: Sequence[RejectedRecord],
+        records: Sequence[Record],
+    ) -> list[DeadLetter]:
+        """Make the bodies of refused records durable in the dead log; return their letters."""
+        by_lsn = {record.lsn: record for record in records}
+        bodies = tuple(by_lsn[item.lsn] for item in refused)
+        place = self.shared.dead_log.append(DeadEntry(rev_id, previous, bodies))
+        now_ns = self.shared.clock.wall_ns()
+        return [
+            DeadLetter(
+                self.birth.name,
+                item.lsn,
+                item.code,
+                item.message,
+                manifest.number,
+                rev_id,
+                manifest.attempts,
+                now_ns,
+                place.file,
+                place.offset,
+                through_lsn=item.lsn,
+            )
+            for item in refused
+        ]
+
+    def letters_of_lost(
+        self, lost: Sequence[LostRange], batch_no: int, rev_id: RevisionId
+    ) -> list[DeadLetter]:
+        """Return dead letters without bodies for what damage took.
+
+        How many of the lost records were the stream's is known only where it is the only one;
+        else the letter says the range and counts none.
+        """
+        alone = self.shared.count_streams() == 1
+        now_ns = self.shared.clock.wall_ns()
+        return [
+            DeadLetter(
+                self.birth.name,
+                item.first_lsn,
+                "damaged",
+                f"segment {item.segment}, offset {item.offset_bytes}: {item.reason}",
+                batch_no,
+                rev_id,
+                0,
+                now_ns,
+                records=item.last_lsn - item.first_lsn + 1 if alone else 0,
+                through_lsn=item.last_lsn,
+            )
+            for item in lost
+        ]
+
+    def frontier(self) -> Frontier | None:
+        """Return the newest frontier."""
+        return self.shared.board.current()
+
+    def new_revision(self) -> RevisionId:
+        """Return a new revision id: random, so that no two histories share one."""
+        return self.shared.chance.randbytes(REVISION_BYTES)
+
+
+@dataclass(slots=True)
+class LaneMemory:
+    """What a lane knows beside the ledger: rebuilt from it and the log after any failure.
+
+    ``counted`` is the revision whose attempt is durable and was not begun yet.
+    """
+
+    held: LaneProgress = LaneProgress(Checkpoint(), None)  # noqa: RUF009 - both are frozen
+    batch: Batch | None = None
+    reader: LaneReader | None = None
+    sink: Sink | None = None
+    replay: ReplayClass = ReplayClass.NONE
+    outcome: Outcome | None = None
+    counted: RevisionId = NO_REVISION
+    guard: RejectGuard = field(default_factory=RejectGuard)
+    notes: dict[str, int] = field(default_factory=dict)
+    last_error: str = ""
+    parked: Parked | None = None
+
+    @property
+    def manifest(self) -> Manifest:
+        """The open manifest; there must be one."""
+        assert self.held.manifest is not None
+        return self.held.manifest
+
+    def note(self, outcome: Outcome) -> None:
+        """Keep what an outcome says, for status and for the next attempt's stamp."""
+        self.outcome = outcome
+        match outcome:
+            case Delivered():
+                for reason, count in outcome.notes.items():
+                    self.notes[reason] = self.notes.get(reason, 0) + count
+                self.say("")
+            case RowMoved():
+                self.say(f"the progress row moved: {outcome.row!r}")
+            case Systemic():
+                self.say(f"{outcome.kind.value}: {outcome.message}")
+            case Rejected() | Unknown():
+                self.say(outcome.message)
+
+    def say(self, text: str) -> None:
+        """Keep the last error, bounded."""
+        self.last_error = text[: limits.ERROR_TEXT_MAX_CHARS]
+
+    def park(self, code: Parked, why: str) -> None:
+        """Remember why a person is needed."""
+        self.parked = code
+        self.say(why)
+
+
+def must(*, done: bool) -> None:
+    """Go on only if a transaction found what we worked on.
+
+    Raises:
+        LedgerFailed: the ledger holds something else; the lane begins anew from it.
+    """
+    if not done:
+        msg = "the ledger does not hold what the lane worked on"
+        raise LedgerFailed(msg)

@@ -6,7 +6,7 @@ of a segment: the state before its first group.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
@@ -17,8 +17,8 @@ from wald.errors import FormatDamaged
 from wald.model import Lsn, RouteId, StreamId
 
 _T = TypeVar("_T")
-_SESSIONS_PER_PART = 512
 _CATALOGUE_PER_PART = 512
+_SESSIONS_PART_BYTES = 256 * limits.KIB
 
 
 @dataclass(slots=True)
@@ -160,11 +160,8 @@ class LogState:
                 self._put_route(_route(said))
             case SectionKind.ROUTE_DEATH:
                 self.routes.pop(_int(said["route"]), None)
-            case SectionKind.SNAPSHOT:
+            case _:  # SNAPSHOT: an APPEND does not come here
                 self._apply_snapshot_part(said)
-            case _:
-                msg = f"not a statement: {section.kind.name}"
-                raise FormatDamaged(msg)
 
     def _put_stream(self, stream: StreamState) -> None:
         self.streams[stream.stream_id] = stream
@@ -208,7 +205,7 @@ class LogState:
         for routes in _parts(list(self.routes.values()), _CATALOGUE_PER_PART):
             route_rows = [_statement_of_route(route) for route in routes]
             yield frame.control_section(SectionKind.SNAPSHOT, {"routes": route_rows})
-        for sessions in _parts(list(self.sessions.values()), _SESSIONS_PER_PART):
+        for sessions in _session_parts(self.sessions.values()):
             session_rows = [_row_of_session(session) for session in sessions]
             yield frame.control_section(SectionKind.SNAPSHOT, {"sessions": session_rows})
 
@@ -249,6 +246,25 @@ def session_issued(session_id: int, name: str) -> Section:
 def _parts(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
+
+
+def _session_parts(sessions: Iterable[SessionState]) -> Iterator[Sequence[SessionState]]:
+    """Split by what the rows will take: a window may be empty or hold hundreds of requests."""
+    part: list[SessionState] = []
+    size = 0
+    for session in sessions:
+        length = 64 + len(session.name) + sum(map(_run_bytes, session.runs))
+        if part and size + length > _SESSIONS_PART_BYTES:
+            yield part
+            part, size = [], 0
+        part.append(session)
+        size += length
+    if part:
+        yield part
+
+
+def _run_bytes(run: Run) -> int:
+    return 32 + len(run.requests) + frame.REFUSAL_BYTES * len(run.refusals)
 
 
 def _int(value: object) -> int:

@@ -1,1 +1,76 @@
-"""wald: a durable write-ahead-log batching daemon."""
+"""wald: a durable write-ahead-log batching daemon.
+
+The public names of the client; each is loaded when it is first used, so that ``import wald`` costs
+nothing and pulls in nothing of the daemon.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wald.client.blocking import Producer, SessionInfo, connect
+    from wald.client.results import Results
+    from wald.errors import (
+        Backpressure,
+        Closed,
+        DiskFull,
+        Fenced,
+        OutcomeUnknown,
+        ProtocolMismatch,
+        RecordRefused,
+        Refusal,
+        SequenceConflict,
+        Unavailable,
+        UnknownStream,
+        WaitTimeout,
+        WaldError,
+    )
+    from wald.model import Receipt, Refused
+
+__all__ = [
+    "Backpressure",
+    "Closed",
+    "DiskFull",
+    "Fenced",
+    "OutcomeUnknown",
+    "Producer",
+    "ProtocolMismatch",
+    "Receipt",
+    "RecordRefused",
+    "Refusal",
+    "Refused",
+    "Results",
+    "SequenceConflict",
+    "SessionInfo",
+    "Unavailable",
+    "UnknownStream",
+    "WaitTimeout",
+    "WaldError",
+    "__version__",
+    "connect",
+]
+
+__version__ = "0.1.0"
+
+_MODULES = {
+    "Producer": "wald.client.blocking",
+    "SessionInfo": "wald.client.blocking",
+    "connect": "wald.client.blocking",
+    "Results": "wald.client.results",
+    "Receipt": "wald.model",
+    "Refused": "wald.model",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name when it is first used."""
+    if name not in __all__:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    found: object = getattr(importlib.import_module(_MODULES.get(name, "wald.errors")), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,278 @@
+"""The blocking client: a thin driver of ``core.outbox`` over one Unix socket.
+
+No background thread: whoever waits reads for all. A lost connection is made anew and every
+unanswered request sent again under its old sequence, so that a restart of the daemon costs time
+and nothing else. After a fork the child opens a session of its own.
+"""
+
+import os
+import random
+import weakref
+from collections.abc import Sequence
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from wald import limits
+from wald.client.link import Deadline, default_socket
+from wald.client.requests import Columns, Key, Outgoing, columns_for, outgoing
+from wald.client.results import LEVEL, Results, Sent, results_of
+from wald.client.session import Session
+from wald.core import body as bodies
+from wald.core.body import Body, Headers, Text
+from wald.core.outbox import Request
+from wald.errors import RecordRefused, WaitTimeout
+from wald.model import Receipt, Refused
+from wald.ports import Chance, Clock
+from wald.system import SystemClock
+
+_producers: "weakref.WeakSet[Producer]" = weakref.WeakSet()
+
+
+class SessionInfo(NamedTuple):
+    """A producer's session with the daemon."""
+
+    session_id: int
+    name: str
+    last_sequence: int  # the last request that was assigned, by this or an earlier process
+
+
+def connect(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    name: str | None = None,
+    timeout: float = limits.APPEND_TIMEOUT_S,
+    wait_for_daemon: bool = False,
+) -> "Producer":
+    """Return a producer; it connects when it is first used.
+
+    Args:
+        path: the daemon's socket; by default ``WALD_SOCKET``, else root's or the user's place.
+        name: makes the session one that a later process of the same name goes on with; a second
+            client of the name fences the first.
+        timeout: seconds for each call, unless it says otherwise.
+        wait_for_daemon: whether to wait for a daemon that does not run yet.
+    """
+    where = os.fspath(path) if path is not None else default_socket(os.environ, os.geteuid())
+    return Producer(where, name=name or "", timeout=timeout, wait_for_daemon=wait_for_daemon)
+
+
+class Producer:
+    """Appends records to the daemon's streams. May be used from several threads.
+
+    Every call raises, beside what it says itself: ``Unavailable`` (nothing was sent),
+    ``OutcomeUnknown`` (sent, not answered), ``Backpressure`` and ``DiskFull`` (nothing stored, come
+    back), ``Fenced``, ``ProtocolMismatch``, ``Closed``.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        name: str = "",
+        timeout: float = limits.APPEND_TIMEOUT_S,
+        wait_for_daemon: bool = False,
+        clock: Clock | None = None,
+        chance: Chance | None = None,
+    ) -> None:
+        self._path = path
+        self._name = name
+        self._timeout_s = timeout
+        self._patient = wait_for_daemon
+        self._clock: Clock = clock or SystemClock()
+        self._chance: Chance = chance or random.Random()  # noqa: S311 - jitter, not a secret
+        self._session = self._new_session(name)
+        _producers.add(self)
+
+    def _new_session(self, name: str) -> Session:
+        return Session(self._path, name, patient=self._patient, chance=self._chance)
+
+    def _deadline(self, timeout: float | None) -> Deadline:
+        return Deadline(self._clock, self._timeout_s if timeout is None else timeout)
+
+    # --- appending ------------------------------------------------------------------------------
+
+    def append(
+        self,
+        stream: str,
+        value: object,
+        *,
+        key: Text | None = None,
+        headers: Headers | None = None,
+        dedup_id: Text | None = None,
+        timeout: float | None = None,
+    ) -> Receipt:
+        """Append one record; it is on stable storage when this returns.
+
+        Args:
+            stream: 1 to 64 of a-z 0-9 . _ -
+            value: bytes are stored as they are, anything else as msgpack.
+            key: records of one key are delivered in order.
+            headers: names to text or bytes.
+            dedup_id: the application's own identifier of the record.
+            timeout: seconds; by default the producer's.
+
+        Raises:
+            RecordRefused: value, key or headers cannot be stored.
+            UnknownStream: no route takes the stream.
+        """
+        deadline = self._deadline(timeout)
+        columns = Columns(
+            None if key is None else [key],
+            None if headers is None else [headers],
+            None if dedup_id is None else [dedup_id],
+        )
+        ready, refused = outgoing([value], columns)
+        for each in refused:
+            raise RecordRefused(each.message, reason=each.code, index=0)
+        request = self._session.send(stream, ready[0], deadline)
+        self._session.finish([request], deadline)
+        if request.error is not None:
+            raise request.error
+        for refusal in request.refusals:
+            raise RecordRefused(refusal.message or refusal.code, reason=refusal.code, index=0)
+        return Receipt(stream, request.first_lsn, LEVEL, request.durable_lsn)
+
+    def append_many(
+        self,
+        stream: str,
+        values: Sequence[object],
+        *,
+        key: Key = None,
+        keys: Sequence[Text | None] | None = None,
+        headers: Headers | None = None,
+        dedup_ids: Sequence[Text | None] | None = None,
+        timeout: float | None = None,
+    ) -> Results:
+        """Append many records, in as few requests as the limits allow.
+
+        Args:
+            stream: as in ``append``.
+            values: as in ``append``.
+            key: for all, or a function of the value.
+            keys: one for each value, instead of ``key``.
+            headers: for all.
+            dedup_ids: one for each value.
+            timeout: seconds for all of it; by default the producer's.
+
+        Returns:
+            A receipt or a refusal for each value. If only the first requests found room, the
+            others are refusals with the code of the error.
+
+        Raises:
+            UnknownStream: no route takes the stream.
+        """
+        deadline = self._deadline(timeout)
+        values = values if isinstance(values, list | tuple) else list(values)
+        ready, refused = outgoing(values, columns_for(values, key, keys, headers, dedup_ids))
+        sent: list[Sent] = []
+        for each in ready:
+            if sent and sent[-1].request.error is not None:
+                skipped = Request(0, 0, b"", len(each.indexes))
+                skipped.fail(sent[-1].request.error)
+                sent.append(Sent(skipped, each.indexes))
+                continue
+            sent.append(Sent(self._session.send(stream, each, deadline), each.indexes))
+        return self._results(stream, len(values), sent, refused, deadline)
+
+    def append_request(
+        self,
+        stream: str,
+        body: Body | bytes,
+        *,
+        sequence: int,
+        timeout: float | None = None,
+    ) -> Results:
+        """Send one request under a sequence of the caller's choice: for ``append --once``.
+
+        A request that an earlier process of the same name has sent is answered as it was then, if
+        it is the last one, and has the same body.
+
+        Args:
+            stream: as in ``append``.
+            body: a body of ``wald.core.body``, packed or not.
+            sequence: at most one above the session's last.
+            timeout: seconds; by default the producer's.
+
+        Raises:
+            SequenceConflict: the sequence was used with another body: the input has changed.
+        """
+        deadline = self._deadline(timeout)
+        packed = body if isinstance(body, bytes) else bodies.encode(body)
+        count = len(bodies.decode(packed).values)
+        each = Outgoing(packed, range(count))
+        request = self._session.send(stream, each, deadline, sequence=sequence)
+        return self._results(stream, count, [Sent(request, each.indexes)], [], deadline)
+
+    def _results(
+        self,
+        stream: str,
+        count: int,
+        sent: list[Sent],
+        refused: list[Refused],
+        deadline: Deadline,
+    ) -> Results:
+        self._session.finish([each.request for each in sent], deadline)
+        if sent and not refused and sent[0].request.error is not None:
+            # nothing at all is stored; else the answer is given value by value
+            raise sent[0].request.error
+        return results_of(stream, count, sent, refused)
+
+    # --- the rest of the public face ------------------------------------------------------------
+
+    @property
+    def session(self) -> SessionInfo:
+        """The session with the daemon; connects if need be."""
+        session = self._session
+        session.connect(self._deadline(None))
+        return SessionInfo(session.outbox.session, self._name, session.outbox.last_sequence)
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Wait until nothing is unanswered, what earlier calls gave up included.
+
+        Raises:
+            WaitTimeout: some still is.
+        """
+        session = self._session
+        if session.outbox and not session.flush(self._deadline(timeout)):
+            msg = f"{len(session.outbox)} requests are unanswered"
+            raise WaitTimeout(msg)
+
+    def ping(self, timeout: float | None = None) -> float:
+        """Ask the daemon for a sign of life; return the seconds it took."""
+        began_ns = self._clock.monotonic_ns()
+        self._session.ping(self._deadline(timeout))
+        return (self._clock.monotonic_ns() - began_ns) / limits.CLOCK_NS_PER_S
+
+    def close(self) -> None:
+        """Say goodbye and close; harmless to repeat. What is unanswered stays so."""
+        self._session.close(self._deadline(limits.CLOSE_TIMEOUT_S))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Producer {self._name or 'without a name'} of {self._path!r}>"
+
+    # --- fork -----------------------------------------------------------------------------------
+
+    def _after_fork(self) -> None:
+        """In the child: the connection and the session are the parent's."""
+        self._session.drop()
+        self._name = ""
+        self._session = self._new_session("")
+
+
+def _after_fork_in_child() -> None:
+    for producer in list(_producers):
+        producer._after_fork()  # noqa: SLF001 - of this module
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

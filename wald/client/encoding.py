@@ -1,0 +1,91 @@
+"""Values of the application as bytes with a content code: the table of docs/protocol.md."""
+
+from collections.abc import Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from typing import NamedTuple, cast
+from uuid import UUID
+
+import msgpack
+
+from wald import limits
+from wald.core.body import Headers, Text
+from wald.model import Content, Refused
+
+EXT_DATETIME = 1
+EXT_DATE = 2
+EXT_DECIMAL = 3
+EXT_UUID = 4
+
+_BYTES = {bytes}
+_BUFFERS = (bytes, bytearray, memoryview)
+_BAD_VALUE = (TypeError, ValueError, OverflowError, RecursionError)
+
+
+class Encoded(NamedTuple):
+    """Values ready to be sent, and those that cannot be."""
+
+    content: int | bytes
+    values: list[bytes]
+    refused: list[Refused]  # by index in the values given
+
+
+def _extension(value: object) -> msgpack.ExtType:
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            msg = "a datetime without an offset says no instant; give it a tzinfo"
+            raise ValueError(msg)
+        return msgpack.ExtType(EXT_DATETIME, value.isoformat().encode())
+    if isinstance(value, date):
+        return msgpack.ExtType(EXT_DATE, value.isoformat().encode())
+    if isinstance(value, Decimal):
+        if not value.is_finite():
+            msg = f"the Decimal {value} is not a number"
+            raise ValueError(msg)
+        return msgpack.ExtType(EXT_DECIMAL, str(value).encode())
+    if isinstance(value, UUID):
+        return msgpack.ExtType(EXT_UUID, value.bytes)
+    msg = f"a {type(value).__name__} has no form in msgpack"
+    raise TypeError(msg)
+
+
+def encode_value(value: object) -> tuple[int, bytes]:
+    """Return the content code and the bytes of one value.
+
+    Raises:
+        TypeError, ValueError, OverflowError, RecursionError: it has no form.
+    """
+    if isinstance(value, _BUFFERS):
+        return Content.BYTES, bytes(value)
+    packed = cast("bytes", msgpack.packb(value, default=_extension, use_bin_type=True))
+    return Content.MSGPACK, packed
+
+
+def encode_values(values: Sequence[object]) -> Encoded:
+    """Encode all that can be; say of the others why not."""
+    if set(map(type, values)) == _BYTES:
+        plain = cast("list[bytes]", list(values))
+        if max(map(len, plain)) <= limits.RECORD_MAX_BYTES:
+            return Encoded(Content.BYTES, plain, [])
+    codes = bytearray()
+    encoded: list[bytes] = []
+    refused: list[Refused] = []
+    for index, value in enumerate(values):
+        try:
+            code, data = encode_value(value)
+        except _BAD_VALUE as error:
+            refused.append(Refused(index, "record.value", str(error)))
+            continue
+        if len(data) > limits.RECORD_MAX_BYTES:
+            message = f"{len(data):,} bytes, the limit is {limits.RECORD_MAX_BYTES:,}"
+            refused.append(Refused(index, "record.too-large", message))
+            continue
+        codes.append(code)
+        encoded.append(data)
+    one = codes[0] if codes and len(set(codes)) == 1 else None
+    return Encoded(bytes(codes) if one is None else one, encoded, refused)
+
+
+def same_for_all(value: Text | Headers | None, count: int) -> list[Text | Headers | None] | None:
+    """Return a column with one value in every row; none at all for None."""
+    return None if value is None else [value] * count

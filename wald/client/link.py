@@ -1,0 +1,127 @@
+"""One connection to the daemon: a socket with deadlines, and the events that arrive on it."""
+
+import contextlib
+import os
+import select
+import socket
+from collections.abc import Iterator, Mapping
+
+from wald import limits
+from wald.core.events import Event
+from wald.core.wire import FrameReader, Side
+from wald.errors import Unavailable
+from wald.ports import Clock
+
+ROOT_SOCKET = "/run/wald/wald.sock"
+_READ_BYTES = 64 * limits.KIB
+
+
+def default_socket(environment: Mapping[str, str], uid: int) -> str:
+    """Return where the daemon listens if nobody says: ``WALD_SOCKET``, root's or the user's."""
+    said = environment.get("WALD_SOCKET")
+    if said:
+        return said
+    if uid == 0:
+        return ROOT_SOCKET
+    runtime = environment.get("XDG_RUNTIME_DIR")
+    if runtime:
+        return f"{runtime}/wald/wald.sock"
+    home = environment.get("HOME") or "~"
+    state = environment.get("XDG_STATE_HOME") or f"{home}/.local/state"
+    return f"{state}/wald/wald.sock"
+
+
+class Deadline:
+    """A point in time by the monotonic clock."""
+
+    __slots__ = ("_at_ns", "_clock", "timeout_s")
+
+    def __init__(self, clock: Clock, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self._clock = clock
+        self._at_ns = clock.monotonic_ns() + int(timeout_s * limits.CLOCK_NS_PER_S)
+
+    def left_s(self) -> float:
+        """Return the seconds that are left; 0 when it has passed."""
+        return max((self._at_ns - self._clock.monotonic_ns()) / limits.CLOCK_NS_PER_S, 0.0)
+
+
+class Link:
+    """A connected socket. One thread may read while another sends.
+
+    Raises:
+        OSError: from any method, when the connection is lost; ``TimeoutError`` at a deadline.
+    """
+
+    def __init__(self, connected: socket.socket) -> None:
+        connected.settimeout(0)
+        self._socket = connected
+        self._readable = select.poll()
+        self._readable.register(connected, select.POLLIN)
+        self._writable = select.poll()
+        self._writable.register(connected, select.POLLOUT)
+        self._reader = FrameReader(Side.CLIENT)
+
+    @classmethod
+    def connect(cls, path: str, timeout_s: float) -> "Link":
+        """Connect to the daemon's socket."""
+        if len(os.fsencode(path)) > limits.SOCKET_PATH_MAX_BYTES:
+            msg = f"a socket's path has at most {limits.SOCKET_PATH_MAX_BYTES} bytes: {path!r}"
+            raise Unavailable(msg, path=path)
+        connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connecting.settimeout(max(timeout_s, 0.001))
+            connecting.connect(path)
+            return cls(connecting)
+        except BaseException:
+            connecting.close()
+            raise
+
+    def send(self, data: bytes, deadline: Deadline) -> None:
+        """Send all of it."""
+        sent = self._send_some(data)
+        if sent == len(data):
+            return
+        rest = memoryview(data)[sent:]
+        while rest:
+            if not self._writable.poll(deadline.left_s() * 1000):
+                raise TimeoutError
+            rest = rest[self._send_some(rest) :]
+
+    def _send_some(self, data: bytes | memoryview) -> int:
+        try:
+            return self._socket.send(data, socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            return 0
+
+    def wait(self, deadline: Deadline) -> None:
+        """Wait until something can be read."""
+        if not self._readable.poll(deadline.left_s() * 1000):
+            raise TimeoutError
+
+    def events(self) -> Iterator[Event]:
+        """Read what is there; yield what is complete.
+
+        Raises:
+            ConnectionResetError: the daemon has closed.
+            ProtocolMismatch: the daemon broke the protocol.
+        """
+        try:
+            data = self._socket.recv(_READ_BYTES)
+        except BlockingIOError:
+            data = None
+        if data is not None:
+            if not data:
+                raise ConnectionResetError
+            self._reader.receive_data(data)
+        while (event := self._reader.next_event()) is not None:
+            yield event
+
+    def shut(self) -> None:
+        """End it, so that a thread that waits on it wakes."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close; after a fork this leaves the parent's connection alone."""
+        self._socket.close()

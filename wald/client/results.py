@@ -1,0 +1,111 @@
+"""What an append of many came to, record by record."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, overload
+
+from wald.core.events import WHOLE_REQUEST
+from wald.core.outbox import Request
+from wald.errors import RecordRefused
+from wald.model import Lsn, Receipt, Refused
+
+LEVEL = "durable"
+
+
+class Results(Sequence[Receipt | Refused]):
+    """One ``Receipt`` or ``Refused`` for each value, in the order given."""
+
+    __slots__ = ("_durable_lsn", "_entries", "_stream")
+
+    def __init__(self, stream: str, entries: list[Lsn | Refused], durable_lsn: Lsn) -> None:
+        self._stream = stream
+        self._entries = entries
+        self._durable_lsn = durable_lsn
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @overload
+    def __getitem__(self, index: int) -> Receipt | Refused: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Results": ...
+
+    def __getitem__(self, index: int | slice) -> "Receipt | Refused | Results":
+        if isinstance(index, slice):
+            return Results(self._stream, self._entries[index], self._durable_lsn)
+        return self._result(self._entries[index])
+
+    def __iter__(self) -> Iterator[Receipt | Refused]:
+        return map(self._result, self._entries)
+
+    def __repr__(self) -> str:
+        refused = len(self.refused)
+        return f"Results({self._stream!r}, {len(self) - refused} accepted, {refused} refused)"
+
+    def _result(self, entry: Lsn | Refused) -> Receipt | Refused:
+        if isinstance(entry, Refused):
+            return entry
+        return Receipt(self._stream, entry, LEVEL, self._durable_lsn)
+
+    @property
+    def accepted(self) -> list[Receipt]:
+        """The receipts of the stored records."""
+        return [each for each in self if isinstance(each, Receipt)]
+
+    @property
+    def refused(self) -> list[Refused]:
+        """The refused records."""
+        return [each for each in self._entries if isinstance(each, Refused)]
+
+    def raise_for_refused(self) -> None:
+        """Raise for the first refused record, if there is one.
+
+        Raises:
+            RecordRefused: with its index and code.
+        """
+        for each in self.refused:
+            raise RecordRefused(
+                each.message or each.code, reason=each.code, index=each.index, hint=each.hint
+            )
+
+
+class Sent(NamedTuple):
+    """A request, and which of the application's values it holds."""
+
+    request: Request
+    indexes: Sequence[int]
+
+
+def results_of(
+    stream: str, count: int, sent: Sequence[Sent], refused: Sequence[Refused]
+) -> Results:
+    """Put the answers of requests, and what was never sent, into the order of the values."""
+    durable_lsn = max((each.request.durable_lsn for each in sent), default=0)
+    if len(sent) == 1 and not refused and not sent[0].request.refusals:
+        lsn = sent[0].request.first_lsn
+        if sent[0].request.error is None:
+            return Results(stream, list(range(lsn, lsn + count)), durable_lsn)
+    entries: list[Lsn | Refused] = [0] * count
+    for each in refused:
+        entries[each.index] = each
+    for request, indexes in sent:
+        _place(entries, request, indexes)
+    return Results(stream, entries, durable_lsn)
+
+
+def _place(entries: list[Lsn | Refused], request: Request, indexes: Sequence[int]) -> None:
+    error = request.error
+    if error is not None:
+        for index in indexes:
+            entries[index] = Refused(index, error.code, error.message, error.hint)
+        return
+    refusals = {each.record: each for each in request.refusals}
+    whole = refusals.get(WHOLE_REQUEST)
+    lsn = request.first_lsn
+    for at, index in enumerate(indexes):
+        refusal = whole or refusals.get(at)
+        if refusal is None:
+            entries[index] = lsn
+            lsn += 1
+        else:
+            entries[index] = Refused(index, refusal.code, refusal.message)

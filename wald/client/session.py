@@ -1,0 +1,328 @@
+"""A producer's session over one socket at a time: connects, sends, reads, sends again.
+
+All state is guarded by one lock. There is no thread of its own: whoever waits reads for all, and
+lets the lock go while nothing arrives.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+
+from wald import limits
+from wald.client.link import Deadline, Link
+from wald.client.requests import Outgoing
+from wald.core.events import (
+    Ack,
+    Event,
+    Failed,
+    FrameType,
+    Goodbye,
+    Hello,
+    OpenStream,
+    Ping,
+    Pong,
+    RefusedRecords,
+    StreamOpened,
+    Welcome,
+)
+from wald.core.outbox import Outbox, Request, error_of
+from wald.errors import (
+    Backpressure,
+    Closed,
+    Fenced,
+    OutcomeUnknown,
+    Unavailable,
+    UnknownStream,
+    WaldError,
+)
+from wald.model import StreamId
+from wald.ports import Chance
+
+_BACKOFF_BASE_S = 0.01
+_BACKOFF_CAP_S = 0.5
+
+
+class Session:
+    """One producer's session; used from several threads, in one process.
+
+    Args:
+        path: the daemon's socket.
+        name: the producer's name, or empty.
+        patient: whether to wait for a daemon that was never there.
+        chance: for the jitter between attempts to connect.
+    """
+
+    def __init__(self, path: str, name: str, *, patient: bool, chance: Chance) -> None:
+        self.outbox = Outbox()
+        self._path = path
+        self._name = name
+        self._patient = patient
+        self._chance = chance
+        self._changed = threading.Condition(threading.Lock())
+        self._link: Link | None = None
+        self._reading = False
+        self._closed = False
+        self._fenced: Fenced | None = None
+        self._log_id = b""
+        self._streams: dict[str, StreamId] = {}
+        self._last_call = 0
+        self._answers: dict[int, Event] = {}
+
+    # --- for the producer -----------------------------------------------------------------------
+
+    def connect(self, deadline: Deadline) -> None:
+        """Connect, if there is no connection."""
+        with self._changed:
+            self._connected(deadline)
+
+    def flush(self, deadline: Deadline) -> bool:
+        """Wait until nothing is unanswered; False at the deadline."""
+        with self._changed:
+            return self._drive(lambda: not self.outbox, deadline)
+
+    def ping(self, deadline: Deadline) -> None:
+        """Wait for a sign of life."""
+        with self._changed:
+            self._call(lambda request: Ping(request).encode(), deadline)
+
+    def close(self, deadline: Deadline) -> None:
+        """Say goodbye if nothing is unanswered, and close; harmless to repeat."""
+        with self._changed:
+            if self._closed:
+                return
+            self._closed = True
+            link = self._link
+            if link is None:
+                return
+            try:
+                if not self.outbox:
+                    link.send(Goodbye().encode(), deadline)
+            except OSError:
+                pass  # it is gone already
+            self._lose(link)
+
+    def drop(self) -> None:
+        """In the child of a fork: close this process's copy of the parent's connection."""
+        if self._link is not None:
+            self._link.close()
+
+    # --- requests on their way ------------------------------------------------------------------
+
+    def send(
+        self, stream: str, each: Outgoing, deadline: Deadline, *, sequence: int | None = None
+    ) -> Request:
+        """Send a request as soon as the window has room; it is not yet answered."""
+        with self._changed:
+            stream_id = self._open(stream, deadline)
+            while not self.outbox.has_room:
+                if not self._drive(lambda: self.outbox.has_room, deadline):
+                    msg = "the window is full of unanswered requests; nothing was sent"
+                    raise Backpressure(msg, retry_after_s=limits.RETRY_AFTER_MS / 1000)
+                stream_id = self._open(stream, deadline)
+            link = self._connected(deadline)
+            request = self.outbox.add(stream_id, each.body, len(each.indexes), sequence=sequence)
+            try:
+                link.send(self.outbox.frame(request), deadline)
+            except OSError:
+                self._lose(link)  # it is sent again with the rest
+            return request
+
+    def finish(self, requests: Sequence[Request], deadline: Deadline) -> None:
+        """Wait for the answers; requests without one end as ``OutcomeUnknown``."""
+        with self._changed:
+            why = f"not answered within {deadline.timeout_s:g} s"
+            try:
+                if self._drive(lambda: all(each.done for each in requests), deadline):
+                    return
+            except (Unavailable, Backpressure) as error:
+                why = error.message
+            unknown = OutcomeUnknown(f"the request was sent: {why}")
+            for each in requests:
+                if not each.done:
+                    each.error = unknown  # it stays in the outbox: its sequence is in use
+
+    def _open(self, stream: str, deadline: Deadline) -> StreamId:
+        """Return the durable id of a stream."""
+        self._connected(deadline)
+        known = self._streams.get(stream)
+        if known is not None:
+            return known
+        if limits.STREAM_NAME.fullmatch(stream) is None:
+            msg = f"{stream!r} is not a stream's name"
+            raise UnknownStream(msg)
+        answer = self._call(lambda request: OpenStream(request, stream).encode(), deadline)
+        assert isinstance(answer, StreamOpened)
+        self._streams[stream] = answer.stream
+        return answer.stream
+
+    def _call(self, frame_of: Callable[[int], bytes], deadline: Deadline) -> Event:
+        """Send a frame that is answered by request id; ask again over a new connection."""
+        while True:
+            link = self._connected(deadline)
+            self._last_call += 1
+            number = self._last_call
+            try:
+                link.send(frame_of(number), deadline)
+            except OSError:
+                self._lose(link)
+                continue
+            if not self._drive(
+                lambda: number in self._answers or self._link is not link,  # noqa: B023 - used at once
+                deadline,
+            ):
+                msg = f"the daemon did not answer within {deadline.timeout_s:g} s"
+                raise Unavailable(msg)
+            answer = self._answers.pop(number, None)
+            if isinstance(answer, Failed):
+                if answer.code == UnknownStream.code:
+                    raise UnknownStream(answer.message, hint=answer.hint)
+                raise error_of(answer)
+            if answer is not None:
+                return answer
+
+    # --- reading for all ------------------------------------------------------------------------
+
+    def _drive(self, done: Callable[[], bool], deadline: Deadline) -> bool:
+        """Read until ``done``; False at the deadline. One thread reads, the others wait for it."""
+        while not done():
+            if self._closed:
+                msg = "the producer was closed while it waited"
+                raise Closed(msg)
+            left_s = deadline.left_s()
+            if left_s <= 0:
+                return False
+            if self._reading:
+                self._changed.wait(left_s)
+            else:
+                self._read(self._connected(deadline), deadline)
+        return True
+
+    def _read(self, link: Link, deadline: Deadline) -> None:
+        self._reading = True
+        self._changed.release()
+        try:
+            link.wait(deadline)
+        except TimeoutError:
+            return
+        finally:
+            self._changed.acquire()
+            self._reading = False
+            self._changed.notify_all()
+        if self._link is not link:
+            link.close()  # another thread has given it up
+            return
+        try:
+            for event in link.events():
+                self._take(link, event)
+        except OSError:
+            self._lose(link)
+        except WaldError:
+            self._lose(link)
+            raise
+
+    def _take(self, link: Link, event: Event) -> None:
+        match event:
+            case Ack() | RefusedRecords():
+                self.outbox.take(event)
+            case Failed() if event.closing:
+                self._lose(link)
+                error = error_of(event)
+                if isinstance(error, Fenced):
+                    self._fenced = error
+                if not error.retryable:
+                    raise error
+            case Failed() if event.answers == FrameType.APPEND:
+                self.outbox.take(event)
+            case Failed() | Pong() | StreamOpened():
+                self._answers[event.request] = event
+            case _:
+                pass  # a goodbye: the end of the connection follows
+
+    # --- the connection -------------------------------------------------------------------------
+
+    def _connected(self, deadline: Deadline) -> Link:
+        """Return the connection; make it anew, and send again what is unanswered."""
+        failures = 0
+        while self._link is None:
+            self._check_open()
+            try:
+                self._connect(deadline)
+            except (OSError, Backpressure) as error:
+                failures += 1
+                self._rest(error, failures, deadline)
+        self._check_open()
+        return self._link
+
+    def _check_open(self) -> None:
+        if self._closed:
+            msg = "the producer is closed"
+            raise Closed(msg)
+        if self._fenced is not None:
+            raise self._fenced
+
+    def _rest(self, error: OSError | Backpressure, failures: int, deadline: Deadline) -> None:
+        """Wait before the next attempt to connect, or give up."""
+        hopeless = isinstance(error, FileNotFoundError | ConnectionRefusedError | PermissionError)
+        left_s = deadline.left_s()
+        if left_s <= 0 or (hopeless and not self._patient and not self.outbox.session):
+            if isinstance(error, Backpressure):
+                raise error
+            why = error.strerror or type(error).__name__
+            msg = f"no daemon answers at {self._path!r}: {why}"
+            raise Unavailable(msg, path=self._path) from error
+        cap_s = min(_BACKOFF_CAP_S, _BACKOFF_BASE_S * 2.0 ** min(failures, 16))
+        self._changed.wait(min(self._chance.uniform(cap_s / 2, cap_s), left_s))
+
+    def _connect(self, deadline: Deadline) -> None:
+        link = Link.connect(self._path, min(deadline.left_s(), limits.CONNECT_TIMEOUT_S))
+        try:
+            self._greet(link, deadline)
+            for frame in self.outbox.resend():
+                link.send(frame, deadline)
+        except BaseException:
+            link.close()
+            raise
+        self._link = link
+
+    def _greet(self, link: Link, deadline: Deadline) -> None:
+        outbox = self.outbox
+        welcome = self._hello(link, outbox.session, deadline)
+        if welcome is None:
+            outbox.lose_session()
+            self._changed.notify_all()
+            welcome = self._hello(link, 0, deadline)
+            assert welcome is not None
+        try:
+            outbox.welcome(welcome)
+        except Fenced as error:
+            self._fenced = error
+            raise
+        if welcome.log_id != self._log_id:
+            self._log_id = welcome.log_id
+            self._streams.clear()
+
+    def _hello(self, link: Link, session: int, deadline: Deadline) -> Welcome | None:
+        """Greet; None if the session is not known any more."""
+        self._last_call += 1
+        link.send(Hello(self._last_call, self._name, session).encode(), deadline)
+        while True:
+            link.wait(deadline)
+            for event in link.events():
+                if isinstance(event, Welcome):
+                    return event
+                if isinstance(event, Failed):
+                    error = error_of(event)
+                    if session and isinstance(error, OutcomeUnknown):
+                        return None
+                    raise error
+                if isinstance(event, Goodbye):
+                    raise ConnectionResetError
+
+    def _lose(self, link: Link) -> None:
+        """A connection is gone; what is unanswered is sent again over the next."""
+        if self._link is link:
+            self._link = None
+            self._changed.notify_all()
+        if self._reading:
+            link.shut()  # a thread waits on it: it wakes, and closes it
+        else:
+            link.close()

@@ -1,0 +1,204 @@
+"""A producer's requests on their way: sequences, the window, answers. No I/O.
+
+The blocking client and its asynchronous twin are thin drivers of this: ``add`` gives a frame to
+send, ``take`` takes an event, ``resend`` gives what to send again after a lost connection, under
+the same sequences.
+"""
+
+from collections import deque
+from typing import Final
+
+from wald import limits
+from wald.core.events import (
+    WHOLE_REQUEST,
+    Ack,
+    Append,
+    Failed,
+    Refusal,
+    RefusedRecords,
+    Welcome,
+)
+from wald.errors import (
+    Backpressure,
+    DiskFull,
+    Fenced,
+    OutcomeUnknown,
+    ProtocolMismatch,
+    SequenceConflict,
+    SequenceGap,
+    WaldError,
+)
+from wald.model import Lsn, StreamId
+
+_ERRORS: Final[dict[str, type[WaldError]]] = {
+    kind.code: kind for kind in (OutcomeUnknown, SequenceConflict, SequenceGap, Fenced)
+}
+
+
+def error_of(failed: Failed) -> WaldError:
+    """Return the error that an ERROR frame stands for."""
+    if failed.code in {Backpressure.code, DiskFull.code}:
+        room = DiskFull if failed.code == DiskFull.code else Backpressure
+        return room(failed.message, retry_after_s=failed.retry_after_ms / 1000, hint=failed.hint)
+    kind = _ERRORS.get(failed.code)
+    if kind is not None:
+        return kind(failed.message, hint=failed.hint)
+    return ProtocolMismatch(failed.message, hint=failed.hint, reason=failed.code)
+
+
+class Request:
+    """One request, until it is answered and after.
+
+    Attributes:
+        sequence: its number in the session.
+        records: how many records it has.
+        done: whether it is answered, or given up.
+        refusals: of single records, or one of ``WHOLE_REQUEST``.
+        first_lsn: of its first stored record.
+        durable_lsn: of the frontier when it was answered.
+        error: why nothing of it is stored, or known.
+    """
+
+    __slots__ = (
+        "body",
+        "done",
+        "durable_lsn",
+        "error",
+        "first_lsn",
+        "records",
+        "refusals",
+        "sequence",
+        "stream",
+    )
+
+    def __init__(self, stream: StreamId, sequence: int, body: bytes, records: int) -> None:
+        self.stream = stream
+        self.sequence = sequence
+        self.body = body
+        self.records = records
+        self.done = False
+        self.refusals: tuple[Refusal, ...] = ()
+        self.first_lsn: Lsn = 0
+        self.durable_lsn: Lsn = 0
+        self.error: WaldError | None = None
+
+    @property
+    def stored(self) -> int:
+        """How many of its records are stored, once it is answered."""
+        if self.refusals and self.refusals[0].record == WHOLE_REQUEST:
+            return 0
+        return self.records - len(self.refusals)
+
+    def fail(self, error: WaldError) -> None:
+        """End without a receipt."""
+        self.error = error
+        self.done = True
+        self.body = b""
+
+
+class Outbox:
+    """The unanswered requests of one session."""
+
+    def __init__(self) -> None:
+        self.session = 0
+        self.last_sequence = 0  # the last that was assigned
+        self.in_flight_bytes = 0
+        self._window = limits.WINDOW_REQUESTS
+        self._bytes_max = limits.REQUEST_MAX_BYTES
+        self._waiting: deque[Request] = deque()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another request may be sent now."""
+        return len(self._waiting) < self._window and self.in_flight_bytes < self._bytes_max
+
+    def welcome(self, welcome: Welcome) -> None:
+        """Take the daemon's answer to HELLO.
+
+        Raises:
+            Fenced: another client has sent requests in this session.
+        """
+        if self.session and welcome.last_sequence > self.last_sequence:
+            msg = "another client has used this producer's name"
+            raise Fenced(msg)
+        if not self.session:
+            self.last_sequence = welcome.last_sequence
+        self.session = welcome.session
+        self._window = welcome.window
+        self._bytes_max = welcome.in_flight_max_bytes
+
+    def lose_session(self) -> None:
+        """The daemon does not know the session: nobody can tell what became of its requests."""
+        for request in self._waiting:
+            msg = "the daemon no longer knows the session; the request may or may not be stored"
+            request.fail(OutcomeUnknown(msg))
+        self._waiting.clear()
+        self.in_flight_bytes = 0
+        self.session = 0
+        self.last_sequence = 0
+
+    def add(
+        self, stream: StreamId, body: bytes, records: int, *, sequence: int | None = None
+    ) -> Request:
+        """Assign the next sequence; or take a given one, to ask for an answer once more."""
+        request = Request(stream, sequence or self.last_sequence + 1, body, records)
+        self.last_sequence = max(self.last_sequence, request.sequence)
+        self._waiting.append(request)
+        self.in_flight_bytes += len(body)
+        return request
+
+    def frame(self, request: Request) -> bytes:
+        """Return the frame of an unanswered request."""
+        answered_through = self._waiting[0].sequence - 1
+        lag = max(request.sequence - answered_through, 1)
+        return Append(request.stream, request.sequence, lag, request.body).encode()
+
+    def resend(self) -> list[bytes]:
+        """Return the frames of all unanswered requests, in order."""
+        return [self.frame(request) for request in self._waiting]
+
+    def take(self, event: Ack | RefusedRecords | Failed) -> None:
+        """Take an answer of the daemon to requests."""
+        match event:
+            case Ack():
+                self._acknowledge(event)
+            case RefusedRecords():
+                for request in self._waiting:
+                    if request.sequence == event.sequence:
+                        request.refusals = event.refusals
+            case Failed(not_stored=True):
+                self._not_stored(event)
+            case Failed():
+                self._fail(event)
+
+    def _acknowledge(self, ack: Ack) -> None:
+        waiting = self._waiting
+        lsn = ack.first_lsn
+        while waiting and waiting[0].sequence <= ack.through:
+            request = waiting.popleft()
+            self.in_flight_bytes -= len(request.body)
+            request.body = b""
+            request.first_lsn = lsn
+            request.durable_lsn = ack.durable_lsn
+            request.done = True
+            lsn += request.stored
+
+    def _not_stored(self, failed: Failed) -> None:
+        """This request and all behind it were not stored: their sequences are free again."""
+        waiting = self._waiting
+        while waiting and waiting[-1].sequence >= failed.request:
+            request = waiting.pop()
+            self.in_flight_bytes -= len(request.body)
+            request.fail(error_of(failed))
+            self.last_sequence = request.sequence - 1
+
+    def _fail(self, failed: Failed) -> None:
+        for request in self._waiting:
+            if request.sequence == failed.request:
+                self._waiting.remove(request)
+                self.in_flight_bytes -= len(request.body)
+                request.fail(error_of(failed))
+                return

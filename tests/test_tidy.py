@@ -21,7 +21,6 @@ SYNONYMS = {
     r"\bhigh[- ]water[- ]?mark\b": "frontier or checkpoint",
     r"\bpublishers?\b": "producer",
     r"\bdead[- ]letter[- ]queue\b": "dead letters",
-    r"\btopics?\b": "stream",
     r"\bconsumers?\b": "route, or sink",
     r"\bmessages? broker\b": "target",
     r"\boffset commits?\b": "checkpoint",
@@ -73,7 +72,7 @@ def test_every_module_says_what_it_is_for() -> None:
 
 def test_a_limit_has_its_unit_in_its_name() -> None:
     units = re.compile(
-        r"_(BYTES|S|RECORDS|COUNT|SEGMENTS|REQUESTS|DEPTH|NAME|MAX|LSN|UNCLEAN|MOVED|NS_PER_S"
+        r"_(BYTES|S|MS|RECORDS|COUNT|SEGMENTS|REQUESTS|DEPTH|NAME|MAX|LSN|UNCLEAN|MOVED|NS_PER_S"
         r"|PER_REQUEST|PER_LANE|PER_GROUP|JUMP)\b"
     )
     for name, value in vars(limits).items():

@@ -16,15 +16,12 @@ import threading
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import Any, TextIO, cast
 
 from wald.config import RouteSettings, Settings, SinkSettings
-from wald.errors import ConfigError, WaldError, WrongSetting
+from wald.errors import ConfigError, DataDirectoryUnusable, WaldError, WrongSetting
 from wald.ports import Sink, SinkFactory
 from wald.system import PosixFileSystem, SystemClock, end_with_parent, listen_fds, sd_notify
-
-if TYPE_CHECKING:
-    from wald.storage.log import LogOptions
 
 SINKS: Mapping[str, str] = {"sqlite": "wald.sinks.sqlite"}
 ENTRY_POINT_GROUP = "wald.sinks"
@@ -196,15 +193,43 @@ def configure_logging(level: int = logging.INFO) -> None:
 # --- commands that open the data directory themselves -------------------------------------------
 
 
-def log_options(settings: Settings) -> "LogOptions":
-    """Return the options of the log that the settings ask for."""
-    from wald.storage.log import LogOptions
+def replay(settings: Settings, patience_s: float) -> dict[str, Any]:
+    """Deliver what is pending with no daemon; return the books of the routes.
 
-    return LogOptions(
-        segment_bytes=settings.segment_bytes,
-        retain_after_delivery_s=settings.retain_after_delivery_s,
-        retain_after_delivery_bytes=settings.retain_after_delivery_bytes,
-    )
+    Raises:
+        DataDirectoryHeld: a daemon, or what is left of one, holds a lock.
+        WaldError: the directory cannot be used.
+    """
+    from wald.drainer.process import replay as deliver
+    from wald.storage.log import Log, LogOptions
+    from wald.supervisor.claim import claim_data_directory
+
+    fs, clock, chance = PosixFileSystem(), SystemClock(), random.SystemRandom()
+    if fs.stat(settings.data_dir) is None:
+        msg = f"there is no data directory {settings.data_dir}"
+        raise DataDirectoryUnusable(msg, hint="name it with --data-dir, or in the configuration")
+    serve_lock = claim_data_directory(fs, settings.data_dir, pid=os.getpid())
+    try:
+        options = LogOptions(
+            segment_bytes=settings.segment_bytes,
+            retain_after_delivery_s=settings.retain_after_delivery_s,
+            retain_after_delivery_bytes=settings.retain_after_delivery_bytes,
+        )
+        log = Log.open(fs, settings.data_dir, clock, chance, options)
+        try:
+            return deliver(
+                settings,
+                log,
+                make_sink=make_sink,
+                fs=fs,
+                clock=clock,
+                chance=chance,
+                patience_s=patience_s,
+            )
+        finally:
+            log.close()
+    finally:
+        serve_lock.close()
 
 
 if __name__ == "__main__":

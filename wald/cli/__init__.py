@@ -4,7 +4,6 @@ Data goes to standard output, talk to standard error. A user's mistake is two li
 traceback: ``error[code]: message`` and ``hint: ...``, and the exit code of its class.
 """
 
-import os
 import sys
 from importlib import import_module
 
@@ -14,7 +13,6 @@ from wald.cli.output import print_error
 from wald.errors import EXIT_USAGE, WaldError
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells say it
-_PIPE_CLOSED = 141  # 128 + SIGPIPE
 
 COMMANDS = {
     "run": "wald.cli.run:run",
@@ -82,10 +80,6 @@ def run_command(arguments: list[str]) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return _INTERRUPTED
-    except BrokenPipeError:
-        # whoever read our output has seen enough; spare the interpreter a second complaint
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _PIPE_CLOSED
     return result if isinstance(result, int) else 0
 
 

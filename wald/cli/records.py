@@ -17,7 +17,7 @@ from wald.errors import InputError
 from wald.model import Content
 
 _CSV_FIELD_MAX_CHARACTERS = limits.RECORD_MAX_BYTES
-_LINE_MAX_BYTES = 8 * limits.MIB  # longer than a record can be; more is not read into memory
+_LINE_MAX_BYTES = 2 * limits.MIB  # of a longer line only the beginning is taken into memory
 
 
 class Parsed(NamedTuple):
@@ -57,7 +57,7 @@ def read_lines(source: BinaryIO, key_field: str | None) -> Iterator[Entry]:
         raise InputError(msg, hint="use --format ndjson or csv")
     for number, line in _lines(source):
         value = line.removesuffix(b"\n").removesuffix(b"\r")
-        yield _too_long(number) if _is_cut(line) else Parsed(Content.BYTES, value)
+        yield _too_large(value, f"line {number}") or Parsed(Content.BYTES, value)
 
 
 def read_csv(source: BinaryIO, key_field: str | None) -> Iterator[Entry]:
@@ -109,16 +109,20 @@ def _is_cut(line: bytes) -> bool:
     return len(line) == _LINE_MAX_BYTES and not line.endswith(b"\n")
 
 
-def _too_long(number: int) -> Unparsed:
-    return Unparsed("record.too-large", f"line {number} is longer than {_LINE_MAX_BYTES:,} bytes")
+def _too_large(value: bytes, place: str) -> Unparsed | None:
+    """Refuse here what the daemon would refuse: then what a request stores is known beforehand."""
+    if len(value) <= limits.RECORD_MAX_BYTES:
+        return None
+    return Unparsed(
+        "record.too-large",
+        f"{place}: {len(value):,} bytes or more, the limit is {limits.RECORD_MAX_BYTES:,}",
+    )
 
 
 def _json_record(text: bytes, number: int, key_field: str | None) -> Entry:
-    if len(text) > limits.RECORD_MAX_BYTES:
-        return Unparsed(
-            "record.too-large",
-            f"line {number}: {len(text):,} bytes, the limit is {limits.RECORD_MAX_BYTES:,}",
-        )
+    too_large = _too_large(text, f"line {number}")
+    if too_large is not None:
+        return too_large
     try:
         value = json.loads(text.decode(), parse_constant=_no_constant)
     except UnicodeDecodeError as error:
@@ -146,8 +150,9 @@ def _csv_record(header: list[str], row: list[str], number: int, key_field: str |
         value = msgpack.packb(record)
     except UnicodeEncodeError:
         return Unparsed("csv.syntax", f"line {number}: not UTF-8")
-    if key_field is None:
-        return Parsed(Content.MSGPACK, value)
+    too_large = _too_large(value, f"line {number}")
+    if too_large is not None or key_field is None:
+        return too_large or Parsed(Content.MSGPACK, value)
     return _keyed(Content.MSGPACK, value, record[key_field], f"line {number}", key_field)
 
 

@@ -1,0 +1,170 @@
+"""The command line: errors in two lines with the exit code of their class, help, output."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from wald import cli, errors
+from wald.cli import output
+from wald.cli.options import Duration
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "wald", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty directory as the current one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("WALD_CONFIG", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "code", "hint"),
+    [
+        (["nonsense"], 2, "usage", "see: wald --help"),
+        (["status", "--nonsense"], 2, "usage", "see: wald status --help"),
+        (["append"], 2, "usage", "see: wald append --help"),
+        (["wait"], 2, "usage", "wald wait --help"),
+        (["wait", "--all", "--timeout", "soon"], 2, "usage", ""),
+        (["status", "--socket", "/nowhere/wald.sock"], 69, "unavailable", "wald serve"),
+        (["status", "--socket", "/" + "x" * 200], 69, "unavailable", "wald serve"),
+        (["serve", "--config", "/nowhere/wald.toml"], 78, "config", "--to sqlite:events.db"),
+        (["serve", "--to", "sqlite"], 78, "config.wrong-value", "--to sqlite:events.db"),
+        (["check", "--to", "nosuch:x"], 78, "config.wrong-value", "known types: sqlite"),
+        (["check", "--to", "sqlite:x", "--config", "x"], 78, "config", ""),
+        (["log", "verify", "/nowhere"], 78, "data.foreign", ""),
+        (["run", "--to", "sqlite:x.db", "--", "no-such-command"], 2, "input", ""),
+    ],
+)
+def test_a_mistake_is_two_lines_and_an_exit_code(
+    arguments: list[str],
+    exit_code: int,
+    code: str,
+    hint: str,
+    capsys: pytest.CaptureFixture[str],
+    empty: Path,
+) -> None:
+    assert cli.run_command(arguments) == exit_code
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert f"error[{code}]: " in said.err
+    assert hint in said.err
+    assert "Traceback" not in said.err
+    assert list(empty.iterdir()) == []
+
+
+def test_nothing_says_where_records_go(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WALD_CONFIG", raising=False)
+    monkeypatch.setattr("wald.cli.options.ROOT_CONFIG", "/nowhere/at/all")
+    assert cli.run_command(["serve"]) == errors.EXIT_CONFIG
+    assert "hint: name a target, --to sqlite:events.db" in capsys.readouterr().err
+
+
+def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
+    program = (
+        "import sys; from wald.cli import run_command; code = run_command(['--help']);"
+        "heavy = {'asyncio', 'uvloop', 'rich', 'sqlite3', 'lmdb', 'psutil'} & set(sys.modules);"
+        "print(sorted(heavy), file=sys.stderr); sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "[]\n")
+    for name in cli.COMMANDS:
+        assert f"\n  {name} " in done.stdout
+
+
+def test_a_reader_that_has_seen_enough_gets_no_traceback() -> None:
+    command = f"{sys.executable} -m wald --help | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stdout in ("0\n", "1\n")
+    assert "Traceback" not in done.stderr
+
+
+def test_version_says_what_it_runs_on() -> None:
+    done = run("version", "--json")
+    assert done.returncode == 0
+    facts = json.loads(done.stdout)
+    assert {"wald", "disk_format", "wire_version", "python", "sqlite"} == facts.keys()
+    assert run("version").stdout.startswith("wald ")
+
+
+def test_check_says_what_a_route_promises(tmp_path: Path) -> None:
+    runner = CliRunner()
+    done = runner.invoke(cli.wald, ["check", "--to", f"sqlite:{tmp_path}/x.db"])
+    assert "transactional   exactly once" in done.output
+    done = runner.invoke(cli.wald, ["check", "--to", f"sqlite:{tmp_path}/x.db", "--json"])
+    (route,) = json.loads(done.stdout)["routes"]
+    assert (route["class"], route["promise"]) == ("transactional", "exactly once")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_fails_where_the_target_cannot_be(tmp_path: Path) -> None:
+    assert cli.run_command(["check", "--to", f"sqlite:{tmp_path}/no/x.db"]) == errors.EXIT_NO
+
+
+def test_an_unknown_key_of_a_sink_is_named_with_its_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "wald.toml"
+    config.write_text(
+        "[sinks.db]\ntype = 'sqlite'\npath = 'x.db'\n"
+        "[routes.bookings]\nstream = 'bookings'\nsink = 'db'\ntabel = 'x'\n"
+    )
+    assert cli.run_command(["check", "--config", str(config)]) == errors.EXIT_CONFIG
+    said = capsys.readouterr().err
+    assert said.startswith(f"error[config.unknown-key]: {config}:4: route 'bookings'")
+    assert "did you mean 'table'?" in said
+
+
+# --- output -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain äöü 漢字", "plain äöü 漢字"),
+        ("a\nb", "a\\nb"),
+        ("\x1b[31mred", "\\x1b[31mred"),
+        ("\u202egnp.exe", "\\u202egnp.exe"),
+        ("\ud800", "\\ud800"),
+    ],
+)
+def test_what_could_steer_a_terminal_is_escaped(text: str, shown: str) -> None:
+    assert output.printable(text) == shown
+
+
+def test_what_is_too_long_is_cut() -> None:
+    assert output.printable("x" * 5_000).endswith("... (5,000 characters)")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "-"), (0.21, "0.2 s"), (38.2, "38 s"), (600, "10 min"), (9_000, "2 h"), (1e6, "12 d")],
+)
+def test_durations_for_people(seconds: float | None, text: str) -> None:
+    assert output.duration(seconds) == text
+
+
+def test_a_table_is_aligned(capsys: pytest.CaptureFixture[str]) -> None:
+    output.print_table(("A", "LONGER"), [("x\n", "1"), ("yyyyyy", "2")])
+    assert capsys.readouterr().out == "A       LONGER\nx\\n     1\nyyyyyy  2\n"
+
+
+def test_a_duration_option_takes_units() -> None:
+    assert Duration().convert("250ms", None, None) == 0.25
+    assert Duration().convert(2.5, None, None) == 2.5
+    with pytest.raises(click.BadParameter, match="not a duration"):
+        Duration().convert("x", None, None)

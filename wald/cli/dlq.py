@@ -1,0 +1,64 @@
+"""``wald dlq list``: the dead letters."""
+
+from typing import Any
+
+import click
+
+from wald.cli.ask import Control
+from wald.cli.options import json_option, socket_option, socket_path
+from wald.cli.output import print_json, print_table, say
+
+_PAGE = 500
+_MESSAGE_SHOWN = 100
+_HEAD = ("ROUTE", "LSN", "CODE", "REASON")
+
+
+@click.group()
+def dlq() -> None:
+    """Look at dead letters: records that a target refused for good, set aside with the reason."""
+
+
+@dlq.command("list")
+@click.option("--route", metavar="NAME", help="Only those of this route.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many."
+)
+@socket_option
+@json_option
+def list_letters(route: str | None, limit: int, socket: str | None, *, as_json: bool) -> None:
+    """List dead letters: route, LSN, and the target's own words."""
+    with Control(socket_path(socket)) as control:
+        entries = _read(control, route, limit)
+    if as_json:
+        print_json({"dead_letters": entries})
+        return
+    if not entries:
+        say("no dead letters")
+        return
+    print_table(
+        _HEAD,
+        [
+            (
+                str(entry["route"]),
+                f"{entry['lsn']:,}",
+                str(entry["code"]),
+                str(entry["message"])[:_MESSAGE_SHOWN],
+            )
+            for entry in entries
+        ],
+    )
+
+
+def _read(control: Control, route: str | None, limit: int) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = []
+    after: object = None
+    while len(entries) < limit:
+        asked = {"limit": min(_PAGE, limit - len(entries)), "after": after, "route": route}
+        said = {name: value for name, value in asked.items() if value is not None}
+        answer = control.ask("drain.dlq", **said)
+        page = answer["entries"]
+        entries += page
+        after = answer.get("after")
+        if not page or after is None:
+            break
+    return entries

@@ -72,6 +72,7 @@ BLOCK_HEADER_BYTES = _BLOCK.size + _CRC.size
 SECTION_BYTES = _SECTION.size
 REQUEST_BYTES = _REQUEST.size
 REFUSAL_BYTES = _REFUSAL.size
+REFUSAL_CODE_MAX_BYTES = 22
 
 assert SEGMENT_HEADER_BYTES == 100
 assert BLOCK_HEADER_BYTES == 96
@@ -372,6 +373,7 @@ def encode_section(section: Section) -> list[bytes]:
         section.records,
         len(section.bodies),
     )
+    assert all(len(item.code) <= REFUSAL_CODE_MAX_BYTES for item in section.refusals)
     refused = [
         _REFUSAL.pack(item.request, item.record, item.code.encode("ascii"), 0)
         for item in section.refusals

@@ -51,13 +51,14 @@ def segment_path(data_dir: str, number: int) -> str:
 
 
 def alignment_for(fs: FileSystem, directory: str) -> int:
-    """Return on what boundaries blocks begin: pages are written whole, torn ones harm one block."""
+    """Return on what boundaries blocks begin in files of a directory."""
     found = fs.stat(directory)
-    wanted = max(
-        limits.ALIGNMENT_MIN_BYTES,
-        mmap.PAGESIZE,
-        0 if found is None else found.block_size_bytes,
-    )
+    return alignment_of(0 if found is None else found.block_size_bytes, mmap.PAGESIZE)
+
+
+def alignment_of(block_size_bytes: int, page_bytes: int) -> int:
+    """Return the larger of both, a power of two: whole pages are written, torn ones harm one."""
+    wanted = max(limits.ALIGNMENT_MIN_BYTES, page_bytes, block_size_bytes)
     return min(1 << (wanted - 1).bit_length(), limits.ALIGNMENT_MAX_BYTES)
 
 

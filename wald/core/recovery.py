@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from wald import limits
-from wald.core.frame import BlockFlag, BlockHeader, BlockKind, SegmentHeader
+from wald.core.frame import BlockFlag, BlockHeader, BlockKind, SegmentHeader, SegmentKind
 from wald.model import LostRange, Lsn
 
 GROUPS = (BlockKind.RECORDS, BlockKind.CONTROL)
@@ -483,16 +483,24 @@ def _predecessor(
     """Return what the fresh header names, and the segment that it makes superfluous.
 
     A segment without groups is taken out of the order, or each start of an idle daemon would
-    leave one behind for ever. After a loss nothing is taken away.
+    leave one behind for ever. So is a rolled one whose only group is in doubt: its header was in
+    the same write, and no durable header may name one that is not. After a loss nothing is taken
+    away.
     """
     header = last.header
-    if header is not None and not last.groups and last.ends_with is not BlockKind.SEAL and not lost:
+    if header is not None and _is_superseded(last, header, copy=copy) and not lost:
         before = Predecessor(header.pred_segment, header.pred_end, header.pred_last_lsn)
         return before, last.number
     if last.last is not None and copy:
         # in doubt: it is written again, and this copy of it is a ghost from then on
         return Predecessor(last.number, last.last.offset, last.last.prev_lsn), None
     return Predecessor(last.number, last.end_bytes, last_lsn), None
+
+
+def _is_superseded(last: SegmentScan, header: SegmentHeader, *, copy: bool) -> bool:
+    if copy and header.kind is SegmentKind.ROLL:
+        return last.groups == 1
+    return not last.groups and last.ends_with is not BlockKind.SEAL
 
 
 def _first_lsn(last: SegmentScan) -> Lsn:

@@ -7,8 +7,7 @@ be written and whom to answer what.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from struct import pack
+from struct import Struct, pack
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from msgpack import unpackb
@@ -23,9 +22,9 @@ from wald.core.events import (
     HEADER,
     HEADER_BYTES,
     WHOLE_REQUEST,
-    Ack,
     Refusal,
     RefusedRecords,
+    pack_ack,
 )
 from wald.core.frame import RefusedRecord, Section, SectionKind, crc32c
 from wald.errors import FormatDamaged
@@ -35,6 +34,7 @@ Holder = TypeVar("Holder")
 
 EMPTY_BODY: Final = bodies.encode(Body(0, []))
 _CODES: Final = frozenset(int(code) for code in Content)
+_PACK_ONE: Final = Struct("<IIII").pack  # a row of a section's table of requests
 _SMALL_BYTES: Final = 64 * limits.KIB  # a larger body is unpacked with care by ``body.decode``
 REFUSALS_MAX_BYTES: Final = frame.REFUSAL_BYTES * limits.REFUSALS_KEPT_PER_REQUEST
 # What a read may add to a group beside its own bytes: one section header, and the refusals of the
@@ -183,7 +183,14 @@ class RunBuilder:
     def section(self, session: int) -> Section:
         """Return the run as a section of a block; it must hold a request."""
         last = self.next_sequence - 1
-        lag = min(max(self._lag, 1), limits.WINDOW_REQUESTS, last)
+        lag = self._lag
+        if not 1 <= lag <= limits.WINDOW_REQUESTS or lag > last:
+            lag = min(max(lag, 1), limits.WINDOW_REQUESTS, last)
+        table, parts = self._table, self._bodies
+        if len(parts) == 1:
+            requests, joined = _PACK_ONE(*table), parts[0]
+        else:
+            requests, joined = pack(f"<{len(table)}I", *table), b"".join(parts)
         return Section(
             SectionKind.APPEND,
             APPEND_CODEC,
@@ -192,29 +199,40 @@ class RunBuilder:
             self.first_sequence,
             last - lag,
             self.records,
-            pack(f"<{len(self._table)}I", *self._table),
+            requests,
             tuple(self._refusals),
-            b"".join(self._bodies),
+            joined,
         )
 
 
-@dataclass(slots=True)
 class Contribution(Generic[Holder]):
     """What one connection has in a group: its sections, kept together and in request order."""
 
-    holder: Holder
-    sections: list[Section]
-    refused: list[RefusedRecords]
+    __slots__ = ("first_sequence", "holder", "records", "refused", "sections", "through")
 
-    def answer(self, first_lsn: Lsn, durable_lsn: Lsn) -> tuple[bytes, Lsn]:
-        """Return the frames of the answer, and the LSN behind the last record."""
-        records = sum([section.records for section in self.sections])
-        first = self.sections[0].first_sequence
-        through = self.sections[-1].last_sequence
-        ack = Ack(first, through, first_lsn, durable_lsn).encode()
+    def __init__(
+        self,
+        holder: Holder,
+        sections: list[Section],
+        refused: list[RefusedRecords],
+        first_sequence: int,
+        through: int,
+    ) -> None:
+        self.holder = holder
+        self.sections = sections
+        self.refused = refused
+        self.first_sequence = first_sequence
+        self.through = through
+        self.records = sections[0].records
+        if len(sections) > 1:
+            self.records = sum(section.records for section in sections)
+
+    def answer(self, first_lsn: Lsn, durable_lsn: Lsn) -> bytes:
+        """Return the frames of the answer."""
+        ack = pack_ack(self.first_sequence, self.through, first_lsn, durable_lsn)
         if self.refused:
-            ack = b"".join([each.encode() for each in self.refused]) + ack
-        return ack, first_lsn + records
+            return b"".join([each.encode() for each in self.refused]) + ack
+        return ack
 
 
 class Group(Generic[Holder]):
@@ -237,5 +255,5 @@ class Group(Generic[Holder]):
         """Yield whom to answer what, once the group is durable."""
         lsn = first_lsn
         for contribution in self._contributions:
-            answer, lsn = contribution.answer(lsn, durable_lsn)
-            yield contribution.holder, answer
+            yield contribution.holder, contribution.answer(lsn, durable_lsn)
+            lsn += contribution.records

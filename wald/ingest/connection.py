@@ -32,7 +32,7 @@ from wald.core.sessions import Verdict
 from wald.core.wire import Side, frame_end, next_frame
 from wald.errors import Backpressure, BadFrame
 from wald.ingest.house import House
-from wald.model import Frontier
+from wald.model import Frontier, StreamId
 
 _log = logging.getLogger("wald.ingest")
 
@@ -64,7 +64,9 @@ class Connection(asyncio.BufferedProtocol):
         self.phase = Phase.GREETING
         self.armed = False
         self.session = 0
+        self._stream: StreamId = 0  # of the last append; known to the log
         self._expected = 1
+        self._accepted = 0  # the first sequence since the last commit; 0: none
         self._refusing = False  # NOT_STORED was said: what is in flight behind it is thrown away
         self._run: RunBuilder | None = None
         self._sections: list[Section] = []
@@ -141,16 +143,18 @@ class Connection(asyncio.BufferedProtocol):
 
     def _process(self, data: bytes) -> int:
         """Take the complete frames; return where the unfinished rest begins."""
-        at = 0
+        at, end = 0, len(data)
         while self.phase is not Phase.CLOSING:
-            if self._run is not None:
+            if self._stream:
                 at = self._take(data, at)
+            if at == end:
+                break
             found = next_frame(data, at, Side.DAEMON)
             if found is None:
                 break
-            event, end = found
+            event, behind = found
             if self._handle(event):
-                at = end
+                at = behind
         if at:
             self._progress_tick = self._house.ticks
         return at
@@ -162,12 +166,16 @@ class Connection(asyncio.BufferedProtocol):
             committer.commit()
         run = self._run
         if run is None:
-            return at
-        first = run.next_sequence
-        before = run.size_bytes if first > run.first_sequence else 0
+            run = self._run = RunBuilder(self._stream, self._expected)
+            before = 0
+        else:
+            before = run.size_bytes
         end = run.take(data, at)
-        if run.next_sequence != first:
+        if end != at:
+            if not self._accepted:
+                self._accepted = self._expected
             self._expected = run.next_sequence
+            self._refusing = False
             committer.accept(self, run.size_bytes - before)
         return end
 
@@ -218,9 +226,8 @@ class Connection(asyncio.BufferedProtocol):
             if event.stream not in self._house.log.state.streams:
                 msg = f"stream {event.stream} was never opened"
                 raise BadFrame(msg, reason="frame.stream")
-            self._refusing = False
             self._seal()
-            self._run = RunBuilder(event.stream, event.sequence)
+            self._stream = event.stream
             return False
         if self._refusing and event.sequence > self._expected:
             return True
@@ -255,16 +262,19 @@ class Connection(asyncio.BufferedProtocol):
         run = self._run
         if run is not None and run.next_sequence > run.first_sequence:
             self._sections.append(run.section(self.session))
-            self._refused += run.refused
+            if run.refused:
+                self._refused += run.refused
         self._run = None
 
     def contribution(self) -> "Contribution[Connection]":
         """Hand over what was accepted since the last commit."""
         self._seal()
-        self.armed = False
-        mine = Contribution(self, self._sections, self._refused)
+        mine = Contribution(self, self._sections, self._refused, self._accepted, self._expected - 1)
         self._sections = []
-        self._refused = []
+        if self._refused:
+            self._refused = []
+        self._accepted = 0
+        self.armed = False
         return mine
 
     def answer(self, frames: bytes) -> None:
@@ -277,7 +287,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def refuse_contribution(self, mine: "Contribution[Connection]", error: Backpressure) -> None:
         """Say that a contribution is not stored; its sequences are not used."""
-        self._expected = mine.sections[0].first_sequence
+        self._expected = mine.first_sequence
         self._refusing = True
         self.answer(_failed_for_room(error, FrameType.APPEND, self._expected).encode())
 

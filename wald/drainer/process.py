@@ -34,6 +34,7 @@ from wald.storage.progress import TwoSlotPage
 _log = logging.getLogger("wald.drain")
 _LOCK = "ledger.lock"
 _POLL_S = 0.05
+_REPLAY_POLL_S = 0.01
 _JOIN_GRACE_S = 5.0  # an attempt under way is waited for, but the supervisor does not wait for ever
 _PROGRESS_SLOT_BYTES = 16 * limits.PAGE_SLOT_BYTES
 _NS = limits.CLOCK_NS_PER_S
@@ -331,7 +332,7 @@ def _wait_until_done(
         on_progress(fleet.figures())
         if not waiting:
             return
-        board.wait(board.turn(), _POLL_S)
+        board.wait(board.turn(), _REPLAY_POLL_S)
 
 
 def _books(fleet: Fleet, state: LogState) -> dict[str, Any]:

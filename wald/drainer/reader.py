@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterator
 from functools import partial
 from itertools import repeat
+from operator import attrgetter
 from typing import NamedTuple
 
 from wald.core import body, frame
@@ -19,6 +20,7 @@ from wald.ports import Clock, FileSystem
 from wald.storage.tail import TailBlock, TailReader, records_of_stream
 
 _new_record = partial(tuple.__new__, Record)  # no Python call per record
+_VALUE = attrgetter("value")
 
 
 class Batch(NamedTuple):
@@ -116,7 +118,7 @@ class LaneReader:
     def take(self, bounds: Bounds) -> Batch:
         """Take the next batch off; there must be a record."""
         head = self._records[: bounds.max_records]
-        return self._cut(fitting([len(record.value) for record in head], bounds))
+        return self._cut(fitting(list(map(len, map(_VALUE, head))), bounds))
 
     def take_through(self, hi: Lsn, frontier: Frontier) -> Batch | None:
         """Read and take everything up to ``hi``: a batch that was sealed before.
@@ -145,7 +147,7 @@ class LaneReader:
     def _cut(self, count: int, hi: Lsn | None = None) -> Batch:
         records = self._records[:count]
         del self._records[:count]
-        self._bytes -= sum(len(record.value) for record in records)
+        self._bytes -= sum(map(len, map(_VALUE, records)))
         if hi is None:
             hi = records[-1].lsn
         lost = tuple(item for item in self._lost if item.first_lsn <= hi)
@@ -182,7 +184,7 @@ class LaneReader:
         records = _records(request, columns)
         if request.first_lsn <= self._after:
             records = [record for record in records if record.lsn > self._after]
-        self._bytes += sum(len(record.value) for record in records)
+        self._bytes += sum(map(len, map(_VALUE, records)))
         self._records += records
 
 

@@ -19,8 +19,8 @@ from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
-from operator import itemgetter
+from functools import lru_cache, partial
+from operator import attrgetter, itemgetter
 from typing import NamedTuple, cast
 from uuid import UUID
 
@@ -34,6 +34,7 @@ _NS = limits.CLOCK_NS_PER_S
 _TEXT_EXTENSIONS = frozenset({1, 2, 3})  # datetime, date, Decimal: text already
 _UUID_EXTENSION = 4
 _BINDABLE = (str, int, float, bytes, type(None))
+_CONTENT, _VALUE = attrgetter("content"), attrgetter("value")
 _INTEGER_MAX = (1 << 63) - 1
 _BAD_VALUE = (ValueError, TypeError, KeyError, RecursionError, OverflowError, MemoryError)
 
@@ -55,13 +56,10 @@ def _extension(code: int, data: bytes) -> str:
     raise ValueError(msg)
 
 
-def unpack(value: bytes) -> object:
-    """Decode a msgpack value; extensions become text, a timestamp stays ``msgpack.Timestamp``.
-
-    Raises:
-        ValueError: and its kind, where it cannot be decoded.
-    """
-    return msgpack.unpackb(value, ext_hook=_extension, strict_map_key=False)
+# extensions become text, a timestamp stays msgpack.Timestamp; ValueError and its kind for bad bytes
+unpack: Callable[[bytes], object] = partial(
+    msgpack.unpackb, ext_hook=_extension, strict_map_key=False
+)
 
 
 def decode(record: Record) -> object:
@@ -162,10 +160,10 @@ class Columns:
         return quick or _one_by_one(records, self._row)
 
     def _quick(self, records: Sequence[Record]) -> Rows | None:
-        if any(record[2] != Content.MSGPACK for record in records):
+        if set(map(_CONTENT, records)) != {Content.MSGPACK}:
             return None
         try:
-            maps = [unpack(record[3]) for record in records]
+            maps = list(map(unpack, map(_VALUE, records)))
             if set(map(type, maps)) != {dict}:
                 return None
             rows = list(map(self._take, maps))

@@ -110,10 +110,10 @@ def _print(result: "Result") -> None:
         ("rows in SQLite", f"{result.found:,}"),
         ("missing, doubled, changed", f"{result.missing}, {result.doubled}, {result.wrong}"),
         ("out of order", f"{result.out_of_order}"),
-        ("acknowledged in", f"{result.append_s:.2f} s, kills included"),
-        ("", f"{result.records / result.append_s:,.0f} records/s"),
-        ("delivered in", f"{result.drained_s:.2f} s"),
-        ("", f"{result.records / result.drained_s:,.0f} records/s"),
+        ("acknowledged, before the first kill", f"{result.calm_rate:,.0f} records/s"),
+        ("acknowledged, kills included", f"{result.records / result.append_s:,.0f} records/s"),
+        ("delivered, kills included", f"{result.records / result.drained_s:,.0f} records/s"),
+        ("all of it took", f"{result.drained_s:.1f} s"),
     ):
         figures.add_row(name, value)
     console.print(figures)

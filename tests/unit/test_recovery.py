@@ -32,8 +32,15 @@ def segment_header(number: int = 5, *, before: int = FIRST, first: int = 0) -> S
 class Segment:
     """Builds the blocks of a segment that chain, and leaves out what a test wants to be lost."""
 
-    def __init__(self, number: int = 5, *, before: int = FIRST, header: bool = True) -> None:
-        self.header = segment_header(number, before=before)
+    def __init__(
+        self,
+        number: int = 5,
+        *,
+        before: int = FIRST,
+        header: bool = True,
+        kind: SegmentKind = SegmentKind.FRESH,
+    ) -> None:
+        self.header = segment_header(number, before=before)._replace(kind=kind)
         self.chain = Chain(number, self.header if header else None, 77)
         self.crc = 77
         self.lsn = before
@@ -100,7 +107,7 @@ def facts(*built: Segment, **changes) -> Facts:
         unused=(),
         scans=scans,
         newest_snapshot=bool(scans) and scans[-1].snapshot,
-        state_whole=bool(scans),
+        state_whole=any(scan.snapshot for scan in scans),
         hint_lsn=0,
     )
     return replace(found, **changes)
@@ -164,6 +171,36 @@ ROWS = [
         UNCLEAN,
         [],
         name="a control group in doubt",
+    ),
+    Row(
+        facts(Segment(kind=SegmentKind.ROLL).snapshot().group()),
+        ["in-doubt"],
+        (4, 8192, FIRST),
+        LAST,
+        LAST + 1,
+        UNCLEAN,
+        [],
+        name="in doubt, and with it the rolled segment's header: its place is taken",
+    ),
+    Row(
+        facts(Segment(kind=SegmentKind.ROLL).snapshot().group().group(5)),
+        ["in-doubt"],
+        (5, END, LAST),
+        LAST + 5,
+        LAST + 6,
+        UNCLEAN,
+        [],
+        name="in doubt behind a proven group of a rolled segment",
+    ),
+    Row(
+        facts(Segment(kind=SegmentKind.ROLL).lose().group()),
+        ["hole", "no-snapshot", "in-doubt"],
+        (5, GROUP_AT, LAST),
+        LAST + 10,
+        LAST + 11,
+        UNCLEAN,
+        [(FIRST + 1, LAST), (LAST + 11, LAST + 10)],
+        name="after a loss no place is taken",
     ),
     Row(
         facts(Segment().snapshot()),
@@ -396,7 +433,7 @@ ROWS = [
         name="no segment left",
     ),
     Row(
-        facts(Segment().group().group(), state_whole=False),
+        facts(Segment().group().group()),
         ["no-snapshot", "in-doubt"],
         (5, 2 * ALIGNMENT, LAST),
         LAST + 10,

@@ -208,7 +208,6 @@ class Rehearsal:
 
     def _kill(self, role: str) -> Kill:
         pid = self._pid(role)
-        family = [psutil.Process(one) for one in self._pids()]
         process = psutil.Process(pid)
         interrupted = self._stop_in_flight(role, process)
         process.kill()
@@ -217,8 +216,7 @@ class Rehearsal:
         began_ns = self._clock.monotonic_ns()
         if role == "supervisor":
             self._daemon.wait_ended()
-            psutil.wait_procs(family, timeout=_TIMEOUT_S)
-            self._daemon.start()
+            self._daemon.start()  # what is left of the old one ends beside it
         else:
             self._wait(lambda: self._daemon.ready_pid(role) not in (None, pid), f"{role} starts")
         kill.back_after_s = self._since(began_ns)
@@ -291,10 +289,6 @@ class Rehearsal:
         pid = self._daemon.ready_pid(role)
         assert pid is not None
         return pid
-
-    def _pids(self) -> list[int]:
-        processes = self._daemon.status()["processes"].values()
-        return [one["pid"] for one in processes if one["pid"] and psutil.pid_exists(one["pid"])]
 
     def _has_answered(self, goal: int) -> bool:
         return self._answered() >= goal or not self._running()

@@ -1,6 +1,7 @@
 """The recovery table, row by row: facts in, plan out."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -516,3 +517,13 @@ def test_a_snapshot_of_several_blocks_is_whole_only_unbroken():
 def test_an_empty_file_folds_to_nothing():
     scan = Chain(5, None).scan()
     assert (scan.last, scan.last_lsn, scan.before_lsn, scan.groups) == (None, 0, 0, 0)
+
+
+def test_the_architecture_prints_the_same_table():
+    document = (Path(__file__).parents[2] / "ARCHITECTURE.md").read_text()
+    printed = document.split("## Recovery")[1].split("## Crash safety")[0]
+    rows = [line for line in printed.splitlines() if line.startswith("| `")]
+    assert rows == [
+        f"| `{case.label}` | {case.found} | {case.done} | {'yes' if case.is_loss else 'no'} |"
+        for case in Case
+    ]

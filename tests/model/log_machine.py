@@ -15,7 +15,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from tests.model.log_reader import FoundLog, Misread, block_offsets, read_leniently, read_log
+from tests.model.log_reader import (
+    FoundLog,
+    FoundRequest,
+    Misread,
+    block_offsets,
+    read_leniently,
+    read_log,
+    requests_of,
+)
 from wald.core import frame, sessions
 from wald.core.events import ACK_LAYOUT, HEADER_BYTES
 from wald.core.frame import RequestEntry, Section, SectionKind
@@ -23,9 +31,10 @@ from wald.core.sessions import Verdict
 from wald.core.state import RouteState, route_birth, session_issued, stream_opened
 from wald.errors import DiskFull, WaldError
 from wald.limits import PAGE_SLOT_BYTES, WINDOW_REQUESTS
-from wald.model import Lsn
+from wald.model import LostRange, Lsn
 from wald.storage.log import Log, LogOptions
 from wald.storage.progress import TwoSlotPage
+from wald.storage.tail import TailReader
 from wald.testing import ManualClock, Names, SimFileSystem, Stopped
 
 DATA = "/var/wald"
@@ -111,13 +120,17 @@ class LogMachine:
         self.history: list[str] = []
         self.counts: Counter[str] = Counter()
         self.broken = False
+        self.stopped_cleanly = False
         self.cut: bool | None = None  # whether what ends is the machine too; None: by chance
         self._log_chance = Random(seed + 2)
 
     # --- what can happen ------------------------------------------------------------------------
 
-    def start(self, *, stop_at: int = 0, fail_at: int = 0) -> bool:
-        """Open the log, perhaps cut or failed on the way; check everything if it opens."""
+    def start(self, *, stop_at: int = 0, fail_at: int = 0, armed: bool = False) -> bool:
+        """Open the log, perhaps cut or failed on the way; check everything if it opens.
+
+        With ``armed`` a fault is to come already, and stays for what follows.
+        """
         assert self.log is None
         self._note(f"start stop_at={stop_at} fail_at={fail_at}")
         if stop_at:
@@ -132,12 +145,13 @@ class LogMachine:
             return False
         except (WaldError, OSError) as error:
             self._note(f"  failed in recovery: {error!r}")
-            if not fail_at:
+            if not fail_at and not armed:
                 msg = f"a start without a fault fails: {error!r}"
                 raise Violation(msg) from error
             self.end(cut=False)
             return False
-        self.fs.heal()
+        if not armed:
+            self.fs.heal()
         self.log = log
         self._check_start(log)
         return True
@@ -175,20 +189,22 @@ class LogMachine:
     def drain(self, *, fully: bool = False) -> None:
         """Read up to the frontier as the drainer does, and say so in the progress page."""
         log = self._running()
-        self._read(log)
+        self._check_drainer(log, self._read(log))
         if fully or self.chance.random() < 0.5:
             self.model.drained_lsn = log.frontier.lsn
         self._note(f"drained {self.model.drained_lsn}")
+        path = f"{DATA}/progress"
+        page: TwoSlotPage | None = None
         try:
-            page = TwoSlotPage.open(
-                self.fs, f"{DATA}/progress", slot_bytes=16 * PAGE_SLOT_BYTES, write=True
-            )
+            page = TwoSlotPage.open(self.fs, path, slot_bytes=16 * PAGE_SLOT_BYTES, write=True)
             page.write({"routes": {str(ROUTE): self.model.drained_lsn}}, sync=True)
-            page.close()
         except Stopped:
             self.end()
-        except OSError:
-            return
+        except OSError as error:
+            self._note(f"  progress: {error!r}")
+        finally:
+            if page is not None:
+                page.close()
 
     def retire(self) -> None:
         """Let segments go that are drained."""
@@ -263,7 +279,10 @@ class LogMachine:
             return
         except (OSError, WaldError) as error:
             self._note(f"  close: {error!r}")
+        open_files = self.fs.open_files
         self.end(cut=False)
+        self.stopped_cleanly = True
+        self._expect(open_files == 0, f"a closed log leaves {open_files} files open")
 
     def end(self, *, cut: bool | None = None) -> None:
         """End the process by force; with ``cut`` the machine too (None: as ``self.cut`` says)."""
@@ -279,6 +298,7 @@ class LogMachine:
             self.counts["kills"] += 1
         self.clock.advance(1)
         self.log = None
+        self.stopped_cleanly = False
 
     # --- appending ------------------------------------------------------------------------------
 
@@ -402,6 +422,7 @@ class LogMachine:
         self._expect(not log.recovery.losses, f"a loss without damage: {log.recovery}")
         found = self._read(log)
         self._settle_attempt(log, found)
+        self._check_drainer(log, found)
         model = self.model
         there = {(each.session, each.sequence): each for each in found.requests}
         self._expect(len(there) == len(found.requests), "a request stands in the log twice")
@@ -432,6 +453,25 @@ class LogMachine:
         except (Misread, WaldError) as error:
             msg = f"below the frontier {log.frontier}: {error}"
             raise Violation(msg) from error
+
+    def _check_drainer(self, log: Log, found: FoundLog) -> None:
+        """Read behind the checkpoint as the drainer does: all of it, and no loss."""
+        after = self.model.drained_lsn
+        read: list[FoundRequest] = []
+        with self.fs.undisturbed():
+            reader = TailReader(self.fs, DATA, log.log_id, after=after)
+            for item in reader.read(log.frontier):
+                if isinstance(item, LostRange):
+                    msg = f"the drainer loses {item}"
+                    raise Violation(msg)
+                for first_lsn, section in item.sections:
+                    if section.kind is SectionKind.APPEND:
+                        read += requests_of(section, first_lsn)
+            reader.close()
+        # a block that holds the checkpoint, or has no records, may be read once more
+        wanted = [each for each in found.requests if each.records and each.first_lsn > after]
+        got = [each for each in read if each.records and each.first_lsn > after]
+        self._expect(got == wanted, f"the drainer reads {len(got)} requests, not {len(wanted)}")
 
     def _settle_attempt(self, log: Log, found: FoundLog) -> None:
         """Decide whether the group that was on its way is there: as a whole or not at all."""

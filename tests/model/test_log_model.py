@@ -19,7 +19,7 @@ from wald.testing import Names
 
 LONG = os.environ.get("WALD_MODEL_PROFILE") == "long"
 SEED = os.environ.get("WALD_MODEL_SEED")
-RUNS = 20_000 if LONG else 150
+RUNS = 20_000 if LONG else 80
 STEPS = 40
 FAULT_KINDS = ("sync", "pwritev", "rename", "sync_directory", "allocate", "open", "unlink", None)
 

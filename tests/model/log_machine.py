@@ -1,7 +1,7 @@
 """The real ``Log`` on the simulated file system, beside a model that is a list of requests.
 
 ``LogMachine`` has one method for each thing that can happen to a log; Hypothesis calls them in
-``test_log_model``, a seeded ``random.Random`` in ``run``. After each start everything that was
+``test_log_model``, a seeded ``random.Random`` in ``lives``. After each start everything that was
 promised is checked; what does not hold raises ``Violation``.
 
 The promises: what is recovered is a prefix of what was sent that holds every acknowledged request,
@@ -11,8 +11,6 @@ done here.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from random import Random
 
 from tests.model.log_reader import (
@@ -24,6 +22,7 @@ from tests.model.log_reader import (
     read_log,
     requests_of,
 )
+from tests.model.promises import Attempt, Model, Request, Violation
 from wald.core import frame, sessions
 from wald.core.events import ACK_LAYOUT, HEADER_BYTES
 from wald.core.frame import RequestEntry, Section, SectionKind
@@ -49,49 +48,6 @@ OPTIONS = LogOptions(
     retain_after_delivery_bytes=0,
     pool_max_segments=2,
 )
-
-
-class Violation(AssertionError):
-    """A promise that did not hold."""
-
-
-@dataclass(slots=True)
-class Request:
-    """A request as its sender knows it."""
-
-    session: int
-    sequence: int
-    stream: str
-    body: bytes
-    records: int
-    lsn: Lsn = 0  # of its first record; 0 while nobody knows it
-    durable: bool = False  # acknowledged, or seen in the log after a start
-
-
-@dataclass(slots=True)
-class Attempt:
-    """The group on its way: after a start all of it is there, or nothing."""
-
-    requests: list[Request] = field(default_factory=list)
-    sessions: dict[int, str] = field(default_factory=dict)
-    streams: dict[str, int] = field(default_factory=dict)
-    route: bool = False
-
-
-@dataclass(slots=True)
-class Model:
-    """What was promised."""
-
-    requests: dict[int, list[Request]] = field(default_factory=dict)  # durable ones, by session
-    streams: dict[str, int] = field(default_factory=dict)
-    answered: Counter[int] = field(default_factory=Counter)  # answered_through, by session
-    owner: dict[Lsn, tuple[int, int]] = field(default_factory=dict)  # LSN to session and sequence
-    highest_lsn: Lsn = 0
-    drained_lsn: Lsn = 0  # what stands below may be gone
-    route: bool = False
-
-    def all_requests(self) -> list[Request]:
-        return [request for requests in self.requests.values() for request in requests]
 
 
 class LogMachine:
@@ -550,84 +506,3 @@ class LogMachine:
     def story(self) -> str:
         """Return what happened, for a failure's message."""
         return "\n".join(self.history[-40:])
-
-
-Actions = Sequence[tuple[float, Callable[[LogMachine], None]]]
-
-
-def run(machine: LogMachine, steps: int, actions: Actions = ()) -> None:
-    """Let a machine take so many steps, chosen by its own chance; end with a checked start.
-
-    ``actions`` are what a running log may meet, with their odds; by default everything.
-    """
-    for _ in range(steps):
-        step(machine, actions or EVERYTHING)
-    if machine.log is not None:
-        machine.fs.heal()
-        machine.end()
-    machine.start()
-    machine.append()
-    machine.close()
-    machine.start()
-    machine.close()
-
-
-def step(machine: LogMachine, actions: Actions) -> None:
-    """Take one step."""
-    chance = machine.chance
-    if machine.log is None:
-        kind = chance.random()
-        if kind < 0.6:
-            machine.start()
-        elif kind < 0.85:
-            machine.start(stop_at=chance.randint(1, 90))
-        else:
-            machine.start(fail_at=chance.randint(1, 90))
-        return
-    roll = chance.random()
-    for odds, action in actions:
-        roll -= odds
-        if roll < 0:
-            action(machine)
-            return
-
-
-def _fail(machine: LogMachine) -> None:
-    kind = machine.chance.choice(("sync", "sync", "pwritev", "rename", "sync_directory", None))
-    machine.fail_soon(machine.chance.randint(1, 6), kind, for_ever=machine.chance.random() < 0.2)
-
-
-def _stop(machine: LogMachine) -> None:
-    machine.stop_soon(machine.chance.randint(1, 30))
-
-
-def _prepare(machine: LogMachine) -> None:
-    machine.prepare(machine.chance.randint(1, 4))
-
-
-def _drain_and_retire(machine: LogMachine) -> None:
-    machine.drain(fully=True)
-    if machine.log is not None:
-        machine.retire()
-
-
-EVERYTHING: Actions = (
-    (0.40, LogMachine.append),
-    (0.08, LogMachine.fill),
-    (0.12, _prepare),
-    (0.08, LogMachine.drain),
-    (0.08, LogMachine.retire),
-    (0.07, _fail),
-    (0.07, _stop),
-    (0.06, LogMachine.end),
-    (0.02, LogMachine.close),
-    (0.02, LogMachine.resend),
-)
-
-RECYCLING: Actions = (
-    (0.45, lambda machine: machine.append(big=True)),
-    (0.25, _drain_and_retire),
-    (0.10, _prepare),
-    (0.15, _stop),
-    (0.05, LogMachine.end),
-)

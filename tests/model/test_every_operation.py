@@ -6,7 +6,8 @@ and another start. SQLite's tests do this for each call; so do we.
 
 import pytest
 
-from tests.model.log_machine import LogMachine, Violation
+from tests.model.log_machine import LogMachine
+from tests.model.promises import Violation
 from wald.testing import Names
 
 SEED = 20_261_122

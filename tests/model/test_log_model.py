@@ -14,7 +14,9 @@ from hypothesis import HealthCheck, Phase, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from tests.model.log_machine import LogMachine, Violation, run
+from tests.model.lives import run
+from tests.model.log_machine import LogMachine
+from tests.model.promises import Violation
 from wald.testing import Names
 
 LONG = os.environ.get("WALD_MODEL_PROFILE") == "long"

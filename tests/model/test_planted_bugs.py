@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.model.log_machine import RECYCLING, LogMachine, run
+from tests.model.lives import RECYCLING, run
+from tests.model.log_machine import LogMachine
 from tests.model.planting import Patch, plant
 from wald.core import recovery, retention
 from wald.core.recovery import decide

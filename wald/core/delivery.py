@@ -22,7 +22,6 @@ from wald.model import (
     RevisionId,
     RowMoved,
     Systemic,
-    Unknown,
 )
 from wald.ports import Chance
 
@@ -117,7 +116,7 @@ def event_of(outcome: Outcome, replay: ReplayClass) -> Event:
             return Event.SYSTEMIC
         case RowMoved():
             return Event.ROW_MOVED
-        case Unknown():
+        case _:
             return Event.UNCERTAIN if replay is ReplayClass.WINDOW else Event.UNKNOWN
 
 

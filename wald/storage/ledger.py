@@ -55,6 +55,7 @@ _LANE = Struct(">III")
 _NUMBER = Struct(">Q")
 _NO_ROOM = frozenset({28, 122})  # ENOSPC, EDQUOT
 _READER_CHECK_EVERY = 1024  # transactions
+_DOUBLINGS_MAX = 16
 
 # the two meta pages of LMDB 0.9: page header 16, magic u32, version u32, address, map size,
 # free table (its first field is the page size) and main table of 48 each, last page, transaction
@@ -322,12 +323,14 @@ class LmdbLedger:
             self._count += 1
             if self._count % _READER_CHECK_EVERY == 0:
                 self._environment.reader_check()
-            try:
-                return self._commit(work)
-            except lmdb.MapFullError:
-                # no transaction is open here: the lock is ours and the failed one was aborted
-                self._environment.set_mapsize(2 * self._environment.info()["map_size"])
-                return self._commit(work)
+            for _ in range(_DOUBLINGS_MAX):
+                try:
+                    return self._commit(work)
+                except lmdb.MapFullError:
+                    # no transaction is open here: the lock is ours and the failed one was aborted
+                    self._environment.set_mapsize(2 * self._environment.info()["map_size"])
+            msg = "the ledger's map is full, however large"
+            raise LedgerFailed(msg)
 
     def _commit(self, work: Callable[[_Transaction], _T]) -> _T:
         try:

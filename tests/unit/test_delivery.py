@@ -1,0 +1,325 @@
+"""The tables of delivery row by row; retry, reject guard, the search for refused records."""
+
+import re
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wald import limits
+from wald.core import delivery, manifests
+from wald.core.delivery import (
+    LIFE_OF_A_BATCH,
+    ROW_CASES,
+    AnchorFinding,
+    Event,
+    Parked,
+    RejectGuard,
+    RowFacts,
+    Step,
+    find_refused,
+    judge_row,
+)
+from wald.model import (
+    NO_ANCHOR,
+    NO_REVISION,
+    Checkpoint,
+    Delivered,
+    LaneProgress,
+    Manifest,
+    Outcome,
+    ProgressRow,
+    Record,
+    Rejected,
+    RejectedRecord,
+    ReplayClass,
+    Revision,
+    RowMoved,
+    Systemic,
+    SystemicKind,
+    Unknown,
+)
+
+OURS, THEIRS = 11, 12
+PREV, OPEN, OPEN_2, OTHER = (bytes([n]) * 16 for n in (1, 2, 3, 9))
+AT_5 = Checkpoint(batch_no=5, rev_id=PREV, lsn=50)
+AT_0 = Checkpoint(lsn=3)
+MATCHES = AnchorFinding.MATCHES
+
+
+def row(batch_no, rev_id, owner=OURS):
+    return ProgressRow(batch_no, rev_id, 50, NO_ANCHOR, owner, NO_REVISION)
+
+
+def facts(found, checkpoint=AT_5, *, lane_owner=OURS, anchor=MATCHES, holds=True):
+    return RowFacts(found, checkpoint, (OPEN, OPEN_2), OURS, lane_owner, anchor, holds)
+
+
+# --- the progress row ---------------------------------------------------------------------------
+
+JUDGED = [
+    ("directory-moved", facts(None, AT_0, lane_owner=THEIRS), Parked.DIVERGED),
+    ("directory-moved", facts(row(5, PREV), lane_owner=THEIRS), Parked.DIVERGED),
+    ("other-owner", facts(row(5, PREV, THEIRS)), Parked.DIVERGED),
+    ("other-owner", facts(row(6, OPEN, THEIRS)), Parked.DIVERGED),
+    ("applied", facts(row(6, OPEN)), None),
+    ("applied", facts(row(6, OPEN_2), holds=False), None),
+    ("log-short", facts(row(5, PREV), holds=False), Parked.TARGET_BEHIND),
+    ("log-short", facts(None, AT_0, holds=False), Parked.TARGET_BEHIND),
+    ("at-checkpoint", facts(row(5, PREV)), None),
+    ("at-checkpoint", facts(row(5, PREV), anchor=AnchorFinding.GONE), None),
+    ("at-birth", facts(None, AT_0), None),
+    ("row-lost", facts(None), Parked.TARGET_BEHIND),
+    ("other-anchor", facts(row(4, OTHER), anchor=AnchorFinding.DIFFERS), Parked.DIVERGED),
+    ("beyond-the-log", facts(row(9, OTHER), anchor=AnchorFinding.BEYOND), Parked.DIVERGED),
+    ("row-behind", facts(row(4, OTHER)), Parked.TARGET_BEHIND),
+    ("row-behind", facts(row(4, OTHER), anchor=AnchorFinding.GONE), Parked.TARGET_BEHIND),
+    ("row-ahead", facts(row(6, OTHER)), Parked.LEDGER_OLDER),
+    ("row-ahead", facts(row(7, OPEN)), Parked.LEDGER_OLDER),
+    ("row-ahead", facts(row(1, OTHER), AT_0), Parked.LEDGER_OLDER),
+    ("other-revision", facts(row(5, OTHER)), Parked.LEDGER_OLDER),
+]
+
+
+@pytest.mark.parametrize(("label", "found", "parked"), JUDGED)
+def test_the_row_is_judged_by_the_table(label, found, parked):
+    case = judge_row(found)
+    assert case.label == label
+    assert case.parked is parked
+    assert (case.event is Event.ROW_STRANGE) == (parked is not None)
+
+
+def test_every_row_of_the_table_is_tested():
+    assert {label for label, *_ in JUDGED} == {case.label for case in ROW_CASES}
+
+
+def test_only_a_known_revision_counts_as_applied_and_only_the_previous_one_as_ours():
+    assert judge_row(facts(row(6, OPEN))).event is Event.ROW_APPLIED
+    assert judge_row(facts(row(5, PREV))).event is Event.ROW_FITS
+
+
+# --- the life of a batch ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transition", LIFE_OF_A_BATCH, ids=lambda item: item.label)
+def test_the_life_of_a_batch_follows_the_table(transition):
+    assert delivery.after(transition.step, transition.event) is transition
+
+
+def test_labels_are_used_once():
+    labels = [transition.label for transition in LIFE_OF_A_BATCH]
+    assert len(set(labels)) == len(labels)
+
+
+def test_no_attempt_is_made_before_something_durable_counts_it():
+    into = [item for item in LIFE_OF_A_BATCH if item.then is Step.SENDING]
+    assert {item.durable for item in into} == {"T2", "T4", "dead log, T3"}
+
+
+def test_every_outcome_of_an_attempt_has_a_row():
+    for outcome, replay in OUTCOMES:
+        event = delivery.event_of(outcome, replay)
+        assert delivery.after(Step.SENDING, event).event is event
+
+
+OUTCOMES: list[tuple[Outcome, ReplayClass]] = [
+    (Delivered(), ReplayClass.TRANSACTIONAL),
+    (Rejected((), "no"), ReplayClass.TRANSACTIONAL),
+    (Systemic(SystemicKind.BUSY, "busy"), ReplayClass.TRANSACTIONAL),
+    (RowMoved(None), ReplayClass.TRANSACTIONAL),
+    *[(Unknown("?"), replay) for replay in ReplayClass],
+]
+
+
+@pytest.mark.parametrize("replay", list(ReplayClass))
+def test_an_unknown_outcome_is_sent_again_except_where_only_a_window_makes_it_safe(replay):
+    event = delivery.event_of(Unknown("?"), replay)
+    assert event is (Event.UNCERTAIN if replay is ReplayClass.WINDOW else Event.UNKNOWN)
+
+
+def test_a_systemic_error_never_leads_to_a_dead_letter():
+    for step in (Step.CHECKING, Step.SENDING, Step.SEARCHING):
+        assert delivery.after(step, Event.SYSTEMIC).then is Step.WAITING
+
+
+def test_dead_rev_moves_only_with_an_exclusion():
+    assert delivery.effective_dead_rev(AT_5, OPEN, ()) == AT_5.dead_rev
+    assert delivery.effective_dead_rev(AT_5, OPEN, (51,)) == OPEN
+
+
+# --- the documents ------------------------------------------------------------------------------
+
+ARCHITECTURE = Path(__file__).parents[2] / "ARCHITECTURE.md"
+
+
+def documented(heading):
+    text = ARCHITECTURE.read_text().split(f"# {heading}\n", 1)[1]
+    section = re.split(r"^##", text, maxsplit=1, flags=re.MULTILINE)[0]
+    lines = [line for line in section.splitlines() if line.startswith("| `")]
+    return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines]
+
+
+FOLLOWS = {Event.ROW_FITS: "go on", Event.ROW_APPLIED: "finish the open batch (T5)"}
+
+
+def test_the_document_prints_the_table_of_the_row():
+    follows = [
+        f"park `{case.parked.value}`" if case.parked else FOLLOWS[case.event] for case in ROW_CASES
+    ]
+    assert documented("The progress row") == [
+        (f"`{case.label}`", case.when, what) for case, what in zip(ROW_CASES, follows, strict=True)
+    ]
+
+
+def test_the_document_prints_the_life_of_a_batch():
+    assert documented("Life of a batch") == [
+        (f"`{item.label}`", item.step.value, item.event.value, item.then.value, item.durable)
+        for item in LIFE_OF_A_BATCH
+    ]
+
+
+# --- retry --------------------------------------------------------------------------------------
+
+
+def test_retry_has_full_jitter_below_a_cap():
+    chance = Random(3)
+    for failures in range(40):
+        cap_s = min(limits.RETRY_CAP_S, limits.RETRY_BASE_S * 2**failures)
+        drawn = [delivery.backoff_s(failures, chance) for _ in range(50)]
+        assert all(0 <= pause_s <= cap_s for pause_s in drawn)
+        assert max(drawn) - min(drawn) > cap_s / 3
+
+
+def test_what_the_target_asks_for_is_a_floor_but_not_without_bound():
+    assert delivery.backoff_s(0, Random(1), floor_s=5.0) == 5.0
+    assert delivery.backoff_s(0, Random(1), floor_s=1e9) == limits.RETRY_CAP_S
+
+
+# --- the reject guard ---------------------------------------------------------------------------
+
+
+def test_few_records_never_trip_the_guard():
+    assert not RejectGuard().too_many(limits.REJECT_GUARD_RECORDS - 1, 99)
+
+
+def test_a_large_batch_with_most_refused_trips_it():
+    assert RejectGuard().too_many(2_000, 1_001)
+    assert not RejectGuard().too_many(2_000, 1_000)
+
+
+def test_the_guard_looks_over_batches_even_of_one_record():
+    guard = RejectGuard()
+    for _ in range(limits.REJECT_GUARD_RECORDS - 1):
+        assert not guard.too_many(1, 1)
+        guard = guard.with_batch(1, 1)
+    assert guard.too_many(1, 1)
+
+
+def test_the_guard_forgets_what_is_older_than_it_needs():
+    guard = RejectGuard().with_batch(50, 50).with_batch(2_000, 0)
+    assert guard.window == ((2_000, 0),)
+    assert not guard.too_many(10, 10)
+
+
+# --- the search ---------------------------------------------------------------------------------
+
+
+def records(count):
+    return [Record(lsn, 0, 0, b"") for lsn in range(1, count + 1)]
+
+
+def run_search(search, answer):
+    probes = 0
+    try:
+        asked = next(search)
+        while True:
+            probes += 1
+            asked = search.send(answer(asked))
+    except StopIteration as end:
+        return end.value, probes
+
+
+@given(st.integers(1, 60), st.sets(st.integers(1, 60), max_size=8))
+def test_unnamed_refusals_are_found_by_bisection_in_k_log_n(count, bad):
+    bad = {lsn for lsn in bad if lsn <= count}
+
+    def answer(asked):
+        return Rejected((), "no") if any(item.lsn in bad for item in asked) else ()
+
+    found, probes = run_search(find_refused(records(count)), answer)
+    assert {item.lsn for item in found} == bad
+    assert probes <= (len(bad) + 1) * (2 + count.bit_length())
+
+
+@given(st.integers(1, 40), st.sets(st.integers(1, 40), max_size=6))
+def test_named_refusals_are_taken_until_the_rest_is_taken(count, bad):
+    bad = {lsn for lsn in bad if lsn <= count}
+
+    def answer(asked):  # names the first only
+        first = [item.lsn for item in asked if item.lsn in bad][:1]
+        return [RejectedRecord(lsn, "bad", "bad") for lsn in first]
+
+    found, probes = run_search(find_refused(records(count)), answer)
+    assert {item.lsn for item in found} == bad
+    assert probes <= len(bad) + 1
+
+
+def test_of_two_records_that_clash_the_later_one_is_refused():
+    def answer(asked):
+        both = {2, 5} <= {item.lsn for item in asked}
+        return Rejected((), "twice") if both else ()
+
+    found, _ = run_search(find_refused(records(8)), answer)
+    assert [item.lsn for item in found] == [5]
+
+
+def test_what_an_attempt_named_is_known_before_the_first_probe():
+    known = [RejectedRecord(2, "bad", "bad"), RejectedRecord(99, "bad", "not ours")]
+    search = find_refused(records(3), known)
+    assert [item.lsn for item in next(search)] == [1, 3]
+    found, probes = run_search(find_refused(records(3), known), lambda _: ())
+    assert ([item.lsn for item in found], probes) == ([2], 1)
+
+
+def test_a_batch_whose_every_record_is_named_needs_no_probe():
+    known = [RejectedRecord(1, "bad", "bad")]
+    assert run_search(find_refused(records(1), known), lambda _: ()) == (tuple(known), 0)
+
+
+def test_a_sink_that_names_only_strangers_ends_the_search_without_a_culprit():
+    stranger = Rejected((RejectedRecord(99, "bad", "bad"),), "no")
+    assert run_search(find_refused(records(3)), lambda _: stranger) == ((), 1)
+
+
+def test_a_record_that_was_proven_may_still_be_named_later():
+    def answer(asked):
+        lsns = [item.lsn for item in asked]
+        if lsns == [1, 2, 4]:
+            return [RejectedRecord(1, "late", "late")]
+        return Rejected((), "no") if 3 in lsns else ()
+
+    found, _ = run_search(find_refused(records(4)), answer)
+    assert [item.lsn for item in found] == [1, 3]
+
+
+# --- the ledger's steps -------------------------------------------------------------------------
+
+
+def manifest(number=6, lo=51, prev=PREV, attempts=1):
+    return Manifest(number, lo, prev, attempts, (Revision(OPEN, 60),), 10, 0)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [manifest(number=5), manifest(lo=50), manifest(prev=OTHER), manifest(attempts=0)],
+)
+def test_a_manifest_that_does_not_continue_the_lane_is_not_sealed(wrong):
+    assert manifests.seal(LaneProgress(AT_5, None), wrong) is None
+
+
+def test_with_a_batch_open_none_is_sealed_and_the_checkpoint_stands():
+    held = LaneProgress(AT_5, manifest())
+    assert manifests.seal(held, manifest()) is None
+    assert manifests.advance(held, AT_5, Checkpoint(5, PREV, 99)) is None

@@ -337,13 +337,18 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 @contextlib.contextmanager
 def _transaction(database: sqlite3.Connection) -> Iterator[None]:
-    """Begin for writing; whatever is not committed inside is rolled back."""
+    """Begin for writing; whatever is not committed inside is rolled back.
+
+    A connection that was closed inside, or cannot roll back, leaves it to the next that opens the
+    file; that must not hide what the inside came to.
+    """
     database.execute("BEGIN IMMEDIATE")
     try:
         yield
     finally:
-        if database.in_transaction:
-            database.execute("ROLLBACK")
+        with contextlib.suppress(sqlite3.Error):
+            if database.in_transaction:
+                database.execute("ROLLBACK")
 
 
 def _move_row(database: sqlite3.Connection, attempt: Attempt) -> bool:

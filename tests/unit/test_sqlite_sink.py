@@ -1,0 +1,500 @@
+"""The SQLite sink: exactly once by the row, values, refusals by name, errors by their own names."""
+
+import json
+import sqlite3
+import uuid
+from contextlib import closing
+
+import msgpack
+import pytest
+
+from wald.errors import ConfigError, UnknownSetting, WrongSetting
+from wald.model import (
+    NO_REVISION,
+    Anchor,
+    Attempt,
+    Content,
+    Delivered,
+    LaneKey,
+    ProgressRow,
+    Record,
+    Rejected,
+    ReplayClass,
+    RowMoved,
+    Severity,
+    Systemic,
+    SystemicKind,
+    Unknown,
+)
+from wald.sinks.sqlite import make
+from wald.sinks.sqlite.options import read_options
+
+LOG_ID = bytes(range(16))
+KEY = LaneKey(LOG_ID, 4, 0, 0)
+OWNER = 2**64 - 5
+TIME_NS = 1_763_806_443_120_456_789
+A, B, C = (bytes([n]) * 16 for n in (1, 2, 3))
+
+
+def pack(value):
+    return msgpack.packb(value, datetime=True)
+
+
+def record(lsn, value, content=Content.MSGPACK, **rest):
+    data = pack(value) if content is Content.MSGPACK else value
+    return Record(lsn, TIME_NS, int(content), data, **rest)
+
+
+def attempt(*records, number=1, rev_id=A, prev=NO_REVISION, key=KEY, owner=OWNER):
+    hi = records[-1].lsn if records else 0
+    row = ProgressRow(number, rev_id, hi, Anchor(2**32 - 1, TIME_NS), owner, NO_REVISION)
+    return Attempt(key, "events", prev, row, records)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "events.db"
+
+
+@pytest.fixture
+def open_sink(path):
+    sinks = []
+
+    def opened(stream="events", **settings):
+        sink = make("route", stream, {"path": str(path), "busy_timeout": 0, **settings})
+        sinks.append(sink)
+        return sink
+
+    yield opened
+    for sink in sinks:
+        sink.close()
+
+
+def query(path, sql, *values):
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        return database.execute(sql, values).fetchall()
+
+
+def columns_sink(path, open_sink, ddl="CREATE TABLE t (a INTEGER, b TEXT)", **settings):
+    query(path, ddl)
+    return open_sink(mode="columns", table="t", **settings)
+
+
+# --- once ---------------------------------------------------------------------------------------
+
+
+def test_the_row_and_the_records_stand_together(path, open_sink):
+    sink = open_sink()
+    assert sink.read_row(KEY) is None
+    sent = attempt(record(7, {"user": "ann"}, key="ann"), record(9, [1, 2]))
+    assert sink.deliver(sent) == Delivered()
+    assert sink.read_row(KEY) == sent.row
+    assert query(path, "SELECT lsn, key, value FROM events") == [
+        (7, "ann", '{"user":"ann"}'),
+        (9, None, "[1,2]"),
+    ]
+    assert query(path, "SELECT applied, typeof(updated_at) FROM wald_progress") == [(2, "text")]
+    assert sink.capabilities.replay is ReplayClass.TRANSACTIONAL
+
+
+def test_the_same_attempt_again_finds_the_row_moved_and_applies_nothing(path, open_sink):
+    sink, sent = open_sink(), attempt(record(7, {"a": 1}))
+    sink.deliver(sent)
+    assert sink.deliver(sent) == RowMoved(sent.row)
+    assert open_sink().deliver(sent) == RowMoved(sent.row)
+    assert query(path, "SELECT count(*) FROM events") == [(1,)]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        attempt(record(8, 1), number=2, rev_id=B, prev=C),
+        attempt(record(8, 1), number=3, rev_id=B, prev=A),
+        attempt(record(8, 1), number=2, rev_id=B, prev=A, owner=1),
+    ],
+)
+def test_another_chain_or_owner_moves_nothing(path, open_sink, other):
+    sink, sent = open_sink(), attempt(record(7, 1))
+    sink.deliver(sent)
+    assert sink.deliver(other) == RowMoved(sent.row)
+    assert query(path, "SELECT lsn FROM events") == [(7,)]
+
+
+def test_the_chain_goes_on_and_an_empty_batch_still_moves_the_row(open_sink):
+    sink = open_sink()
+    sink.deliver(attempt(record(7, 1)))
+    empty = attempt(number=2, rev_id=B, prev=A)
+    assert sink.deliver(empty) == Delivered()
+    assert sink.read_row(KEY) == empty.row
+
+
+def test_lanes_and_logs_have_rows_of_their_own(open_sink):
+    sink = open_sink()
+    keys = (KEY, KEY._replace(route_id=5), KEY._replace(log_id=bytes(16)))
+    for lsn, key in enumerate(keys, 1):
+        assert sink.deliver(attempt(record(lsn, 1), key=key)) == Delivered()
+        assert sink.deliver(attempt(record(9, 1), key=key)) != Delivered()
+
+
+def test_a_restored_file_is_noticed_by_its_inode(path, open_sink):
+    sink = open_sink()
+    sink.deliver(attempt(record(7, 1)))
+    sink.close()
+    backup = path.read_bytes()
+    sink.deliver(attempt(record(8, 1), number=2, rev_id=B, prev=A))
+    beside = path.with_name("restored.db")
+    beside.write_bytes(backup)
+    beside.replace(path)
+    for name in ("events.db-wal", "events.db-shm"):
+        path.with_name(name).unlink(missing_ok=True)
+    outcome = sink.deliver(attempt(record(9, 1), number=3, rev_id=C, prev=B))
+    assert isinstance(outcome, RowMoved)
+    assert outcome.row is not None
+    assert outcome.row.batch_no == 1
+
+
+# --- values -------------------------------------------------------------------------------------
+
+UUID = uuid.UUID("12345678-1234-5678-1234-567812345678")
+
+
+@pytest.mark.parametrize(
+    ("value", "content", "stored"),
+    [
+        (b"\x00\xff", Content.BYTES, b"\x00\xff"),
+        (b'{"a": 1}', Content.JSON, '{"a": 1}'),
+        ({"a": [1, None, True, "é"]}, Content.MSGPACK, '{"a":[1,null,true,"é"]}'),
+        ({"n": float("nan"), "i": [float("inf")]}, Content.MSGPACK, '{"n":null,"i":[null]}'),
+        ({1: "x"}, Content.MSGPACK, '{"1":"x"}'),
+        ({"raw": b"\x01"}, Content.MSGPACK, '{"raw":"AQ=="}'),
+        (
+            [
+                msgpack.ExtType(1, b"2026-11-22T10:14:03.120000+01:00"),
+                msgpack.ExtType(2, b"2026-11-22"),
+                msgpack.ExtType(3, b"12.50"),
+                msgpack.ExtType(4, UUID.bytes),
+            ],
+            Content.MSGPACK,
+            f'["2026-11-22T10:14:03.120000+01:00","2026-11-22","12.50","{UUID}"]',
+        ),
+        (msgpack.Timestamp(0), Content.MSGPACK, '"1970-01-01T00:00:00+00:00"'),
+    ],
+)
+def test_what_a_document_holds(path, open_sink, value, content, stored):
+    assert open_sink().deliver(attempt(record(1, value, content))) == Delivered()
+    assert query(path, "SELECT value FROM events") == [(stored,)]
+
+
+def test_key_time_headers_and_log_id_of_a_document(path, open_sink):
+    sent = record(1, b"x", Content.BYTES, key=b"\x01", headers={"a": "b", "c": b"\x01"})
+    open_sink().deliver(attempt(sent))
+    ((log_id, key, time, headers),) = query(path, "SELECT log_id, key, time, headers FROM events")
+    assert (log_id, key, time) == (LOG_ID, b"\x01", "2025-11-22T10:14:03.120456Z")
+    assert json.loads(headers) == {"a": "b", "c": "AQ=="}
+
+
+BAD_VALUES = [
+    (b"\xc1", Content.MSGPACK),
+    (b"\x01\x01", Content.MSGPACK),
+    (b"\x91" * 2_000, Content.MSGPACK),
+    (b"\xa1\xff", Content.MSGPACK),
+    (b"\xd4\x63\x00", Content.MSGPACK),
+    (b"\x81\xc4\x01a\x01", Content.MSGPACK),
+    (b"{", Content.JSON),
+    (b"NaN", Content.JSON),
+    (b"[" * 100_000, Content.JSON),
+    (b"\xff", Content.JSON),
+]
+
+
+@pytest.mark.parametrize(("data", "content"), BAD_VALUES)
+def test_a_value_that_cannot_be_converted_is_refused_by_name(path, open_sink, data, content):
+    sink = open_sink()
+    bad = Record(2, TIME_NS, int(content), data)
+    outcome = sink.deliver(attempt(record(1, 1), bad, record(3, 1)))
+    assert isinstance(outcome, Rejected)
+    assert [(item.lsn, item.code) for item in outcome.records] == [(2, "record.value")]
+    assert sink.read_row(KEY) is None
+    assert query(path, "SELECT count(*) FROM events") == [(0,)]
+
+
+@pytest.mark.parametrize("data", [b"\xc1", pack([1]), pack(7), b""])
+def test_in_columns_mode_only_a_map_is_a_row(path, open_sink, data):
+    sink = columns_sink(path, open_sink)
+    outcome = sink.deliver(attempt(record(1, {"a": 1, "b": "x"}), Record(2, TIME_NS, 1, data)))
+    assert isinstance(outcome, Rejected)
+    assert [item.lsn for item in outcome.records] == [2]
+
+
+@pytest.mark.parametrize("content", [Content.MSGPACK, Content.JSON])
+def test_columns_take_fields_by_name_missing_is_null_extra_is_counted(path, open_sink, content):
+    sink = columns_sink(path, open_sink)
+    values: list[object] = [{"a": 1, "b": "x"}, {"b": "y", "more": 1, "even": 2}]
+    if content is Content.JSON:
+        values = [json.dumps(value).encode() for value in values]
+    sent = [record(lsn, value, content) for lsn, value in enumerate(values, 1)]
+    assert sink.deliver(attempt(*sent)) == Delivered({"extra-fields": 2})
+    assert query(path, "SELECT a, b FROM t") == [(1, "x"), (None, "y")]
+
+
+def test_extra_fields_are_counted_on_the_quick_way_too(path, open_sink):
+    sink = columns_sink(path, open_sink)
+    outcome = sink.deliver(attempt(record(1, {"a": 1, "b": 2, "c": 3})))
+    assert outcome == Delivered({"extra-fields": 1})
+
+
+def test_columns_may_be_filled_from_fields_of_other_names(path, open_sink):
+    sink = columns_sink(path, open_sink, columns={"b": "name"})
+    assert sink.deliver(attempt(record(1, {"name": "x"}))) == Delivered()
+    assert query(path, "SELECT a, b FROM t") == [(None, "x")]
+
+
+def test_what_sqlite_cannot_bind_becomes_text_and_a_too_large_integer_is_refused(path, open_sink):
+    sink = columns_sink(path, open_sink, "CREATE TABLE t (a, b, c, d)")
+    fields = {"a": [1, {"x": None}], "b": msgpack.Timestamp(0), "c": b"\x01", "d": float("inf")}
+    assert sink.deliver(attempt(record(1, fields))) == Delivered()
+    expected = ('[1,{"x":null}]', "1970-01-01T00:00:00+00:00", b"\x01", float("inf"))
+    assert query(path, "SELECT a, b, c, d FROM t") == [expected]
+    outcome = open_sink(mode="columns", table="t").deliver(
+        attempt(record(2, {"a": 1}), record(3, {"a": 2**63}), number=2, rev_id=B, prev=A)
+    )
+    assert isinstance(outcome, Rejected)
+    assert [item.lsn for item in outcome.records] == [3]
+
+
+def test_nan_is_null_in_a_column(path, open_sink):
+    sink = columns_sink(path, open_sink)
+    sink.deliver(attempt(record(1, {"a": float("nan"), "b": "x"})))
+    assert query(path, "SELECT a FROM t") == [(None,)]
+
+
+def test_generated_columns_are_left_to_the_table(path, open_sink):
+    sink = columns_sink(path, open_sink, "CREATE TABLE t (a, b AS (a + 1))")
+    assert sink.deliver(attempt(record(1, {"a": 1}))) == Delivered()
+    assert query(path, "SELECT b FROM t") == [(2,)]
+
+
+# --- refusals -----------------------------------------------------------------------------------
+
+
+def test_a_constraint_names_the_row_and_a_probe_names_all_of_them(path, open_sink):
+    sink = columns_sink(path, open_sink, "CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT NOT NULL)")
+    fields = [{"a": 1, "b": "x"}, {"a": 2}, {"a": 1, "b": "y"}, {"a": 4, "b": "z"}, {"b": None}]
+    sent = attempt(*(record(lsn, value) for lsn, value in enumerate(fields, 11)))
+    outcome = sink.deliver(sent)
+    assert isinstance(outcome, Rejected)
+    assert [item.lsn for item in outcome.records] == [12]
+    named = sink.probe(sent, sent.records)
+    assert [(item.lsn, item.code) for item in named] == [
+        (12, "SQLITE_CONSTRAINT_NOTNULL"),
+        (13, "SQLITE_CONSTRAINT_PRIMARYKEY"),
+        (15, "SQLITE_CONSTRAINT_NOTNULL"),
+    ]
+    good = [item for item in sent.records if item.lsn in {11, 14}]
+    assert sink.probe(sent, good) == []
+    assert query(path, "SELECT count(*) FROM t") == [(0,)]
+    assert sink.read_row(KEY) is None
+
+
+def test_a_probe_names_what_cannot_be_converted(path, open_sink):
+    sink = columns_sink(path, open_sink)
+    sent = attempt(record(1, 7), record(2, {"a": 1}))
+    assert [item.lsn for item in sink.probe(sent, sent.records)] == [1]
+
+
+def test_a_constraint_that_rolls_the_transaction_back_is_still_a_refusal(path, open_sink):
+    sink = columns_sink(path, open_sink, "CREATE TABLE t (a UNIQUE ON CONFLICT ROLLBACK, b)")
+    sent = attempt(record(1, {"a": 1}), record(2, {"a": 1}), record(3, {"a": 3}))
+    assert isinstance(sink.deliver(sent), Rejected)
+    assert [item.lsn for item in sink.probe(sent, sent.records)] == [2]
+    assert query(path, "SELECT count(*) FROM t") == [(0,)]
+
+
+def test_a_constraint_checked_at_the_commit_names_nobody(path, open_sink):
+    sink = columns_sink(
+        path,
+        open_sink,
+        "CREATE TABLE t (a REFERENCES t (b) DEFERRABLE INITIALLY DEFERRED, b UNIQUE)",
+    )
+    sink.read_row(KEY)
+    sink._database.execute("PRAGMA foreign_keys = on")
+    outcome = sink.deliver(attempt(record(1, {"a": 5, "b": 6})))
+    assert isinstance(outcome, Rejected)
+    assert outcome.records == ()
+    assert sink.read_row(KEY) is None
+
+
+# --- the target as a whole ----------------------------------------------------------------------
+
+
+def test_a_locked_database_is_busy(path, open_sink):
+    sink = open_sink()
+    sink.read_row(KEY)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        outcome = sink.deliver(attempt(record(1, 1)))
+        assert isinstance(outcome, Systemic)
+        assert outcome.kind is SystemicKind.BUSY
+        assert isinstance(sink.probe(attempt(record(1, 1)), [record(1, 1)]), Systemic)
+    assert sink.deliver(attempt(record(1, 1))) == Delivered()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kind"),
+    [
+        (lambda path: path.mkdir(), SystemicKind.UNREACHABLE),
+        (lambda path: path.write_bytes(b"not a database" * 100), SystemicKind.DAMAGED),
+    ],
+)
+def test_a_file_that_is_no_database_is_systemic(path, open_sink, spoil, kind):
+    spoil(path)
+    outcome = open_sink().read_row(KEY)
+    assert isinstance(outcome, Systemic)
+    assert outcome.kind is kind
+    assert str(path) in outcome.message
+
+
+def test_a_directory_that_appears_later_is_found(path, open_sink, tmp_path):
+    sink = open_sink(path=str(tmp_path / "later" / "x.db"))
+    assert isinstance(sink.deliver(attempt(record(1, 1))), Systemic)
+    (tmp_path / "later").mkdir()
+    assert sink.deliver(attempt(record(1, 1))) == Delivered()
+
+
+@pytest.mark.parametrize("settings", [{"table": "absent"}, {"table": "t", "columns": {"c": "a"}}])
+def test_a_missing_table_or_column_is_the_configuration_s_fault(path, open_sink, settings):
+    query(path, "CREATE TABLE t (a, b)")
+    outcome = open_sink(mode="columns", **settings).deliver(attempt(record(1, {"a": 1})))
+    assert isinstance(outcome, Systemic)
+    assert outcome.kind is SystemicKind.CONFIGURATION
+    assert outcome.hint
+
+
+def test_a_table_of_another_shape_is_the_configuration_s_fault(path, open_sink):
+    sink = columns_sink(path, open_sink)
+    sink.deliver(attempt(record(1, {"a": 1})))
+    query(path, "DROP TABLE t")
+    outcome = sink.probe(attempt(record(2, {"a": 1})), [record(2, {"a": 1})])
+    assert isinstance(outcome, Systemic)
+    assert outcome.kind is SystemicKind.CONFIGURATION
+
+
+@pytest.mark.parametrize(
+    ("name", "outcome"),
+    [("SQLITE_IOERR_FSYNC", Unknown), ("SQLITE_FULL", Systemic), ("SQLITE_BUSY", Systemic)],
+)
+def test_an_error_at_the_commit_is_unknown_unless_it_says_that_nothing_was_written(
+    path, open_sink, name, outcome
+):
+    class Failing(sqlite3.Connection):
+        def execute(self, sql, *rest):
+            if sql == "COMMIT":
+                error = sqlite3.OperationalError("at the commit")
+                error.sqlite_errorname = name
+                raise error
+            return super().execute(sql, *rest)
+
+    sink = open_sink()
+    sink.read_row(KEY)
+    sink._database.close()
+    sink._database = sqlite3.connect(path, isolation_level=None, factory=Failing)
+    assert isinstance(sink.deliver(attempt(record(1, 1))), outcome)
+    assert open_sink().read_row(KEY) is None
+
+
+# --- names --------------------------------------------------------------------------------------
+
+HOSTILE = ['a"b', "a'b", "a; DROP TABLE t; --", "select", "a.b", "ä ö", "[x]", "`x`", "a\nb", "-1"]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_table_name_is_only_a_name(path, open_sink, name):
+    assert open_sink(table=name).deliver(attempt(record(1, 5))) == Delivered()
+    (found,) = query(path, "SELECT name FROM sqlite_master WHERE name = ? AND type = 'table'", name)
+    assert found == (name,)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_column_name_is_only_a_name(path, open_sink, name):
+    quoted = '"' + name.replace('"', '""') + '"'
+    sink = columns_sink(path, open_sink, f"CREATE TABLE t ({quoted})")
+    assert sink.deliver(attempt(record(1, {name: "x"}))) == Delivered()
+    assert query(path, f"SELECT {quoted} FROM t") == [("x",)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({}, ConfigError),
+        ({"path": ""}, WrongSetting),
+        ({"path": 5}, WrongSetting),
+        ({"path": ":memory:"}, WrongSetting),
+        ({"path": "x", "tabel": "t"}, UnknownSetting),
+        ({"path": "x", "wholly": "t"}, UnknownSetting),
+        ({"path": "x", "mode": "rows"}, WrongSetting),
+        ({"path": "x", "table": ""}, WrongSetting),
+        ({"path": "x", "table": "Wald_Progress"}, WrongSetting),
+        ({"path": "x", "table": "sqlite_x"}, WrongSetting),
+        ({"path": "x", "table": "a\0b"}, WrongSetting),
+        ({"path": "x", "columns": {"a": "b"}}, WrongSetting),
+        ({"path": "x", "mode": "columns", "columns": ["a"]}, WrongSetting),
+        ({"path": "x", "mode": "columns", "columns": {"a": 1}}, WrongSetting),
+        ({"path": "x", "busy_timeout": True}, WrongSetting),
+        ({"path": "x", "busy_timeout": "soon"}, WrongSetting),
+        ({"path": "x", "busy_timeout": "11m"}, WrongSetting),
+    ],
+)
+def test_a_wrong_setting_is_refused_with_the_route_s_name(settings, error):
+    with pytest.raises(error, match="route 'r'"):
+        make("r", "events", settings)
+
+
+def test_the_hint_of_a_misspelt_setting_is_the_right_one():
+    with pytest.raises(UnknownSetting) as caught:
+        make("r", "events", {"path": "x", "tabel": "t"})
+    assert caught.value.hint == "did you mean 'table'?"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("250ms", 0.25), ("5s", 5.0), ("1m", 60.0), (2, 2.0)]
+)
+def test_durations_have_units(text, seconds):
+    options = read_options("r", "events", {"path": "x", "busy_timeout": text})
+    assert options.busy_timeout_s == seconds
+
+
+# --- check --------------------------------------------------------------------------------------
+
+
+def findings(sink):
+    return {item.code: item.severity for item in sink.check() if item.code != "sqlite.wal-reset"}
+
+
+def test_check_makes_no_file(path, open_sink):
+    assert findings(open_sink()) == {"sqlite.found": Severity.OK}
+    assert not path.exists()
+    assert findings(open_sink(mode="columns")) == {"sqlite.configuration": Severity.ERROR}
+    assert findings(open_sink(path=str(path.parent / "no" / "x"))) == {
+        "sqlite.unreachable": Severity.ERROR
+    }
+
+
+def test_check_looks_at_tables_and_columns(path, open_sink):
+    query(path, "CREATE TABLE t (a, b)")
+    assert findings(open_sink()) == {"sqlite.found": Severity.OK}
+    assert findings(open_sink(mode="columns", table="t")) == {"sqlite.found": Severity.OK}
+    assert findings(open_sink(mode="columns", table="u")) == {
+        "sqlite.configuration": Severity.ERROR
+    }
+    path.write_bytes(b"not a database" * 100)
+    assert findings(open_sink()) == {"sqlite.damaged": Severity.ERROR}
+
+
+@pytest.mark.parametrize(("version", "warns"), [((3, 51, 2), True), ((3, 51, 3), False)])
+def test_check_warns_of_the_releases_that_may_damage_a_database(
+    open_sink, monkeypatch, version, warns
+):
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", version)
+    found = [item for item in open_sink().check() if item.code == "sqlite.wal-reset"]
+    assert bool(found) is warns
+    assert all(item.severity is Severity.WARNING for item in found)

@@ -5,6 +5,7 @@ applied to the state. After a failed write or sync the file is never synced agai
 goes to a fresh segment, or the process ends and nobody is answered.
 """
 
+import errno
 import posixpath
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -128,8 +129,7 @@ class Log:
         draft = self._draft(sections)
         try:
             if self._writer.has_room(len(draft.payload)):
-                self._writer.stage(draft)
-                self._writer.flush()
+                self._write(draft)
             else:
                 self._roll(draft)
         except OSError as error:
@@ -207,6 +207,20 @@ class Log:
             BlockFlag.HAS_CONTROL if controls and not only_control else 0,
         )
 
+    def _write(self, draft: Draft) -> None:
+        """Write a block behind the others and make it durable.
+
+        Raises:
+            OSError: as the system does; nothing more may be written here.
+        """
+        writer, preallocator = self._writer, self.preallocator
+        if preallocator.tail_failed:
+            raise OSError(errno.EIO, "zeroing the segment ahead failed")
+        writer.stage(draft)
+        if writer.need_bytes > preallocator.zeroing_from:
+            preallocator.leave_tail()
+        writer.flush()
+
     def _roll(self, draft: Draft) -> None:
         """Seal this segment, then begin the next with header, snapshot and group in one write.
 
@@ -235,8 +249,7 @@ class Log:
         new.stage(draft)
         prepared = self.preallocator.take(number, new.need_bytes)
         # its name is durable: only now may the seal name it
-        old.stage(Draft(BlockKind.SEAL, b"", 0, draft.time_ns, next_segment=number))
-        old.flush()
+        self._write(Draft(BlockKind.SEAL, b"", 0, draft.time_ns, next_segment=number))
         assert old.end_bytes == end_bytes
         new.attach(prepared.file, prepared.capacity_bytes)
         new.flush()
@@ -272,12 +285,14 @@ class Log:
             raise LogFailed(msg, path=self._place.log_dir) from second
         if given_up is not None:
             # the roll may have written to it, and its sync may have failed: not to be used again
-            quietly(lambda: self.preallocator.retire(given_up, keep=False))
+            quietly(partial(self.preallocator.retire, given_up, keep=False))
         self._go_on_in(new)
+        quietly(partial(self.preallocator.zero_tail, new))
         fresh.cut_tail(self._place, old.number, old.end_bytes)
 
     def _go_on_in(self, new: SegmentWriter) -> None:
         old = self._writer
+        self.preallocator.leave_tail()
         old.close()
         self._finished.append(
             FinishedSegment(
@@ -289,10 +304,7 @@ class Log:
 
     def _write_idle_close(self) -> None:
         # it may take the room that is kept for a seal: after it nothing is written here
-        self._writer.stage(
-            Draft(BlockKind.IDLE_CLOSE, b"", 0, self._place.clock.wall_ns()),
-        )
-        self._writer.flush()
+        self._write(Draft(BlockKind.IDLE_CLOSE, b"", 0, self._place.clock.wall_ns()))
         self._publish()
 
     def _retire(self, number: int) -> None:

@@ -112,6 +112,7 @@ def start(
     finished = _finished(found, plan)
     _tidy(place, plan, preallocator, finished)
     preallocator.want(writer.number + 1)
+    quietly(partial(preallocator.zero_tail, writer))
     return Started(
         place,
         preallocator,

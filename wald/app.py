@@ -33,22 +33,23 @@ _log = logging.getLogger("wald")
 # --- sinks --------------------------------------------------------------------------------------
 
 
-def sink_factory(kind: str) -> SinkFactory:
+def sink_factory(sink: SinkSettings) -> SinkFactory:
     """Return the factory of a sink's type: one of ours, or an entry point of ``wald.sinks``.
 
     Raises:
         ConfigError: there is no such type, or its module cannot be imported.
     """
+    kind = sink.type
     try:
         if kind in SINKS:
             return cast("SinkFactory", import_module(SINKS[kind]).make)
         for found in entry_points(group=ENTRY_POINT_GROUP, name=kind):
             return cast("SinkFactory", found.load())
     except ImportError as error:
-        msg = f"the sink {kind!r} cannot be loaded: {error}"
+        msg = f"sink {sink.name!r}: its type {kind!r} cannot be loaded: {error}"
         raise ConfigError(msg, hint=f"pip install 'wald[{kind}]'") from error
     others = sorted({*SINKS, *entry_points(group=ENTRY_POINT_GROUP).names})
-    msg = f"there is no sink of type {kind!r}"
+    msg = f"sink {sink.name!r}: there is no type {kind!r}"
     raise WrongSetting(msg, hint=f"known types: {', '.join(others)}")
 
 
@@ -59,7 +60,20 @@ def make_sink(route: RouteSettings, sink: SinkSettings) -> Sink:
         ConfigError: a setting is unknown, missing or wrong.
     """
     options = {**sink.options, **route.options}
-    return sink_factory(sink.type)(route.name, route.stream, options)
+    return sink_factory(sink)(route.name, route.stream, options)
+
+
+def check_sinks(settings: Settings) -> None:
+    """Let every route's factory check its settings; nothing is connected.
+
+    Raises:
+        ConfigError: of the first route with a mistake.
+    """
+    routes = list(settings.routes.values())
+    if settings.auto_sink is not None:
+        routes.append(RouteSettings("check", "check", settings.auto_sink))
+    for route in routes:
+        make_sink(route, settings.sinks[route.sink]).close()
 
 
 # --- the supervisor -----------------------------------------------------------------------------
@@ -73,6 +87,7 @@ def serve(settings: Settings, on_ready: Callable[[], None] = lambda: None) -> No
     """
     from wald.supervisor.process import Surroundings, run
 
+    check_sinks(settings)  # before the log learns of routes that cannot be
     passed = tuple(listen_fds(os.environ))
     around = Surroundings(
         fs=PosixFileSystem(),

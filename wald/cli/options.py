@@ -79,10 +79,12 @@ def load_settings(
 
 
 def placed(error: WaldError, loaded: Loaded) -> WaldError:
-    """Return an error of a sink's factory with the place of the route that it speaks of."""
-    for name in loaded.settings.routes:
-        origin = loaded.origins.get(f"routes.{name}")
-        if origin is not None and repr(name) in error.message:
+    """Return an error of a sink's factory with the place of the table that it speaks of."""
+    tables = [("route", f"routes.{name}", name) for name in loaded.settings.routes]
+    tables += [("sink", f"sinks.{name}", name) for name in loaded.settings.sinks]
+    for kind, table, name in tables:
+        origin = loaded.origins.get(table)
+        if origin is not None and error.message.startswith(f"{kind} {name!r}"):
             said = {"code": error.code, "message": f"{origin}: {error.message}", "hint": error.hint}
             return reported(said)
     return error

@@ -1,0 +1,248 @@
+"""The supervisor and its children as real processes."""
+
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+
+import wald
+from tests.daemon import Daemon, wait_until
+from wald.core.frame import crc32c
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="w"))
+    yield path
+    shutil.rmtree(path)
+
+
+def ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def newer_format(identity: bytes) -> bytes:
+    """The file as a later release would write it: bytes 10 and 11 name the oldest reader."""
+    packed = identity[:10] + (99).to_bytes(2, "little") + identity[12:-4]
+    return packed + crc32c(packed).to_bytes(4, "little")
+
+
+def is_back(daemon: Daemon, role: str, killed: int) -> bool:
+    return daemon.pids().get(role) not in (None, killed)
+
+
+def is_stale(daemon: Daemon, *, wanted: bool) -> bool:
+    answer = daemon.ask(op="status")
+    return answer is not None and answer["stale"] is wanted
+
+
+def serve(*arguments: str, notify: str = "") -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "wald", "serve", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "NOTIFY_SOCKET": notify},
+    )
+
+
+def test_a_killed_child_is_started_again_and_no_record_is_lost(directory: Path) -> None:
+    with Daemon(directory, to=f"sqlite:{directory}/x.db") as daemon:
+        with wald.connect(str(daemon.socket), timeout=60.0) as producer:
+            for role in ("ingest", "drain", "ingest"):
+                producer.append_many("things", [{"n": n} for n in range(10)])
+                pid = daemon.pids()[role]
+                os.kill(pid, signal.SIGKILL)
+                producer.append("things", {"after": role})
+                wait_until(partial(is_back, daemon, role, pid), f"{role} is back")
+        daemon.command("wait", "--all", "--timeout", "30s")
+        answer = daemon.ask(op="status")
+        assert answer is not None
+        routes = answer["routes"]
+        assert isinstance(routes, dict)
+        route = routes["things"]
+        assert (route["accepted"], route["delivered"], route["pending"]) == (33, 33, 0)
+
+
+def test_clients_that_connect_while_ingest_is_down_wait_instead_of_failing(
+    directory: Path,
+) -> None:
+    with Daemon(directory, to=f"sqlite:{directory}/x.db") as daemon:
+        os.kill(daemon.pids()["ingest"], signal.SIGKILL)
+        with wald.connect(str(daemon.socket), timeout=30.0) as producer:
+            assert producer.append("things", {"n": 1}).lsn > 0
+
+
+def test_the_children_end_with_a_killed_supervisor(directory: Path) -> None:
+    with Daemon(directory, to=f"sqlite:{directory}/x.db") as daemon:
+        children = [psutil.Process(daemon.pids()[role]) for role in ("ingest", "drain")]
+        assert daemon.process is not None
+        daemon.process.kill()
+        daemon.process.wait()
+        wait_until(lambda: all(ended(child) for child in children), "the children end")
+        daemon.start()  # the stale socket is replaced
+
+
+def test_status_answers_while_both_children_hang(directory: Path) -> None:
+    with Daemon(directory, to=f"sqlite:{directory}/x.db") as daemon:
+        children = [psutil.Process(daemon.pids()[role]) for role in ("ingest", "drain")]
+        for child in children:
+            child.suspend()
+        try:
+            answer = daemon.ask(op="status")
+            assert answer is not None
+            assert answer["ok"] is True
+        finally:
+            for child in children:
+                child.resume()
+
+
+def test_figures_are_stale_while_their_writer_is_down(directory: Path) -> None:
+    with Daemon(directory, to=f"sqlite:{directory}/x.db") as daemon:
+        answer = daemon.ask(op="status")
+        assert answer is not None
+        assert answer["stale"] is False
+        os.kill(daemon.pids()["drain"], signal.SIGKILL)
+
+        for wanted in (True, False):  # of the killed process, then of the new one
+            wait_until(partial(is_stale, daemon, wanted=wanted), f"stale is {wanted}")
+
+
+def test_a_second_start_is_told_who_holds_the_directory_and_harms_nothing(
+    directory: Path,
+) -> None:
+    with Daemon(directory, to=f"sqlite:{directory}/x.db") as daemon:
+        held = daemon.pids()["supervisor"]
+        target = ["--to", f"sqlite:{directory}/x.db"]
+        for code, arguments in (
+            ("data.held", ["--data-dir", str(daemon.data_dir), "--socket", f"{directory}/2.sock"]),
+            ("socket.held", ["--data-dir", f"{directory}/d2", "--socket", str(daemon.socket)]),
+        ):
+            second = serve(*target, *arguments)
+            _, said = second.communicate(timeout=30)
+            assert second.returncode == 69
+            assert f"error[{code}]" in said
+            assert f"pid {held}" in said
+            assert "Traceback" not in said
+        with wald.connect(str(daemon.socket)) as producer:
+            assert producer.append("things", {"n": 1}).lsn == 1
+
+
+def test_a_clean_stop_delivers_and_leaves_no_process_and_no_socket(directory: Path) -> None:
+    with Daemon(directory, to=f"sqlite:{directory}/x.db") as daemon:
+        with wald.connect(str(daemon.socket)) as producer:
+            producer.append_many("things", [{"n": n} for n in range(5)])
+        children = [psutil.Process(daemon.pids()[role]) for role in ("ingest", "drain")]
+        assert daemon.process is not None
+        daemon.process.send_signal(signal.SIGINT)
+        assert daemon.process.wait(30) == 0
+        assert all(ended(child) for child in children)
+    assert not daemon.socket.exists()
+    assert not Path(f"{daemon.socket}.ctl").exists()
+    with closing(sqlite3.connect(directory / "x.db")) as database:
+        assert database.execute("select count(*) from things").fetchone() == (5,)
+
+
+def test_the_service_manager_is_told_ready_and_stopping(directory: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(directory / "notify"))
+        manager.settimeout(30)
+        daemon = serve(
+            *("--to", f"sqlite:{directory}/x.db", "--socket", f"{directory}/w.sock"),
+            notify=str(directory / "notify"),
+        )
+        try:
+            said = ""
+            while "READY=1" not in said:
+                said = manager.recv(4_096).decode()
+            with wald.connect(f"{directory}/w.sock") as producer:  # ready means ready
+                producer.append("things", {"n": 1})
+            daemon.send_signal(signal.SIGTERM)
+            while "STOPPING=1" not in said:
+                said = manager.recv(4_096).decode()
+        finally:
+            daemon.terminate()
+            daemon.communicate(timeout=30)
+    assert daemon.returncode == 0
+
+
+def test_a_socket_of_the_service_manager_is_served_and_left(directory: Path) -> None:
+    path = str(directory / "w.sock")  # made by the program below
+    # what systemd does: the socket as descriptor 3, and the variables with our own pid
+    program = (
+        "import os, socket, sys;"
+        f"s = socket.socket(socket.AF_UNIX); s.bind({path!r}); s.listen();"
+        "os.dup2(s.fileno(), 3) if s.fileno() != 3 else None; os.set_inheritable(3, True);"
+        "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1');"
+        "os.execv(sys.executable, [sys.executable, '-m', 'wald', 'serve', *sys.argv[1:]])"
+    )
+    daemon = subprocess.Popen(
+        [sys.executable, "-c", program, "--to", f"sqlite:{directory}/x.db", "--socket", path],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_until((directory / "w.sock").exists, "the socket")
+        with wald.connect(path, timeout=30.0) as producer:  # waits in the queue of the socket
+            assert producer.append("things", {"n": 1}).lsn == 1
+    finally:
+        daemon.terminate()
+        assert daemon.wait(30) == 0
+    assert (directory / "w.sock").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "code"),
+    [
+        ("[sinks.db]\ntype='sqlite'\npath='x.db'\nmoed='document'\n", "config.unknown-key"),
+        ("[sinks.db]\ntype='nosuch'\n", "config.wrong-value"),
+    ],
+)
+def test_a_mistake_in_a_sink_ends_the_start_before_anything_is_made(
+    directory: Path, config: str, code: str
+) -> None:
+    text = config + "[routes.things]\nstream='things'\nsink='db'\n"
+    (directory / "wald.toml").write_text(text)
+    daemon = serve(
+        *("--config", f"{directory}/wald.toml", "--data-dir", f"{directory}/data"),
+        *("--socket", f"{directory}/w.sock"),
+    )
+    _, said = daemon.communicate(timeout=60)
+    assert daemon.returncode == 78
+    assert f"error[{code}]: {directory}/wald.toml:" in said
+    assert "Traceback" not in said
+    assert not (directory / "data").exists()
+
+
+def test_an_error_of_a_child_that_no_new_start_mends_ends_the_daemon(directory: Path) -> None:
+    with Daemon(directory, to=f"sqlite:{directory}/x.db") as daemon:
+        pass
+    identity = daemon.data_dir / "identity"
+    identity.write_bytes(newer_format(identity.read_bytes()))
+    again = serve(*daemon.arguments)
+    _, said = again.communicate(timeout=60)
+    assert again.returncode == 78
+    assert "error[format.newer]" in said
+    assert "hint: run the release that wrote it" in said
+    assert "Traceback" not in said
+
+
+def test_the_memory_of_all_three_processes_is_small(directory: Path) -> None:
+    with Daemon(directory, to=f"sqlite:{directory}/x.db") as daemon:
+        with wald.connect(str(daemon.socket)) as producer:
+            producer.append("things", {"n": 1})
+        daemon.command("wait", "--all")
+        sizes = {role: psutil.Process(pid).memory_info().rss for role, pid in daemon.pids().items()}
+    assert sum(sizes.values()) < 160 * 1024 * 1024, sizes

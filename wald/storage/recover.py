@@ -196,13 +196,12 @@ def lineage_of(found: Sequence[FoundSegment]) -> list[FoundSegment]:
     lineage = [used[max(used)]]
     while True:
         head = lineage[-1]
-        older = [number for number in used if number < head.number]
-        if not older:
+        named = head.header.pred_segment if head.header is not None else head.number - 1
+        # one that is named and gone was retired, or is lost: what stood before it is older
+        before = max((number for number in used if number <= named), default=0)
+        if before == 0:
             return lineage[::-1]
-        named = head.header.pred_segment if head.header is not None else max(older)
-        if named == 0:
-            return lineage[::-1]
-        lineage.append(used[named] if named in older else used[max(older)])
+        lineage.append(used[before])
 
 
 def limit_of(lineage: Sequence[FoundSegment], index: int) -> int | None:

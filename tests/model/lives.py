@@ -27,6 +27,8 @@ def run(machine: LogMachine, steps: int, actions: Actions = ()) -> None:
 def step(machine: LogMachine, actions: Actions) -> None:
     """Take one step."""
     chance = machine.chance
+    if chance.random() < 0.05:
+        machine.drop_caches()
     if machine.log is None:
         kind = chance.random()
         if kind < 0.6:

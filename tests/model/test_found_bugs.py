@@ -41,3 +41,22 @@ def test_a_segment_whose_header_is_in_doubt_is_not_named_as_a_predecessor(seed: 
     assert not [item for item in read if isinstance(item, LostRange)]
     lsns = {item.header.last_lsn for item in read if not isinstance(item, LostRange)}
     assert max(lsns) == machine.model.highest_lsn
+
+
+@pytest.mark.parametrize("kind", ["rename", "sync_directory", "stat"])
+def test_a_segment_that_cannot_be_retired_now_holds_back_the_newer_ones(kind: str):
+    """Oldest first, always: a gap in the chain of segments looks like a lost one."""
+    machine = LogMachine(1, write_back=0.0)
+    assert machine.start()
+    for _ in range(4):
+        machine.fill()
+    machine.drain(fully=True)
+    machine.append()
+    machine.fail_soon(1, kind)
+    machine.retire()
+    assert machine.counts["segments retired"] == 0
+    machine._check_inspection()
+    machine.retire()
+    assert machine.counts["segments retired"] >= 3
+    machine.end(cut=True)
+    assert machine.start()

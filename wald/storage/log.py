@@ -166,9 +166,9 @@ class Log:
         # among the finished ones
         gone = retention.retirable(self._finished, floor, now_s, self._policy)
         for count, number in enumerate(gone):
-            del self._finished[0]
             if not quietly(partial(self._retire, number)):
-                return count
+                return count  # none goes before an older one: it is tried again
+            del self._finished[0]
         return len(gone)
 
     def close(self) -> None:

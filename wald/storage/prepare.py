@@ -134,12 +134,14 @@ class Pool:
         """Take a file out of the log for good: into the pool, or away with it.
 
         Only when this has returned is the removal durable. ``keep`` False for a file that has
-        another name or failed a sync: it must not be overwritten.
+        another name or failed a sync: it must not be overwritten. Safe to repeat after a failure.
         """
         fs, place = self._place.fs, self._place
         name = segments.segment_name(number)
         keep = keep and len(self._names) < self._max
-        if keep and fs.stat(f"{place.pool_dir}/{name}") is None:
+        if fs.stat(place.path(number)) is None:  # tried before: only the sync was missing
+            fs.sync_directory(place.log_dir)
+        elif keep and fs.stat(f"{place.pool_dir}/{name}") is None:
             fs.rename(place.path(number), f"{place.pool_dir}/{name}")
             fs.sync_directory(place.log_dir)
             fs.sync_directory(place.pool_dir)

@@ -1,0 +1,356 @@
+"""The commands against a real daemon: what a script relies on."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import wald
+from tests.daemon import Daemon, wait_until
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="w"))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Daemon]:
+    """One daemon for the commands that leave it as it is."""
+    path = Path(tempfile.mkdtemp(prefix="w"))
+    with Daemon(path, to=f"sqlite:{path}/x.db") as daemon:
+        yield daemon
+    shutil.rmtree(path)
+
+
+def run(
+    *arguments: str, socket: Path | None = None, stdin: str | None = None, timeout: float = 60.0
+) -> subprocess.CompletedProcess[str]:
+    environment = {name: said for name, said in os.environ.items() if name != "WALD_CONFIG"}
+    if socket is not None:
+        environment["WALD_SOCKET"] = str(socket)
+    return subprocess.run(
+        [sys.executable, "-m", "wald", *arguments],
+        env=environment,
+        input=stdin,
+        stdin=None if stdin is not None else subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def rows(database: Path, query: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(database)) as opened:
+        return opened.execute(query).fetchall()
+
+
+def numbers(path: Path, values: Sequence[int]) -> str:
+    path.write_text("".join(f'{{"n":{n}}}\n' for n in values))
+    return str(path)
+
+
+# --- append -------------------------------------------------------------------------------------
+
+
+def test_append_says_what_was_accepted_and_what_refused(shared: Daemon, directory: Path) -> None:
+    source = directory / "in.ndjson"
+    source.write_text('{"id":"a","n":1}\n{"id":\n{"id":"b","n":2}\n{"n":3}\n')
+    arguments = ["append", "orders", str(source), "--format", "ndjson", "--key", "id", "--json"]
+    done = run(*arguments, socket=shared.socket)
+    assert done.returncode == 1
+    said = json.loads(done.stdout)
+    assert (said["records"], said["accepted"]) == (4, 2)
+    assert [(one["index"], one["code"]) for one in said["refused"]] == [
+        (1, "json.syntax"),
+        (3, "record.key"),
+    ]
+    assert said["last_lsn"] == said["first_lsn"] + 1
+    shared.command("wait", "orders", "--timeout", "30s")
+    found = rows(shared.directory / "x.db", "select lsn, key, value ->> 'n' from orders")
+    assert found == [(said["first_lsn"], "a", 1), (said["last_lsn"], "b", 2)]
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "values"),
+    [
+        ("ndjson", '{"a": 1}\n[2]\n"x"\n', ['{"a": 1}', "[2]", '"x"']),
+        ("csv", "a,b\n1,x\n2,\n", ['{"a":"1","b":"x"}', '{"a":"2","b":""}']),
+        ("lines", "one\n\ntwo", [b"one", b"", b"two"]),
+    ],
+)
+def test_append_reads_standard_input_in_every_format(
+    shared: Daemon, form: str, text: str, values: list[object]
+) -> None:
+    done = run("append", f"from-{form}", "--format", form, socket=shared.socket, stdin=text)
+    assert done.returncode == 0, done.stderr
+    assert f"{len(values)} of {len(values)} records accepted" in done.stderr
+    shared.command("wait", "--all", "--timeout", "30s")
+    found = rows(shared.directory / "x.db", f'select value from "from-{form}" order by lsn')
+    if form == "lines":
+        assert [value for (value,) in found] == values
+    else:
+        assert [json.loads(value) for (value,) in found] == [json.loads(str(v)) for v in values]
+
+
+def test_append_of_many_requests_keeps_the_order_of_the_file(
+    shared: Daemon, directory: Path
+) -> None:
+    source = numbers(directory / "in.ndjson", range(12_345))
+    done = run("append", "many", source, "--json", socket=shared.socket)
+    said = json.loads(done.stdout)
+    assert (done.returncode, said["accepted"], said["refused"]) == (0, 12_345, [])
+    shared.command("wait", "many", "--timeout", "60s")
+    found = rows(shared.directory / "x.db", "select value ->> 'n' from many order by lsn")
+    assert [n for (n,) in found] == list(range(12_345))
+
+
+def test_append_to_a_bad_name_or_from_no_file_is_told(shared: Daemon, directory: Path) -> None:
+    done = run("append", "../x", "--format", "lines", socket=shared.socket, stdin="x\n")
+    assert (done.returncode, "error[unknown-stream]" in done.stderr) == (1, True)
+    done = run("append", "x", str(directory / "none.csv"), socket=shared.socket)
+    assert (done.returncode, "error[input]" in done.stderr) == (2, True)
+    assert "Traceback" not in done.stderr
+
+
+# --- append --once ------------------------------------------------------------------------------
+
+
+def test_a_rerun_with_once_appends_nothing_twice(shared: Daemon, directory: Path) -> None:
+    source = numbers(directory / "in.ndjson", range(1_234))
+    arguments = ["append", "reruns", source, "--once", "a", "--json"]
+    first = run(*arguments, socket=shared.socket)
+    again = run(*arguments, socket=shared.socket)
+    assert (first.returncode, again.returncode) == (0, 0), first.stderr + again.stderr
+    assert json.loads(first.stdout)["accepted"] == json.loads(again.stdout)["accepted"] == 1_234
+    assert json.loads(first.stdout)["last_lsn"] == json.loads(again.stdout)["last_lsn"]
+    shared.command("wait", "reruns", "--timeout", "30s")
+    assert rows(shared.directory / "x.db", "select count(*) from reruns") == [(1_234,)]
+
+
+@pytest.mark.parametrize("changed", [range(700), range(2_000), range(1, 1_235)])
+def test_a_rerun_with_another_input_is_refused(
+    shared: Daemon, directory: Path, changed: Sequence[int]
+) -> None:
+    source = directory / "in.ndjson"
+    name = f"changed-{len(changed)}-{changed[0]}"
+    arguments = ["append", "changes", str(source), "--once", name]
+    numbers(source, range(1_234))
+    assert run(*arguments, socket=shared.socket).returncode == 0
+    numbers(source, changed)
+    done = run(*arguments, socket=shared.socket)
+    assert done.returncode == 1
+    assert "error[sequence-conflict]: the input is not the one" in done.stderr
+    assert "hint: use another name" in done.stderr
+
+
+def test_an_append_with_once_that_is_killed_goes_on_where_it_ended(directory: Path) -> None:
+    source = numbers(directory / "in.ndjson", range(60_000))
+    with Daemon(directory, to=f"sqlite:{directory}/x.db") as daemon:
+        arguments = ["append", "events", source, "--once", "import", "--json"]
+        running = subprocess.Popen(
+            [sys.executable, "-m", "wald", *arguments],
+            env={**os.environ, "WALD_SOCKET": str(daemon.socket)},
+            stdout=subprocess.DEVNULL,
+        )
+
+        def accepted() -> int:
+            answer = daemon.ask(op="status") or {}
+            routes: Any = answer.get("routes") or {}
+            return int(routes.get("events", {}).get("accepted", 0))
+
+        wait_until(lambda: accepted() > 0, "something is accepted")
+        running.kill()
+        running.wait()
+        done = run(*arguments, socket=daemon.socket)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["accepted"] == 60_000
+        daemon.command("wait", "--all", "--timeout", "60s")
+    found = rows(directory / "x.db", "select value ->> 'n' from events order by lsn")
+    assert [n for (n,) in found] == list(range(60_000))
+
+
+def test_an_append_goes_on_through_a_kill_of_ingest(directory: Path) -> None:
+    source = numbers(directory / "in.ndjson", range(60_000))
+    with Daemon(directory, to=f"sqlite:{directory}/x.db") as daemon:
+        running = subprocess.Popen(
+            [sys.executable, "-m", "wald", "append", "events", source, "--json"],
+            env={**os.environ, "WALD_SOCKET": str(daemon.socket)},
+            stdout=subprocess.PIPE,
+        )
+        os.kill(daemon.pids()["ingest"], signal.SIGKILL)
+        out, _ = running.communicate(timeout=60)
+        assert json.loads(out)["accepted"] == 60_000
+        daemon.command("wait", "--all", "--timeout", "60s")
+    assert rows(directory / "x.db", "select count(*), count(distinct value) from events") == [
+        (60_000, 60_000)
+    ]
+
+
+# --- status and wait ----------------------------------------------------------------------------
+
+
+def test_status_has_the_shape_that_scripts_rely_on(shared: Daemon) -> None:
+    run("append", "shape", "--format", "lines", socket=shared.socket, stdin="x\n")
+    shared.command("wait", "shape")
+    status = json.loads(shared.command("status", "--json"))
+    assert {"log_id", "frontier_lsn", "routes"} <= status.keys()
+    assert len(status["log_id"]) == 32
+    route = status["routes"]["shape"]
+    assert {
+        *("stream", "sink", "class", "state", "accepted", "delivered", "pending"),
+        *("dead_letters", "oldest_pending_s"),
+    } <= route.keys()
+    assert (route["stream"], route["class"]) == ("shape", "transactional")
+    assert (route["accepted"], route["delivered"], route["pending"]) == (1, 1, 0)
+    assert "shape" in shared.command("status")
+
+
+def test_wait_for_a_route_that_is_not_there_is_told(shared: Daemon) -> None:
+    done = run("wait", "nosuch", socket=shared.socket)
+    assert (done.returncode, "error[input]: there is no route 'nosuch'" in done.stderr) == (2, True)
+
+
+def test_wait_gives_up_while_the_target_is_down_and_says_why(directory: Path) -> None:
+    (directory / "x.db").mkdir()  # nothing that SQLite could open
+    with Daemon(directory, to=f"sqlite:{directory}/x.db") as daemon:
+        with wald.connect(str(daemon.socket)) as producer:
+            producer.append("things", {"n": 1})
+        done = run("wait", "--all", "--timeout", "500ms", socket=daemon.socket)
+        assert done.returncode == 75
+        assert "error[timeout]: not drained within 0.5 s: things (1 pending)" in done.stderr
+        (directory / "x.db").rmdir()
+        daemon.command("wait", "--all", "--timeout", "60s")
+    assert rows(directory / "x.db", "select count(*) from things") == [(1,)]
+
+
+def test_no_dead_letters_is_an_empty_list(shared: Daemon) -> None:
+    assert json.loads(shared.command("dlq", "list", "--json")) == {"dead_letters": []}
+
+
+def test_a_refused_record_is_listed_as_a_dead_letter_with_the_targets_words(
+    directory: Path,
+) -> None:
+    with closing(sqlite3.connect(directory / "x.db")) as database:
+        database.execute(
+            "create table seats (seat text primary key, price integer check (price > 0))"
+        )
+        database.commit()
+    config = f"""
+[sinks.db]
+type = "sqlite"
+path = "{directory}/x.db"
+[routes.seats-db]
+stream = "seats"
+sink = "db"
+mode = "columns"
+table = "seats"
+"""
+    source = directory / "seats.csv"
+    with source.open("w", newline="") as out:
+        csv.writer(out).writerows([("seat", "price"), ("1A", 5), ("1B", -5), ("1C", 7)])
+    with Daemon(directory, config=config) as daemon:
+        assert run("append", "seats", str(source), socket=daemon.socket).returncode == 0
+        daemon.command("wait", "seats-db", "--timeout", "30s")
+        (letter,) = json.loads(daemon.command("dlq", "list", "--json"))["dead_letters"]
+        assert "1 " in daemon.command("status")
+        assert "seats-db" in daemon.command("dlq", "list", "--route", "seats-db")
+    assert letter["route"] == "seats-db"
+    assert "CHECK constraint failed" in letter["message"]
+    assert rows(directory / "x.db", "select seat from seats order by seat") == [("1A",), ("1C",)]
+
+
+# --- run, replay, log, demo ---------------------------------------------------------------------
+
+
+def test_run_gives_a_command_a_daemon_and_prints_the_books(directory: Path) -> None:
+    program = (
+        "import wald; w = wald.connect();"
+        "print(w.append('signups', {'user': 'ann', 'plan': 'pro'}, key='ann').lsn)"
+    )
+    target = f"sqlite:{directory}/events.db"
+    done = run("run", "--to", target, "--", sys.executable, "-c", program)
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+    assert done.stderr.endswith(
+        f"wald: signups -> {target}: 1 accepted = 1 delivered + 0 pending + 0 dead letters\n"
+    )
+    assert rows(directory / "events.db", "select lsn, key, value from signups") == [
+        (1, "ann", '{"user":"ann","plan":"pro"}')
+    ]
+
+
+def test_run_leaves_with_the_exit_code_of_its_command(directory: Path) -> None:
+    done = run("run", "--to", f"sqlite:{directory}/x.db", "--", "sh", "-c", "exit 7")
+    assert done.returncode == 7
+
+
+def test_replay_delivers_what_a_killed_daemon_left(directory: Path) -> None:
+    (directory / "x.db").mkdir()
+    with Daemon(directory, to=f"sqlite:{directory}/x.db") as daemon:
+        with wald.connect(str(daemon.socket)) as producer:
+            producer.append_many("things", [{"n": n} for n in range(100)])
+        arguments = ["replay", "--to", f"sqlite:{directory}/x.db", "--json"]
+        arguments += ["--data-dir", str(daemon.data_dir)]
+        refused = run(*arguments)
+        assert (refused.returncode, "error[data.held]" in refused.stderr) == (69, True)
+        pids = daemon.pids()
+        for role in ("supervisor", "ingest", "drain"):
+            os.kill(pids[role], signal.SIGKILL)
+        daemon.wait_dead()
+    pending = run(*arguments, "--patience", "300ms")
+    assert (pending.returncode, json.loads(pending.stdout)["pending"]) == (1, 100)
+    (directory / "x.db").rmdir()
+    done = run(*arguments)
+    said = json.loads(done.stdout)
+    assert (done.returncode, said["pending"]) == (0, 0), done.stderr
+    assert said["routes"]["things"]["delivered"] == 100
+    assert rows(directory / "x.db", "select count(*) from things") == [(100,)]
+    assert json.loads(run(*arguments).stdout)["pending"] == 0
+
+
+def test_verify_names_the_damage_and_its_lsns(directory: Path) -> None:
+    with (
+        Daemon(directory, to=f"sqlite:{directory}/x.db") as daemon,
+        wald.connect(str(daemon.socket)) as producer,
+    ):
+        for n in range(3):
+            producer.append("things", {"n": n})
+        needle = producer.append("things", {"needle": "x" * 50})
+        producer.append("things", {"n": 4})
+    clean = run("log", "verify", str(daemon.data_dir), "--json")
+    assert (clean.returncode, json.loads(clean.stdout)["clean"]) == (0, True)
+    assert "things" in run("log", "inspect", str(daemon.data_dir)).stdout
+    segment = next((daemon.data_dir / "log").glob("seg-*.wal"))
+    data = bytearray(segment.read_bytes())
+    data[data.index(b"needle")] ^= 1
+    segment.write_bytes(data)
+    done = run("log", "verify", str(daemon.data_dir), "--json")
+    (damage,) = json.loads(done.stdout)["damages"]
+    assert done.returncode == 1
+    assert (damage["first_lsn"], damage["last_lsn"]) == (needle.lsn, needle.lsn)
+    told = run("log", "verify", str(daemon.data_dir))
+    assert f"LSN {needle.lsn} .. {needle.lsn} (1 records, stream things)" in told.stdout
+
+
+def test_the_demo_balances() -> None:
+    done = run("demo", "--json", timeout=120)
+    said = json.loads(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert said["balanced"] is True
+    assert said["target"]["records"] == said["records"] == 28_298
+    assert {kill["process"] for kill in said["kills"]} == {"ingest", "supervisor", "drain"}
+    assert all(kill["in_flight"] for kill in said["kills"])

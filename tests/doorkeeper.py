@@ -63,13 +63,18 @@ class Door:
 
     def start(self) -> None:
         self.ready = threading.Event()
+        self.error = None
         self._lifeline, self._stop = os.pipe()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         assert self.ready.wait(DEADLINE_S), "ingest did not start"
-        if self.error is not None and not isinstance(self.error, SystemExit):
+        error = self._error()
+        if error is not None:
             self.join()
-            raise self.error
+            raise error
+
+    def _error(self) -> BaseException | None:
+        return self.error
 
     def _run(self) -> None:
         try:

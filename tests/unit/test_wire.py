@@ -145,7 +145,8 @@ def hello_body(
     magic: bytes = b"wald", version: int = 1, length: int | None = None, bits: int = 0, name=b"n"
 ) -> bytes:
     size = len(name) if length is None else length
-    return events.HELLO_LAYOUT.pack(magic, version, size, bits, 0) + name
+    packed: bytes = events.HELLO_LAYOUT.pack(magic, version, size, bits, 0) + name
+    return packed
 
 
 BAD_FOR_THE_DAEMON = {

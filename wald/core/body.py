@@ -121,6 +121,7 @@ def _unpack_large(data: bytes) -> tuple[Any, Any, Any, Any, Any]:
 
 
 _SMALL_BYTES = 64 * limits.KIB
+assert _SMALL_BYTES < 2 * limits.REQUEST_MAX_RECORDS  # a value takes two bytes at least
 _ARRAYS_MAX = 5  # the body and its columns
 
 

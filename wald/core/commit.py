@@ -64,9 +64,6 @@ def examine(body: bytes) -> Examined:
     except FormatDamaged as error:
         return _refused_whole(0, "request.malformed", error.message)
     count = len(decoded.values)
-    if count > limits.REQUEST_MAX_RECORDS:
-        msg = f"{count:,} records, the limit is {limits.REQUEST_MAX_RECORDS:,}"
-        return _refused_whole(0, "request.malformed", msg)
     bad = bodies.find_bad_records(decoded)
     if not bad:
         return Examined(count, count, body, ())

@@ -171,7 +171,7 @@ class Outbox:
                         request.refusals = event.refusals
             case Failed(not_stored=True):
                 self._not_stored(event)
-            case Failed():
+            case _:
                 self._fail(event)
 
     def _acknowledge(self, ack: Ack) -> None:

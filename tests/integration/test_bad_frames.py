@@ -1,0 +1,296 @@
+"""Bad input at the socket, one row each: code, log unchanged in meaning, neighbour unharmed."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import msgpack
+import pytest
+
+import wald
+from tests.doorkeeper import Door, Peer, short_directory
+from wald import limits
+from wald.core import events
+from wald.core.events import (
+    APPEND_KIND,
+    HEADER,
+    HELLO_LAYOUT,
+    WHOLE_REQUEST,
+    Ack,
+    Append,
+    Failed,
+    FrameType,
+    Goodbye,
+    Hello,
+    OpenStream,
+    Ping,
+    RefusedRecords,
+    pack_frame,
+)
+from wald.storage.log import Log
+from wald.system import PosixFileSystem, SystemClock
+
+NEIGHBOUR_APPENDS = 1_000
+
+
+class Row(NamedTuple):
+    """What is sent, the code of the answer, and whether the connection ends."""
+
+    data: bytes
+    code: str
+    closes: bool = True
+    greets: bool = True
+
+
+def body(value: object) -> bytes:
+    packed: bytes = msgpack.packb(value)
+    return packed
+
+
+def hello(version: int = 1, bits: int = 0, magic: bytes = b"wald") -> bytes:
+    return pack_frame(FrameType.HELLO, HELLO_LAYOUT.pack(magic, version, 0, bits, 0), sequence=1)
+
+
+def request(data: bytes, sequence: int = 1) -> bytes:
+    """An append to stream 1, which the neighbour has opened."""
+    return Append(1, sequence, 1, data).encode()
+
+
+GOOD = body([0, [b"x"], None, None, None])
+EMPTY_MAPS = b"\x95\x00\xdd" + (4_000_000).to_bytes(4, "big") + b"\x80" * 4_000_000 + b"\xc0" * 3
+
+ROWS = {
+    "an unknown frame": Row(pack_frame(99), "frame.unknown"),
+    "a frame of the daemon": Row(Ack(1, 1, 1, 1).encode(), "frame.unknown"),
+    "HTTP": Row(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "frame.unknown", greets=False),
+    "zeros": Row(bytes(64), "frame.unknown", greets=False),
+    "a length above the bound": Row(
+        HEADER.pack(limits.REQUEST_MAX_BYTES + 1, APPEND_KIND, 1, 1, 1), "frame.too-large"
+    ),
+    "a length of 4 GiB": Row(HEADER.pack(0xFFFFFFFF, APPEND_KIND, 1, 1, 1), "frame.too-large"),
+    "a hello of a megabyte": Row(
+        HEADER.pack(1 << 20, FrameType.HELLO, 0, 0, 1), "frame.too-large", greets=False
+    ),
+    "another magic": Row(hello(magic=b"WALD"), "protocol-mismatch", greets=False),
+    "a wrong version": Row(hello(version=2), "protocol-mismatch", greets=False),
+    "an unknown capability": Row(hello(bits=2), "protocol-mismatch", greets=False),
+    "an unknown codec": Row(
+        pack_frame(FrameType.APPEND | 2 << 16, GOOD, stream=1, lag=1, sequence=1),
+        "protocol-mismatch",
+    ),
+    "flags on an append": Row(
+        pack_frame(APPEND_KIND, GOOD, flags=1, stream=1, lag=1, sequence=1), "protocol-mismatch"
+    ),
+    "an append before hello": Row(request(GOOD), "frame.unexpected", greets=False),
+    "a ping before hello": Row(Ping(1).encode(), "frame.unexpected", greets=False),
+    "a second hello": Row(Hello(2).encode(), "frame.unexpected"),
+    "an append by a subscriber": Row(
+        Hello(1, capabilities=1).encode() + request(GOOD), "frame.unexpected", greets=False
+    ),
+    "a stream that was never opened": Row(Append(77, 1, 1, GOOD).encode(), "frame.stream"),
+    "a name with control characters": Row(
+        Hello(1, "a\x1b[2J").encode(), "frame.malformed", greets=False
+    ),
+    "a stream named ../x": Row(OpenStream(3, "../x").encode(), "unknown-stream", closes=False),
+    "a stream name with an escape": Row(
+        OpenStream(3, "a\x1b[31m").encode(), "unknown-stream", closes=False
+    ),
+    "a stream name that is not UTF-8": Row(
+        pack_frame(FrameType.OPEN_STREAM, b"\xff\xfe", sequence=3), "frame.malformed"
+    ),
+    "a long stream name": Row(OpenStream(3, "a" * 1_000).encode(), "unknown-stream", closes=False),
+    "deep msgpack": Row(request(b"\x91" * 1_000_000), "request.malformed", closes=False),
+    "millions of empty maps": Row(request(EMPTY_MAPS), "request.malformed", closes=False),
+    "an array of 4 G": Row(
+        request(b"\x95\x00\xdd\xff\xff\xff\xff"), "request.malformed", closes=False
+    ),
+    "an empty body": Row(request(b""), "request.malformed", closes=False),
+    "a body of another shape": Row(request(body({"a": 1})), "request.malformed", closes=False),
+    "text for a value": Row(
+        request(body([0, ["text"], None, None, None])), "record.value", closes=False
+    ),
+    "a key of two kibibytes": Row(
+        request(body([0, [b"x"], ["k" * 2_048], None, None])), "record.key", closes=False
+    ),
+    "a gap": Row(request(GOOD, sequence=7), "sequence-gap", closes=False),
+    "sequence 0": Row(request(GOOD, sequence=0), "outcome-unknown", closes=False),
+}
+
+
+@pytest.fixture(scope="module")
+def door() -> Iterator[Door]:
+    with short_directory() as directory, Door(directory) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def neighbour(door: Door) -> Iterator[wald.Producer]:
+    with wald.connect(door.path, name="neighbour") as producer:
+        producer.append("s", b"first")
+        yield producer
+
+
+def code_of(peer: Peer) -> str:
+    """The code of the answer to what was sent."""
+    while True:
+        event = peer.next()
+        match event:
+            case Failed():
+                return event.code
+            case RefusedRecords():
+                (refusal,) = event.refusals
+                assert isinstance(peer.next(), Ack)
+                return refusal.code
+            case None:
+                return "closed"
+            case _:
+                pass
+
+
+@pytest.mark.parametrize("what", ROWS)
+def test_bad_input_is_told_by_code_and_harms_nobody(
+    door: Door, neighbour: wald.Producer, what: str
+):
+    row = ROWS[what]
+    session = neighbour.session
+    with door.peer() as peer:
+        if row.greets:
+            peer.hello()
+        peer.send(row.data)
+        for _ in range(NEIGHBOUR_APPENDS // len(ROWS) + 1):
+            neighbour.append("s", what.encode())
+        assert code_of(peer) == row.code
+        if row.closes:
+            assert peer.rest() == []
+        else:  # the connection lives
+            peer.send(Ping(9, b"alive").encode())
+            assert peer.next() == events.Pong(9, b"alive")
+    after = neighbour.session
+    assert after.session_id == session.session_id
+    assert after.last_sequence == session.last_sequence + NEIGHBOUR_APPENDS // len(ROWS) + 1
+
+
+@pytest.mark.parametrize("cut_at", [1, 23, 24, 30])
+def test_a_truncated_frame_leaves_nothing(door: Door, neighbour: wald.Producer, cut_at: int):
+    before = neighbour.append("s", b"before").lsn
+    with door.peer() as peer:
+        peer.hello()
+        peer.send(request(GOOD)[:cut_at])
+    assert neighbour.append("s", b"behind").lsn == before + 1
+
+
+def test_what_the_log_holds_is_what_the_neighbour_appended():
+    with short_directory() as directory, Door(directory) as door:
+        with wald.connect(door.path) as producer:
+            receipts = [producer.append("s", b"first")]
+            for row in ROWS.values():
+                with door.peer() as peer:
+                    if row.greets:
+                        peer.hello()
+                    peer.send(row.data, Goodbye().encode())
+                    peer.rest()
+                receipts.append(producer.append("s", b"x"))
+            receipts += producer.append_many("s", [b"y"] * 900).accepted
+        door.stop()
+        log = Log.open(PosixFileSystem(), door.data_dir, SystemClock(), random.Random(1))
+        try:
+            assert log.recovery.clean
+            assert log.state.streams_by_name["s"].records == len(receipts)
+            assert [each.lsn for each in receipts] == list(range(1, len(receipts) + 1))
+            assert set(log.state.streams_by_name) == {"s"}
+        finally:
+            log.close()
+
+
+def test_a_request_refused_whole_is_named_so(door: Door, neighbour: wald.Producer):
+    neighbour.ping()
+    with door.peer() as peer:
+        peer.hello()
+        peer.send(request(b"\xc1"))
+        refused = peer.next()
+        assert isinstance(refused, RefusedRecords)
+        assert refused.refusals[0].record == WHOLE_REQUEST
+
+
+def test_a_client_that_never_reads_is_closed_and_stalls_nobody(
+    door: Door, neighbour: wald.Producer, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(limits, "SEND_BUFFER_MAX_BYTES", 4 * limits.KIB)
+    with door.peer() as peer:
+        peer.hello()
+        ping = Ping(1, bytes(64)).encode() * 500
+
+        def send_for_ever() -> None:
+            for _ in range(10_000):
+                peer.send(ping)
+                neighbour.append("s", b"x")
+
+        with pytest.raises(OSError, match=r"Broken pipe|reset"):
+            send_for_ever()
+
+
+def test_beyond_the_bound_of_connections_a_client_is_told(
+    door: Door, neighbour: wald.Producer, monkeypatch: pytest.MonkeyPatch
+):
+    neighbour.ping()
+    monkeypatch.setattr(limits, "CONNECTIONS_MAX", 1)
+    with door.peer() as peer:
+        (failed,) = peer.rest()
+        assert isinstance(failed, Failed)
+        assert (failed.code, failed.closing) == ("backpressure", True)
+        assert failed.retry_after_ms > 0
+    neighbour.ping()
+
+
+def test_beyond_the_budget_an_unfinished_frame_is_refused(
+    door: Door, neighbour: wald.Producer, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(limits, "LARGE_FRAMES_MAX_BYTES", limits.MIB)
+    with door.peer() as peer, door.peer() as other:
+        peer.hello()
+        other.hello()
+        head = HEADER.pack(900 * limits.KIB, APPEND_KIND, 1, 1, 1)
+        peer.send(head)
+        peer.send(Ping(1).encode()[:0])
+        neighbour.append("s", b"x")  # the first is read by now
+        other.send(head)
+        failed = other.next()
+        assert isinstance(failed, Failed)
+        assert (failed.code, failed.closing) == ("backpressure", True)
+    with door.peer() as again:  # what the first had is given back
+        again.hello()
+        neighbour.append("s", b"x")
+        again.send(head, bytes(900 * limits.KIB))
+        assert isinstance(again.next(), RefusedRecords)
+
+
+@pytest.mark.parametrize(
+    ("sent", "bound_s"), [(b"", "HELLO_TIMEOUT_S"), (b"\0", "FRAME_TIMEOUT_S")]
+)
+def test_a_slow_client_is_closed(
+    door: Door, monkeypatch: pytest.MonkeyPatch, sent: bytes, bound_s: str
+):
+    monkeypatch.setattr(limits, bound_s, 0.5)
+    with door.peer() as peer:
+        if sent:
+            peer.hello()
+            peer.send(sent)
+        (failed,) = peer.rest()
+        assert isinstance(failed, Failed)
+        assert (failed.code, failed.closing) == ("frame.slow", True)
+
+
+def test_the_log_of_the_daemon_shows_no_control_characters(
+    door: Door, caplog: pytest.LogCaptureFixture
+):
+    with door.peer() as peer:
+        peer.hello()
+        peer.send(OpenStream(3, "a\x1b[31m\n").encode(), Hello(2, "b\x07").encode())
+        peer.rest()
+    assert "\x1b" not in caplog.text
+    assert "\x07" not in caplog.text
+
+
+def test_the_directory_of_the_log_is_private(door: Door):
+    assert Path(door.data_dir).stat().st_mode & 0o077 == 0

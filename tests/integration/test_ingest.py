@@ -1,0 +1,442 @@
+"""Ingest over real sockets and a real log: acks, refusals, duplicates, frontier, clean stop."""
+
+import errno
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import msgpack
+import pytest
+
+from tests.doorkeeper import DEADLINE_S, Door, Peer, short_directory
+from wald import limits
+from wald.config import RouteSettings, Settings, SinkSettings
+from wald.core.events import (
+    WHOLE_REQUEST,
+    Ack,
+    Append,
+    Capability,
+    Event,
+    Failed,
+    FrontierMoved,
+    Goodbye,
+    Hello,
+    OpenStream,
+    Ping,
+    Pong,
+    RefusedRecords,
+    Welcome,
+)
+from wald.errors import ConfigError, LogFailed
+from wald.ports import File
+from wald.storage.log import Log
+from wald.system import PosixFileSystem, SystemClock
+
+
+def packed(*values: object) -> bytes:
+    body: bytes = msgpack.packb([0, list(values), None, None, None])
+    return body
+
+
+def append(stream: int, sequence: int, *values: object, lag: int = 1) -> bytes:
+    return Append(stream, sequence, lag, packed(*values)).encode()
+
+
+@pytest.fixture
+def directory():
+    with short_directory() as path:
+        yield path
+
+
+@pytest.fixture
+def door(directory: Path):
+    with Door(directory) as opened:
+        yield opened
+
+
+def answers_through(peer: Peer, sequence: int) -> list[Event]:
+    got: list[Event] = []
+    while not (got and isinstance(got[-1], Ack) and got[-1].through >= sequence):
+        event = peer.next()
+        assert event is not None, got
+        got.append(event)
+    return got
+
+
+def test_an_acknowledged_record_is_in_the_log(door: Door):
+    with door.peer() as peer:
+        welcome = peer.hello()
+        assert (welcome.last_sequence, welcome.window) == (0, limits.WINDOW_REQUESTS)
+        stream = peer.open()
+        peer.send(append(stream, 1, b"a", b"b"), append(stream, 2, b"c", lag=2))
+        acks = answers_through(peer, 2)
+        assert sum(1 for each in acks if isinstance(each, Ack)) in (1, 2)
+        assert isinstance(acks[0], Ack)
+        assert acks[0].first_lsn == 1
+        last = acks[-1]
+        assert isinstance(last, Ack)
+        assert last.durable_lsn == 3
+    door.stop()
+    log = Log.open(PosixFileSystem(), door.data_dir, SystemClock(), random.Random(2))
+    try:
+        assert log.recovery.clean
+        assert log.state.streams_by_name["s"].records == 3
+        assert log.frontier.lsn == 3
+    finally:
+        log.close()
+
+
+def test_a_bad_47th_of_50_is_refused_alone(door: Door):
+    with door.peer() as peer:
+        peer.hello()
+        stream = peer.open()
+        values: list[object] = [b"v"] * 50
+        values[46] = "text"
+        peer.send(append(stream, 1, *values), append(stream, 2, b"behind", lag=2))
+        refused, *acks = answers_through(peer, 2)
+        assert isinstance(refused, RefusedRecords)
+        assert [(each.record, each.code) for each in refused.refusals] == [(46, "record.value")]
+        last = acks[-1]
+        assert isinstance(last, Ack)
+        assert last.durable_lsn == 50  # 49 of the first, one of the second
+
+
+def test_a_malformed_request_uses_its_sequence_and_harms_no_other(door: Door):
+    with door.peer() as peer:
+        peer.hello()
+        stream = peer.open()
+        peer.send(append(stream, 1, b"a"), Append(stream, 2, 2, b"\xff\xff").encode())
+        peer.send(append(stream, 3, b"b", lag=3))
+        got = answers_through(peer, 3)
+        (refused,) = [each for each in got if isinstance(each, RefusedRecords)]
+        assert refused.sequence == 2
+        assert refused.refusals[0][:2] == (WHOLE_REQUEST, "request.malformed")
+
+
+def test_two_streams_in_one_read_keep_their_order_and_their_lsns(door: Door):
+    with door.peer() as peer:
+        peer.hello()
+        one, two = peer.open("one"), peer.open("two")
+        frames = [append((one, two)[n % 2], n, b"x", lag=n) for n in range(1, 9)]
+        peer.send(*frames)
+        acks = [each for each in answers_through(peer, 8) if isinstance(each, Ack)]
+        assert acks[0].first_lsn == 1
+        assert acks[-1].durable_lsn == 8
+
+
+DUPLICATES = {
+    "repeat": (2, (b"two",), Ack),
+    "conflict": (2, (b"other",), "sequence-conflict"),
+    "answered": (1, (b"one",), "outcome-unknown"),
+    "gap": (9, (b"nine",), "sequence-gap"),
+}
+
+
+@pytest.mark.parametrize("restart", [False, True], ids=["running", "restarted"])
+@pytest.mark.parametrize("row", DUPLICATES)
+def test_duplicates_are_answered_by_the_table(door: Door, row: str, *, restart: bool):
+    sequence, values, answer = DUPLICATES[row]
+    with door.peer() as peer:
+        session = peer.hello().session
+        stream = peer.open()
+        peer.send(append(stream, 1, b"one"))
+        answers_through(peer, 1)
+        peer.send(append(stream, 2, b"two"), append(stream, 3, b"three", lag=2))
+        first = answers_through(peer, 3)
+        assert isinstance(first[0], Ack)
+    if restart:
+        door.stop()
+        door.start()
+    with door.peer() as peer:
+        assert peer.hello(session=session).last_sequence == 3
+        peer.send(append(stream, sequence, *values))
+        event = peer.next()
+        if isinstance(answer, str):
+            assert isinstance(event, Failed)
+            assert (event.code, event.request, event.closing) == (answer, sequence, False)
+        else:
+            assert isinstance(event, Ack)
+            assert (event.first, event.through, event.first_lsn) == (2, 2, 2)
+        # and the session goes on
+        peer.send(append(stream, 4, b"four"))
+        assert isinstance(answers_through(peer, 4)[-1], Ack)
+
+
+def test_a_repeat_of_what_is_in_flight_waits_until_it_is_durable(door: Door):
+    with door.peer() as peer:
+        peer.hello()
+        stream = peer.open()
+        peer.send(
+            append(stream, 1, b"x") + append(stream, 1, b"x") + append(stream, 2, b"y", lag=2)
+        )
+        acks = [peer.next() for _ in range(3)]
+        assert [each.first_lsn for each in acks if isinstance(each, Ack)] == [1, 1, 2]
+
+
+def test_an_unknown_session_is_told_so_and_may_greet_again(door: Door):
+    with door.peer() as peer:
+        peer.send(Hello(1, "", 12345).encode())
+        failed = peer.next()
+        assert isinstance(failed, Failed)
+        assert (failed.code, failed.answers, failed.closing) == ("outcome-unknown", 2, False)
+        assert peer.hello().last_sequence == 0
+
+
+def test_a_hello_for_a_name_fences_the_older_connection(door: Door):
+    with door.peer() as older, door.peer() as newer:
+        session = older.hello("ann").session
+        stream = older.open()
+        older.send(append(stream, 1, b"x"))
+        answers_through(older, 1)
+        welcome = newer.hello("ann")
+        assert (welcome.session, welcome.last_sequence) == (session, 1)
+        (fenced,) = older.rest()
+        assert isinstance(fenced, Failed)
+        assert (fenced.code, fenced.closing) == ("fenced", True)
+        newer.send(append(stream, 2, b"y"))
+        assert isinstance(answers_through(newer, 2)[-1], Ack)
+
+
+def test_two_new_clients_of_one_name_end_with_one_session(door: Door):
+    with door.peer() as one, door.peer() as two:
+        one.send(Hello(1, "bob").encode())
+        two.send(Hello(1, "bob").encode())
+        first, second = one.next(), two.next()
+        welcomed = [each for each in (first, second) if isinstance(each, Welcome)]
+        assert welcomed
+        assert isinstance(second, Welcome) or isinstance(first, Welcome)
+
+
+def test_the_frontier_comes_at_once_and_after_each_group(door: Door):
+    with door.peer() as watcher, door.peer() as peer:
+        watcher.send(Hello(7, capabilities=Capability.FRONTIER).encode())
+        welcome, first = watcher.next(), watcher.next()
+        assert isinstance(welcome, Welcome)
+        assert (welcome.session, welcome.capabilities) == (0, 1)
+        assert isinstance(first, FrontierMoved)
+        assert first.frontier.lsn == 0
+        peer.hello()
+        peer.send(append(peer.open(), 1, b"x", b"y"))
+        answers_through(peer, 1)
+        moved = first
+        while moved.frontier.lsn < 2:
+            event = watcher.next()
+            assert isinstance(event, FrontierMoved)
+            assert event.frontier >= moved.frontier
+            moved = event
+        watcher.send(Ping(3, b"p").encode())
+        assert watcher.next() == Pong(3, b"p")
+
+
+def test_a_clean_stop_answers_everything_that_was_accepted(door: Door):
+    peers = [door.peer() for _ in range(4)]
+    for peer in peers:
+        peer.hello()
+        stream = peer.open()
+        peer.send(*(append(stream, n, b"x", lag=n) for n in range(1, 101)))
+    for peer in peers:
+        answers_through(peer, 1)
+    door.stop()
+    assert (door.code, door.error) == (0, None)
+    accepted = 0
+    for peer in peers:
+        got = peer.rest()
+        assert got[-1] == Goodbye()
+        accepted += max((each.through for each in got if isinstance(each, Ack)), default=0)
+        peer.socket.close()
+    log = Log.open(PosixFileSystem(), door.data_dir, SystemClock(), random.Random(2))
+    try:
+        assert log.recovery.clean
+        assert log.state.streams_by_name["s"].records >= accepted
+    finally:
+        log.close()
+
+
+def test_a_goodbye_is_answered_behind_the_acks_and_forgets_the_session(door: Door):
+    with door.peer() as peer:
+        session = peer.hello().session
+        peer.send(append(peer.open(), 1, b"x"), Goodbye().encode())
+        got = peer.rest()
+        assert isinstance(got[0], Ack)
+        assert got[-1] == Goodbye()
+    with door.peer() as peer:
+        peer.send(Hello(1, "", session).encode())
+        failed = peer.next()
+        assert isinstance(failed, Failed)
+        assert failed.code == "outcome-unknown"
+
+
+def test_a_half_closed_connection_still_gets_its_answers(door: Door):
+    with door.peer() as peer:
+        peer.hello()
+        peer.send(append(peer.open(), 1, b"x"))
+        peer.socket.shutdown(1)
+        assert [type(each) for each in peer.rest()] == [Ack]
+
+
+def test_a_frame_larger_than_the_shared_buffer_is_taken(door: Door):
+    with door.peer() as peer:
+        peer.hello()
+        stream = peer.open()
+        big = [bytes(limits.RECORD_MAX_BYTES - 100)] * 3
+        peer.send(append(stream, 1, *big), append(stream, 2, b"small", lag=2))
+        last = answers_through(peer, 2)[-1]
+        assert isinstance(last, Ack)
+        assert last.durable_lsn == 4
+
+
+def test_more_than_a_group_is_committed_in_parts(door: Door):
+    with door.peer() as peer:
+        peer.hello()
+        stream = peer.open()
+        value = bytes(limits.RECORD_MAX_BYTES - 100)
+        for sequence in range(1, 7):
+            peer.send(append(stream, sequence, *[value] * 3, lag=sequence))
+        last = answers_through(peer, 6)[-1]
+        assert isinstance(last, Ack)
+        assert last.durable_lsn == 18
+
+
+# --- a full disk, a failed log ------------------------------------------------------------------
+
+
+class FailingFile:
+    """A file whose writes and syncs fail when the test says so."""
+
+    def __init__(self, file: File, failing: "FailingFileSystem") -> None:
+        self._file = file
+        self._failing = failing
+
+    def __getattr__(self, name: str) -> object:
+        if self._failing.code and name in {"pwritev", "sync", "allocate"}:
+            raise OSError(self._failing.code, "told to fail")
+        return getattr(self._file, name)
+
+
+class FailingFileSystem(PosixFileSystem):
+    """The real file system, until ``code`` is set."""
+
+    code = 0
+
+    def open(self, path: str, *, write: bool = False) -> File:
+        return FailingFile(super().open(path, write=write), self)  # type: ignore[return-value]
+
+    def create(self, path: str, *, mode: int = 0o600) -> File:
+        return FailingFile(super().create(path, mode=mode), self)  # type: ignore[return-value]
+
+
+def test_after_a_failed_log_nobody_is_answered_and_the_process_ends(directory: Path):
+    fs = FailingFileSystem()
+    with Door(directory, fs=fs) as door, door.peer() as peer:
+        peer.hello()
+        stream = peer.open()
+        peer.send(append(stream, 1, b"x"))
+        answers_through(peer, 1)
+        fs.code = errno.EIO
+        peer.send(append(stream, 2, b"y"))
+        assert peer.rest() == []
+        door.join()
+        assert isinstance(door.error, LogFailed)
+
+
+# --- streams and routes -------------------------------------------------------------------------
+
+
+def settings_with(directory: Path, *routes: RouteSettings, path: str = "a.db") -> Settings:
+    return Settings(
+        str(directory / "data"),
+        str(directory / "s"),
+        sinks={"to": SinkSettings("to", "sqlite", {"path": path})},
+        routes={route.name: route for route in routes},
+        segment_bytes=16 << 20,
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "a/b", "A", "", "a" * 65, "a\x1b[2J", "é", "a b", ".hidden", "nobody-takes-it"]
+)
+def test_a_stream_that_may_not_be_is_refused_and_the_connection_lives(directory: Path, name: str):
+    settings = settings_with(directory, RouteSettings("r", "taken", "to"))
+    with Door(directory, settings=settings) as door, door.peer() as peer:
+        peer.hello()
+        peer.send(OpenStream(9, name).encode())
+        failed = peer.next()
+        assert isinstance(failed, Failed)
+        assert (failed.code, failed.request, failed.closing) == ("unknown-stream", 9, False)
+        assert failed.hint
+        peer.send(append(peer.open("taken"), 1, b"x"))
+        assert isinstance(answers_through(peer, 1)[-1], Ack)
+
+
+def test_a_route_with_another_target_is_another_route_and_wants_a_start(directory: Path):
+    route = RouteSettings("r", "s", "to")
+    with Door(directory, settings=settings_with(directory, route)) as door:
+        with door.peer() as peer:
+            peer.hello()
+            peer.send(append(peer.open(), 1, b"x", b"y"))
+            answers_through(peer, 1)
+        door.stop()
+        door.settings = settings_with(directory, route, path="b.db")
+        with pytest.raises(ConfigError) as caught:
+            door.start()
+        assert "start" in caught.value.hint
+        for start, born in (("oldest", (0, 0)), ("now", (2, 2))):
+            changed = RouteSettings("r", "s", "to", start=start)
+            door.settings = settings_with(directory, changed, path=f"{start}.db")
+            door.start()
+            door.stop()
+            log = Log.open(PosixFileSystem(), door.data_dir, SystemClock(), random.Random(2))
+            (only,) = log.state.routes.values()
+            assert (only.birth_lsn, only.birth_records) == born
+            log.close()
+        door.start()
+
+
+# --- kill -9 ------------------------------------------------------------------------------------
+
+_KILLED = """
+import pathlib, sys
+from tests.doorkeeper import Door
+with Door(pathlib.Path(sys.argv[1])) as door:
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_after_kill_9_a_resend_is_no_duplicate(directory: Path):
+    def start() -> "subprocess.Popen[bytes]":
+        (directory / "s").unlink(missing_ok=True)
+        command = [sys.executable, "-c", _KILLED, str(directory)]
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=Path(__file__).parents[2])
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        return process
+
+    def end(process: "subprocess.Popen[bytes]") -> None:
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=DEADLINE_S)
+
+    process = start()
+    with Peer(str(directory / "s")) as peer:
+        session = peer.hello().session
+        stream = peer.open()
+        peer.send(append(stream, 1, b"a"), append(stream, 2, b"b", lag=2))
+        told = answers_through(peer, 2)
+        assert isinstance(told[0], Ack)
+    end(process)
+    process = start()
+    try:
+        with Peer(str(directory / "s")) as peer:
+            assert peer.hello(session=session).last_sequence == 2
+            peer.send(append(stream, 1, b"a"), append(stream, 2, b"b", lag=2))
+            again = [peer.next(), peer.next()]
+            assert [each.first_lsn for each in again if isinstance(each, Ack)] == [1, 2]
+            peer.send(append(stream, 3, b"c"))
+            last = answers_through(peer, 3)[-1]
+            assert isinstance(last, Ack)
+            assert last.first_lsn > limits.LSN_JUMP_UNCLEAN  # it was not a clean stop
+    finally:
+        end(process)

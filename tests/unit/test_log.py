@@ -32,6 +32,7 @@ from wald.errors import (
 )
 from wald.storage import identity as identities
 from wald.storage import segment as segments
+from wald.storage.inspect import inspect_log
 from wald.storage.log import Log
 from wald.storage.progress import TwoSlotPage
 from wald.storage.recover import PROGRESS_SLOT_BYTES
@@ -231,18 +232,25 @@ def test_what_is_delivered_stays_for_a_while():
     assert log.retire(through) > 0
 
 
-def test_a_segment_that_cannot_be_retired_stops_nothing():
+@pytest.mark.parametrize("at", range(1, 9))
+def test_a_segment_that_cannot_be_retired_is_tried_again_before_younger_ones(at: int):
     fs = new_fs()
     log = open_log(fs)
     fill(log, 12, size=20_000)
-    fs.fail(2)
-    log.retire({1: log.frontier.lsn})
+    fs.fail(at)
+    through = {1: log.frontier.lsn}
+    log.retire(through)
     fs.heal()
+    left = numbers(fs)
+    assert left == list(range(left[0], left[-1] + 1))
+    log.retire(through)
     fill(log, 1, first=13)
     fs.kill()
+    assert inspect_log(fs, DATA).damages == ()
     log = open_log(fs)
     assert not log.recovery.losses
     assert log.state.sessions[SESSION].last_sequence == 13
+    assert len(numbers(fs)) <= 3
 
 
 def test_idle_starts_leave_no_files_behind():

@@ -108,7 +108,7 @@ def test_what_cannot_be_applied_is_noted_and_the_rest_is_kept():
     rebuilt.settle()
     assert not rebuilt.whole
     assert rebuilt.state.next_stream_id == 2
-    nonsense = recover.SeenBlock(item_header(fs, log.log_id), b"\xff" * 10)
+    nonsense = segments.SeenBlock(item_header(fs, log.log_id), b"\xff" * 10)
     rebuilt.take_in(nonsense)
     assert not rebuilt.whole
 

@@ -138,6 +138,8 @@ class Pool:
         """
         fs, place = self._place.fs, self._place
         name = segments.segment_name(number)
+        if fs.stat(place.path(number)) is None:
+            return  # it went, and only making that durable failed: not to be overwritten
         keep = keep and len(self._names) < self._max
         if fs.stat(place.path(number)) is None:  # tried before: only the sync was missing
             fs.sync_directory(place.log_dir)

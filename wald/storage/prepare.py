@@ -138,10 +138,9 @@ class Pool:
         """
         fs, place = self._place.fs, self._place
         name = segments.segment_name(number)
-        if fs.stat(place.path(number)) is None:
-            return  # it went, and only making that durable failed: not to be overwritten
         keep = keep and len(self._names) < self._max
-        if fs.stat(place.path(number)) is None:  # tried before: only the sync was missing
+        if fs.stat(place.path(number)) is None:
+            # it went, and only making that durable failed: not to be overwritten
             fs.sync_directory(place.log_dir)
         elif keep and fs.stat(f"{place.pool_dir}/{name}") is None:
             fs.rename(place.path(number), f"{place.pool_dir}/{name}")

@@ -26,7 +26,9 @@ def main() -> int:
     with (
         Path(state_file).open("r+b") as state_backing,
         Path(receipts_file).open("w") as receipts,
-        wald.connect(socket, name=f"producer-{number}", timeout=120.0) as daemon,
+        wald.connect(
+            socket, name=f"producer-{number}", timeout=120.0, wait_for_daemon=True
+        ) as daemon,
     ):
         state = mmap.mmap(state_backing.fileno(), 16)
         for request, start in enumerate(range(0, len(records), size)):

@@ -147,16 +147,16 @@ class Killer:
     def run(self) -> None:
         roles = ["ingest", "drain", "supervisor"]
         while self.producers.running():
-            wanted = [role for role in roles if self.counted[role] < KILLS_EACH] or roles
+            wanted = [role for role in roles if self.counted[role] < KILLS_EACH]
+            if not wanted:
+                return
             role = self.chance.choice(wanted)
-            goal = self.producers.answered() + self.chance.randint(5, 250)
+            goal = self.producers.answered() + self.chance.randint(5, 400)
             wait_until(
                 lambda goal=goal: self.producers.answered() >= goal or not self.producers.running(),
                 "some more answers",
                 120.0,
             )
-            if min(self.counted[role] for role in roles) >= KILLS_EACH * 3:
-                return
             self.strike(role)
 
 
@@ -169,9 +169,9 @@ def manifest_is_open(data_dir: Path) -> bool:
     except lmdb.Error:
         return False
     try:
-        table = environment.open_db(b"manifests", create=False)
+        table = environment.open_db(b"lanes", create=False)
         with environment.begin(table) as transaction:
-            return transaction.stat(table)["entries"] > 0
+            return any(msgpack.unpackb(lane)[1] is not None for _, lane in transaction.cursor())
     except lmdb.Error:
         return False
     finally:

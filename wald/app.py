@@ -120,16 +120,25 @@ def main(arguments: list[str]) -> int:
     try:
         said = _read_line(sys.stdin.fileno())
         return roles[role](Settings.from_json(said["settings"]), said, answers)
+    except PermissionError as error:
+        msg = f"{error.filename}: {error.strerror}"
+        hint = "the user of wald must own the data directory and what is in it"
+        return _report(role, answers, DataDirectoryUnusable(msg, hint=hint))
     except WaldError as error:
-        _log.error("%s cannot run: %s", role, error.message)
-        report = {
-            "code": error.code,
-            "message": error.message,
-            "hint": error.hint,
-            "exit_code": error.exit_code,
-        }
-        _say(answers, {"error": report})
-        return error.exit_code
+        return _report(role, answers, error)
+
+
+def _report(role: str, answers: TextIO, error: WaldError) -> int:
+    """Tell the supervisor why this process ends; return the exit code."""
+    _log.error("%s cannot run: %s", role, error.message)
+    said = {
+        "code": error.code,
+        "message": error.message,
+        "hint": error.hint,
+        "exit_code": error.exit_code,
+    }
+    _say(answers, {"error": said})
+    return error.exit_code
 
 
 def _ingest(settings: Settings, said: Mapping[str, Any], answers: TextIO) -> int:

@@ -85,6 +85,7 @@ class _Supervisor:
         self._around = around
         self._sockets = sockets
         self._announced = False
+        self._ingest_served = asyncio.Event()
         self._stopping = False
 
     async def run(self) -> WaldError | None:
@@ -101,7 +102,9 @@ class _Supervisor:
         )
         errors: list[WaldError] = []
 
-        async def keep(child: Child) -> None:
+        async def keep(child: Child, after: asyncio.Event | None = None) -> None:
+            if after is not None:
+                await after.wait()
             error = await child.keep_running()
             if error is not None:
                 errors.append(error)
@@ -110,9 +113,12 @@ class _Supervisor:
         async with asyncio.TaskGroup() as group:
             answering = group.create_task(control.serve(self._sockets.control))
             group.create_task(keep(self._ingest))
-            group.create_task(keep(self._drain))
+            # drain behind the first ingest that serves: a directory that ingest refuses stays as
+            # it is, and the first acknowledgement has the machine for itself
+            group.create_task(keep(self._drain, self._ingest_served))
             await ending.wait()
             await self._stop()
+            self._ingest_served.set()
             answering.cancel()
         return errors[0] if errors else None
 
@@ -146,6 +152,8 @@ class _Supervisor:
         if self._stopping:
             return
         states = {child.role: child.state for child in (self._ingest, self._drain)}
+        if states["ingest"] is ChildState.READY:
+            self._ingest_served.set()
         serving = all(state is ChildState.READY for state in states.values())
         status = ", ".join(f"{role} {state.value}" for role, state in states.items())
         if serving and not self._announced:

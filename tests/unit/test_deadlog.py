@@ -1,0 +1,160 @@
+"""The dead log: entries durable before they are named, torn ones ignored, damage typed."""
+
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wald.core import frame
+from wald.errors import DiskFull, FormatDamaged, FormatNewer, LedgerFailed
+from wald.model import NO_REVISION, Record
+from wald.storage import deadlog
+from wald.storage.deadlog import DeadEntry, DeadLog, DeadPlace, decode_entry, encode_entry
+from wald.testing.simfs import SimFileSystem
+
+DATA = "/data"
+A, B = b"a" * 16, b"b" * 16
+BODY = Record(7, 99, 1, b"value", "key", {"h": b"x"}, "id")
+ENTRY = DeadEntry(A, NO_REVISION, (BODY, Record(9, 99, 0, b"")), (5, 6))
+
+
+@pytest.fixture
+def fs():
+    made = SimFileSystem(Random(3), directories=())
+    made.make_directory(DATA)
+    made.sync_directory("/")
+    return made
+
+
+def test_an_entry_is_read_back_whole(fs):
+    log = DeadLog(fs, DATA)
+    first, second = log.append(ENTRY), log.append(DeadEntry(B, A, ()))
+    assert log.read(first) == ENTRY
+    assert log.read(second) == DeadEntry(B, A, ())
+    assert (first.file, first.offset, second.file) == (1, 0, 1)
+    log.close()
+    log.close()
+
+
+def test_what_was_appended_survives_a_power_cut(fs):
+    log = DeadLog(fs, DATA)
+    place = log.append(ENTRY)
+    fs.crash()
+    assert DeadLog(fs, DATA).read(place) == ENTRY
+
+
+def test_each_start_begins_a_new_file_and_old_entries_stay(fs):
+    first = DeadLog(fs, DATA)
+    assert list(first.entries()) == []
+    places = [first.append(ENTRY)]
+    first.close()
+    second = DeadLog(fs, DATA)
+    places.append(second.append(DeadEntry(B, A, (BODY,))))
+    assert [place for place, _ in second.entries()] == places
+    assert [place.file for place in places] == [1, 2]
+    second.close()
+
+
+def test_a_full_file_is_followed_by_the_next(fs):
+    log = DeadLog(fs, DATA, file_bytes=10)
+    assert [log.append(ENTRY).file for _ in range(3)] == [1, 2, 3]
+    log.close()
+
+
+def test_a_torn_entry_ends_its_file_and_harms_no_other(fs):
+    log = DeadLog(fs, DATA)
+    log.append(ENTRY)
+    log.close()
+    file = fs.open(f"{DATA}/dead/dead-0000000001.log", write=True)
+    file.pwritev([encode_entry(ENTRY)[:-3]], file.size())
+    file.close()
+    again = DeadLog(fs, DATA)
+    place = again.append(DeadEntry(B, A, ()))
+    assert [found for found, _ in again.entries()] == [DeadPlace(1, 0), place]
+    again.close()
+
+
+@pytest.mark.parametrize("place", [DeadPlace(9, 0), DeadPlace(1, 3), DeadPlace(1, 10_000)])
+def test_a_place_without_an_entry_is_damage(fs, place):
+    log = DeadLog(fs, DATA)
+    log.append(ENTRY)
+    with pytest.raises(FormatDamaged):
+        log.read(place)
+    log.close()
+
+
+class Refuses:
+    """A file system whose files fail to sync, as a full or a broken disk does."""
+
+    def __init__(self, fs, errno):
+        self._fs, self.errno = fs, errno
+
+    def __getattr__(self, name):
+        return getattr(self._fs, name)
+
+    def create(self, path, *, mode=0o600):
+        return _NoSync(self._fs.create(path, mode=mode), self)
+
+
+class _NoSync:
+    def __init__(self, file, owner):
+        self._file, self._owner = file, owner
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+    def sync(self):
+        if self._owner.errno:
+            raise OSError(self._owner.errno, "injected")
+        self._file.sync()
+
+
+@pytest.mark.parametrize(("errno", "error"), [(28, DiskFull), (122, DiskFull), (5, LedgerFailed)])
+def test_after_a_failed_sync_the_next_entry_goes_to_a_new_file(fs, errno, error):
+    refusing = Refuses(fs, errno)
+    log = DeadLog(refusing, DATA)
+    with pytest.raises(error):
+        log.append(ENTRY)
+    refusing.errno = 0
+    assert log.append(ENTRY) == DeadPlace(2, 0)
+    log.close()
+
+
+def test_other_files_in_the_directory_are_left_alone(fs):
+    log = DeadLog(fs, DATA)
+    log.append(ENTRY)
+    fs.create(f"{DATA}/dead/notes.txt").close()
+    assert log.files() == [1]
+    log.close()
+
+
+@given(st.data())
+def test_no_flipped_bit_yields_another_entry(data):
+    packed = bytearray(encode_entry(ENTRY))
+    bit = data.draw(st.integers(0, 8 * len(packed) - 1))
+    packed[bit // 8] ^= 1 << bit % 8
+    with pytest.raises(FormatDamaged):
+        decode_entry(bytes(packed))
+
+
+@given(st.integers(0, len(encode_entry(ENTRY)) - 1))
+def test_no_prefix_yields_an_entry(length):
+    with pytest.raises(FormatDamaged):
+        decode_entry(encode_entry(ENTRY)[:length])
+
+
+def repacked(version, body):
+    head = deadlog._HEAD.pack(deadlog.DEAD_MAGIC, version, 0, len(body))
+    return head + deadlog._CRC.pack(frame.crc32c(head + body)) + body
+
+
+def test_a_newer_entry_is_newer_and_not_damaged():
+    with pytest.raises(FormatNewer):
+        decode_entry(repacked(2, b"anything"))
+
+
+@pytest.mark.parametrize("body", [b"\x80", b"\x01", b"\xc1"])
+def test_a_whole_entry_that_says_nothing_is_damage(body):
+    with pytest.raises(FormatDamaged):
+        decode_entry(repacked(1, body))

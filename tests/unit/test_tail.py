@@ -1,0 +1,295 @@
+"""The tail reader over a real log on a simulated disk: exactly what lies up to the frontier."""
+
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.logtools import DATA, append, first_group, new_fs, open_log
+from wald.core import frame
+from wald.core.frame import BlockKind
+from wald.model import NO_ANCHOR, Frontier, LostRange
+from wald.storage.tail import TailBlock, TailReader, find_anchor, records_of_stream, segment_path
+from wald.testing.clock import ManualClock
+
+
+@pytest.fixture
+def fs():
+    return new_fs()
+
+
+@pytest.fixture
+def log(fs):
+    opened = open_log(fs)
+    opened.append_group(first_group())
+    return opened
+
+
+def reader(fs, log, after=0, **options):
+    return TailReader(fs, DATA, log.log_id, after=after, **options)
+
+
+def fill(log, groups, size=1, start=1, pad=b""):
+    lsns: list[int] = []
+    for sequence in range(start, start + groups):
+        values = [b"%d.%d" % (sequence, index) + pad for index in range(size)]
+        first = log.append_group([append(sequence, *values)]).first_lsn
+        lsns += range(first, first + size)
+    return lsns
+
+
+def lsns_of(items):
+    found: list[int] = []
+    for item in items:
+        assert isinstance(item, TailBlock), item
+        for first, section in item.sections:
+            found += range(first, first + section.records)
+    return found
+
+
+def test_everything_up_to_the_frontier_is_read_once(fs, log):
+    lsns = fill(log, 5, size=3)
+    tail = reader(fs, log)
+    assert lsns_of(tail.read(log.frontier)) == lsns
+    assert lsns_of(tail.read(log.frontier)) == []
+    lsns = fill(log, 2, start=6)
+    assert lsns_of(tail.read(log.frontier)) == lsns
+    tail.close()
+    tail.close()
+
+
+def test_nothing_beyond_the_frontier_is_read(fs, log):
+    lsns = fill(log, 2)
+    frontier = log.frontier
+    fill(log, 3, start=3)
+    tail = reader(fs, log)
+    assert lsns_of(tail.read(frontier)) == lsns
+    assert tail.cursor == frontier.lsn
+    tail.close()
+
+
+@pytest.mark.parametrize("after", range(7))
+def test_reading_begins_behind_any_lsn(fs, log, after):
+    lsns = fill(log, 3, size=2)
+    tail = reader(fs, log, after=after)
+    found = lsns_of(tail.read(log.frontier))
+    assert [lsn for lsn in found if lsn > after] == [lsn for lsn in lsns if lsn > after]
+    tail.close()
+
+
+def test_a_dropped_iterator_is_gone_on_from(fs, log):
+    lsns = fill(log, 6)
+    tail = reader(fs, log)
+    found = []
+    for _ in range(6):
+        for item in tail.read(log.frontier):
+            got = lsns_of([item])
+            if got:
+                found += got
+                break
+    assert found == lsns
+    tail.close()
+
+
+def test_segments_are_followed_over_rolls(fs, log):
+    lsns = []
+    tail = reader(fs, log)
+    found = []
+    for sequence in range(1, 60):
+        while log.preallocator.step():
+            pass
+        lsns += fill(log, 1, start=sequence, pad=b"x" * 5_000)
+        if sequence % 7 == 0:
+            found += lsns_of(tail.read(log.frontier))
+    found += lsns_of(tail.read(log.frontier))
+    assert log.frontier.segment > 3
+    assert found == lsns
+    tail.close()
+    behind = reader(fs, log)
+    assert lsns_of(behind.read(log.frontier)) == lsns
+    behind.close()
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_a_restart_s_fresh_segment_is_followed_and_nothing_comes_twice(fs, log, clean):
+    lsns = fill(log, 4)
+    tail = reader(fs, log)
+    assert lsns_of(tail.read(log.frontier)) == lsns
+    if clean:
+        log.close()
+    else:
+        fs.kill()
+    again = open_log(fs)
+    later = fill(again, 3, start=5)
+    assert lsns_of(tail.read(again.frontier)) == later
+    new = reader(fs, again)
+    assert lsns_of(new.read(again.frontier)) == lsns + later
+    for each in (tail, new):
+        each.close()
+    again.close()
+
+
+def test_only_the_asked_for_sections_are_handed_out(fs, log):
+    lsns = fill(log, 2)
+    everything = reader(fs, log)
+    kinds = {section.kind for item in everything.read(log.frontier) for _, section in item.sections}
+    assert len(kinds) == 4
+    mine = reader(fs, log, wants_section=records_of_stream(1))
+    assert lsns_of(mine.read(log.frontier)) == lsns
+    other = reader(fs, log, wants_section=records_of_stream(2))
+    assert lsns_of(other.read(log.frontier)) == []
+    assert other.cursor == lsns[-1]
+    for each in (everything, mine, other):
+        each.close()
+
+
+def spoil(fs, segment, offset, data=b"\xff\xff\xff"):
+    file = fs.open(segment_path(DATA, segment), write=True)
+    file.pwritev([data], offset)
+    file.close()
+
+
+@pytest.mark.parametrize("at", [0, 20, frame.BLOCK_HEADER_BYTES + 5])
+def test_a_damaged_block_is_a_lost_range_and_the_rest_is_read(fs, log, at):
+    before = fill(log, 2)
+    place = log.frontier
+    lost = fill(log, 1, size=4, start=3)
+    after = fill(log, 2, start=4)
+    spoil(fs, place.segment, place.end_bytes + at)
+    tail = reader(fs, log)
+    items = list(tail.read(log.frontier))
+    (hole,) = [item for item in items if isinstance(item, LostRange)]
+    assert (hole.first_lsn, hole.last_lsn, hole.segment) == (lost[0], lost[-1], place.segment)
+    assert hole.offset_bytes == place.end_bytes
+    assert lsns_of(item for item in items if item is not hole) == before + after
+    tail.close()
+
+
+@pytest.mark.parametrize("at", [0, frame.BLOCK_HEADER_BYTES + 5])
+def test_damage_of_the_last_block_is_lost_up_to_the_frontier(fs, log, at):
+    before = fill(log, 2)
+    place = log.frontier
+    lost = fill(log, 1, size=4, start=3)
+    spoil(fs, place.segment, place.end_bytes + at)
+    tail = reader(fs, log)
+    *good, hole = tail.read(log.frontier)
+    assert lsns_of(good) == before
+    assert isinstance(hole, LostRange)
+    assert (hole.first_lsn, hole.last_lsn) == (lost[0], lost[-1])
+    assert tail.cursor == lost[-1]
+    tail.close()
+
+
+def rolled(log, count=30):
+    lsns: dict[int, list[int]] = {}
+    for sequence in range(1, count):
+        while log.preallocator.step():
+            pass
+        (lsn,) = fill(log, 1, start=sequence, pad=b"x" * 5_000)
+        lsns.setdefault(log.frontier.segment, []).append(lsn)
+    return lsns
+
+
+def test_a_missing_segment_is_a_lost_range(fs, log):
+    lsns = rolled(log)
+    first, second, *_ = sorted(lsns)
+    fs.unlink(segment_path(DATA, second))
+    tail = reader(fs, log)
+    hole, *rest = tail.read(log.frontier)
+    assert isinstance(hole, LostRange)
+    assert (hole.first_lsn, hole.last_lsn) == (1, lsns[second][-1])
+    expected = [lsn for number in sorted(lsns)[2:] for lsn in lsns[number]]
+    assert lsns_of(rest) == expected
+    assert not tail.holds_after(lsns[first][0], log.frontier)
+    assert tail.holds_after(lsns[second][-1], log.frontier)
+    tail.close()
+
+
+@pytest.mark.parametrize("which", [0, 1, -1])
+def test_a_segment_with_a_damaged_header_page_is_still_read(fs, log, which):
+    lsns = rolled(log)
+    number = sorted(lsns)[which]
+    spoil(fs, number, 40)
+    tail = reader(fs, log)
+    assert lsns_of(tail.read(log.frontier)) == [
+        lsn for segment in sorted(lsns) for lsn in lsns[segment]
+    ]
+    tail.close()
+
+
+def test_whether_the_log_holds_what_follows(fs, log):
+    lsns = fill(log, 3)
+    tail = reader(fs, log)
+    assert tail.holds_after(0, log.frontier)
+    assert tail.holds_after(lsns[-1], log.frontier)
+    assert tail.holds_after(10**9, log.frontier)
+    assert tail.cursor == 0
+    tail.close()
+
+
+def test_the_anchor_of_an_lsn_is_its_block_s_and_survives_a_restart(fs, log):
+    lsns = fill(log, 3, size=2)
+    anchors = [find_anchor(fs, DATA, log.log_id, lsn, log.frontier) for lsn in lsns]
+    assert None not in anchors
+    assert anchors[0] == anchors[1] != anchors[2] == anchors[3]
+    fs.kill()
+    again = open_log(fs, clock=ManualClock(1))
+    assert [find_anchor(fs, DATA, again.log_id, lsn, again.frontier) for lsn in lsns] == anchors
+    assert find_anchor(fs, DATA, again.log_id, 0, again.frontier) == NO_ANCHOR
+    fill(again, 1, start=9)
+    assert find_anchor(fs, DATA, again.log_id, lsns[-1] + 5, again.frontier) is None
+    again.close()
+
+
+def test_the_anchor_of_a_lost_block_is_none(fs, log):
+    fill(log, 1)
+    place = log.frontier
+    lost = fill(log, 1, start=2)
+    fill(log, 1, start=3)
+    spoil(fs, place.segment, place.end_bytes)
+    assert find_anchor(fs, DATA, log.log_id, lost[0], log.frontier) is None
+    assert find_anchor(fs, DATA, log.log_id, lost[0], Frontier(99, 0, lost[0])) is None
+
+
+def test_a_reader_may_begin_at_the_head_of_the_frontier_s_segment(fs, log):
+    lsns = rolled(log)
+    tail = reader(fs, log, wants_block=lambda header: header.kind is BlockKind.SNAPSHOT)
+    tail.begin_at_head(log.frontier)
+    blocks = [item for item in tail.read(log.frontier) if item.sections]
+    assert {item.header.segment for item in blocks} == {log.frontier.segment}
+    assert {item.header.kind for item in blocks} == {BlockKind.SNAPSHOT}
+    assert tail.cursor == lsns[log.frontier.segment][-1]
+    tail.close()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32))
+def test_no_flipped_bit_yields_a_wrong_record(seed):
+    chance = Random(seed)
+    fs = new_fs(seed)
+    log = open_log(fs)
+    log.append_group(first_group())
+    lsns = fill(log, 6, size=2)
+    mine = records_of_stream(1)
+    tail = reader(fs, log, wants_section=mine)
+    written = dict(pair for item in tail.read(log.frontier) for pair in item.sections)
+    tail.close()
+    offset = chance.randrange(log.frontier.end_bytes)
+    file = fs.open(segment_path(DATA, log.frontier.segment), write=True)
+    byte = file.pread(1, offset)[0] ^ (1 << chance.randrange(8))
+    file.pwritev([bytes([byte])], offset)
+    file.close()
+    tail = reader(fs, log, wants_section=mine)
+    lost: set[int] = set()
+    found: set[int] = set()
+    for item in tail.read(log.frontier):
+        if isinstance(item, LostRange):
+            lost |= set(range(item.first_lsn, item.last_lsn + 1))
+            continue
+        for first, section in item.sections:
+            assert written[first] == section
+            found |= set(range(first, first + section.records))
+    tail.close()
+    assert found | lost >= set(lsns)
+    assert not found & lost

@@ -151,7 +151,7 @@ class Killer:
             if not wanted:
                 return
             role = self.chance.choice(wanted)
-            goal = self.producers.answered() + self.chance.randint(5, 400)
+            goal = self.producers.answered() + self.chance.randint(5, 200)
             wait_until(
                 lambda goal=goal: self.producers.answered() >= goal or not self.producers.running(),
                 "some more answers",

@@ -123,6 +123,11 @@ class SectionKind(IntEnum):
     SNAPSHOT = 6  # a part of the state before the next block
 
 
+# a start reads up to a segment of these: a look-up takes a third of an enumeration's call
+_SECTION_KINDS: dict[int, SectionKind] = {int(kind): kind for kind in SectionKind}
+_BLOCK_KINDS: dict[int, BlockKind] = {int(kind): kind for kind in BlockKind}
+
+
 class SegmentHeader(NamedTuple):
     """The first page of a segment. ``first_lsn`` is the next LSN when the segment was begun."""
 
@@ -329,9 +334,10 @@ def decode_block_header(data: bytes | memoryview, at: int = 0) -> BlockHeader | 
             needs_format=version,
             has_format=BLOCK_VERSION,
         )
-    if kind not in BlockKind._value2member_map_:
+    block_kind = _BLOCK_KINDS.get(kind)
+    if block_kind is None:
         return None
-    return BlockHeader._make((BlockKind(kind), flags, *rest, crc))
+    return BlockHeader._make((block_kind, flags, *rest, crc))
 
 
 def belongs(header: BlockHeader, segment: SegmentHeader, offset: int) -> bool:
@@ -409,11 +415,12 @@ def decode_sections(payload: bytes, count: int) -> Iterator[Section]:
         table_end = at + requests * REQUEST_BYTES
         refusals_end = table_end + refusals * REFUSAL_BYTES
         end = refusals_end + length
-        if end > len(payload) or kind not in SectionKind._value2member_map_:
+        section_kind = _SECTION_KINDS.get(kind)
+        if end > len(payload) or section_kind is None:
             msg = "a section holds impossible values"
             raise FormatDamaged(msg)
         yield Section(
-            SectionKind(kind),
+            section_kind,
             codec,
             stream,
             session,
@@ -421,15 +428,17 @@ def decode_sections(payload: bytes, count: int) -> Iterator[Section]:
             answered,
             records,
             payload[at:table_end],
-            tuple(
-                RefusedRecord(request, record, code.decode("ascii", "replace"))
-                for request, record, code, _ in _REFUSAL.iter_unpack(
-                    payload[table_end:refusals_end]
-                )
-            ),
+            _unpack_refusals(payload[table_end:refusals_end]) if refusals else (),
             payload[refusals_end:end],
         )
         at = end
+
+
+def _unpack_refusals(packed: bytes) -> tuple[RefusedRecord, ...]:
+    return tuple(
+        RefusedRecord(request, record, code.decode("ascii", "replace"))
+        for request, record, code, _ in _REFUSAL.iter_unpack(packed)
+    )
 
 
 def request_entries(section: Section) -> list[RequestEntry]:

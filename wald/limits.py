@@ -21,7 +21,7 @@ DEDUP_ID_MAX_BYTES: Final = 256
 STREAM_NAME_MAX_BYTES: Final = 64
 STREAM_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 PRODUCER_NAME_MAX_BYTES: Final = 128
-MSGPACK_MAX_DEPTH: Final = 512  # the C decoder's own stack ends at 1,024
+MSGPACK_MAX_DEPTH: Final = 1_024  # of the C codec, both ways
 
 # --- the log ----------------------------------------------------------------------------------
 SEGMENT_BYTES: Final = 64 * MIB

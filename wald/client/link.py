@@ -99,6 +99,10 @@ class Link:
         if not self._readable.poll(deadline.left_s() * 1000):
             raise TimeoutError
 
+    def has_more(self) -> bool:
+        """Whether there is something to read, if only the end."""
+        return bool(self._readable.poll(0))
+
     def events(self) -> Iterator[Event]:
         """Read what is there; yield what is complete.
 

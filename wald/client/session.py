@@ -122,8 +122,9 @@ class Session:
             request = self.outbox.add(stream_id, each.body, len(each.indexes), sequence=sequence)
             try:
                 link.send(self.outbox.frame(request), deadline)
+                self.outbox.sent(request)
             except OSError:
-                self._lose(link)  # it is sent again with the rest
+                self._hear_out(link)  # it is sent again with the rest
             return request
 
     def finish(self, requests: Sequence[Request], deadline: Deadline) -> None:
@@ -163,7 +164,7 @@ class Session:
             try:
                 link.send(frame_of(number), deadline)
             except OSError:
-                self._lose(link)
+                self._hear_out(link)
                 continue
             if not self._drive(
                 lambda: number in self._answers or self._link is not link,  # noqa: B023 - used at once
@@ -190,10 +191,12 @@ class Session:
             left_s = deadline.left_s()
             if left_s <= 0:
                 return False
-            if self._reading:
+            if self._link is None:
+                self._connected(deadline)  # which may end what is waited for
+            elif self._reading:
                 self._changed.wait(left_s)
             else:
-                self._read(self._connected(deadline), deadline)
+                self._read(self._link, deadline)
         return True
 
     def _read(self, link: Link, deadline: Deadline) -> None:
@@ -276,8 +279,9 @@ class Session:
         link = Link.connect(self._path, min(deadline.left_s(), limits.CONNECT_TIMEOUT_S))
         try:
             self._greet(link, deadline)
-            for frame in self.outbox.resend():
-                link.send(frame, deadline)
+            for request in self.outbox.unanswered():
+                link.send(self.outbox.frame(request), deadline)
+                self.outbox.sent(request)
         except BaseException:
             link.close()
             raise
@@ -316,6 +320,17 @@ class Session:
                     raise error
                 if isinstance(event, Goodbye):
                     raise ConnectionResetError
+
+    def _hear_out(self, link: Link) -> None:
+        """Nothing can be sent any more: take the last words of the daemon; they may fence us."""
+        try:
+            while link.has_more():
+                for event in link.events():
+                    self._take(link, event)
+        except OSError:
+            pass
+        finally:
+            self._lose(link)
 
     def _lose(self, link: Link) -> None:
         """A connection is gone; what is unanswered is sent again over the next."""

@@ -1,7 +1,7 @@
 """A producer's requests on their way: sequences, the window, answers. No I/O.
 
-The blocking client and its asynchronous twin are thin drivers of this: ``add`` gives a frame to
-send, ``take`` takes an event, ``resend`` gives what to send again after a lost connection, under
+The blocking client and its asynchronous twin are thin drivers of this: ``frame`` gives bytes to
+send, ``take`` takes an event, ``unanswered`` says what to send again after a lost connection, under
 the same sequences.
 """
 
@@ -103,6 +103,7 @@ class Outbox:
         self.session = 0
         self.last_sequence = 0  # the last that was assigned
         self.in_flight_bytes = 0
+        self._sent_through = 0  # the last that the daemon may have seen
         self._window = limits.WINDOW_REQUESTS
         self._bytes_max = limits.REQUEST_MAX_BYTES
         self._waiting: deque[Request] = deque()
@@ -121,11 +122,12 @@ class Outbox:
         Raises:
             Fenced: another client has sent requests in this session.
         """
-        if self.session and welcome.last_sequence > self.last_sequence:
+        if self.session and welcome.last_sequence > self._sent_through:
             msg = "another client has used this producer's name"
             raise Fenced(msg)
         if not self.session:
             self.last_sequence = welcome.last_sequence
+            self._sent_through = welcome.last_sequence
         self.session = welcome.session
         self._window = welcome.window
         self._bytes_max = welcome.in_flight_max_bytes
@@ -156,9 +158,13 @@ class Outbox:
         lag = max(request.sequence - answered_through, 1)
         return Append(request.stream, request.sequence, lag, request.body).encode()
 
-    def resend(self) -> list[bytes]:
-        """Return the frames of all unanswered requests, in order."""
-        return [self.frame(request) for request in self._waiting]
+    def sent(self, request: Request) -> None:
+        """A request went out: from now on the daemon may know its sequence."""
+        self._sent_through = max(self._sent_through, request.sequence)
+
+    def unanswered(self) -> list[Request]:
+        """Return the requests to send again over a new connection, in order."""
+        return list(self._waiting)
 
     def take(self, event: Ack | RefusedRecords | Failed) -> None:
         """Take an answer of the daemon to requests."""

@@ -4,8 +4,10 @@ The supervisor touches no data, so it answers while a disk stalls or a child is 
 that is down wrote last is marked stale.
 """
 
+import os
 import posixpath
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from wald import limits
@@ -89,10 +91,25 @@ def build_status(
         "recovery": ingest.get("recovery", {}),
         "stale": any(stale.values()),
         "processes": {
-            role: {**process, "stale": stale.get(role, False)}
+            role: {
+                **process,
+                "stale": stale.get(role, False),
+                "resident_bytes": resident_bytes(process.get("pid")),
+            }
             for role, process in processes.items()
         },
     }
+
+
+def resident_bytes(pid: int | None) -> int | None:
+    """Return the memory that a process has in use; None where the system does not say."""
+    if pid is None:
+        return None
+    try:
+        pages = Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]
+    except (OSError, IndexError):
+        return None
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _route(

@@ -27,7 +27,7 @@ from wald.supervisor.claim import (
     release_sockets,
 )
 from wald.supervisor.control import ControlServer
-from wald.supervisor.observe import build_status, read_figures
+from wald.supervisor.observe import build_status, read_figures, resident_bytes
 
 log = logging.getLogger("wald.supervisor")
 
@@ -170,8 +170,13 @@ class _Supervisor:
         figures = await asyncio.to_thread(read_figures, fs, data_dir)
         processes = {child.role: child.figures() for child in (self._ingest, self._drain)}
         status = build_status(figures, processes, self._around.clock.wall_ns())
-        place = {"data_dir": data_dir, "socket": self._settings.socket, "pid": os.getpid()}
-        return {**status, **place}
+        return {
+            **status,
+            "data_dir": data_dir,
+            "socket": self._settings.socket,
+            "pid": os.getpid(),
+            "resident_bytes": resident_bytes(os.getpid()),
+        }
 
     async def _ping(self, _: Mapping[str, Any]) -> dict[str, Any]:
         return {"pid": os.getpid()}

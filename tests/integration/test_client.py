@@ -412,10 +412,12 @@ def test_a_greeting_that_is_refused_is_told(impostor: Impostor, answer, error):
                 connection.sendall(answer.encode())
 
     thread = answered_by(script)
-    with wald.connect(impostor.path, timeout=0.3) as producer, pytest.raises(error):
-        producer.append("s", b"x")
-    done.set()
-    thread.join(DEADLINE_S)
+    try:
+        with wald.connect(impostor.path, timeout=0.3) as producer, pytest.raises(error):
+            producer.append("s", b"x")
+    finally:
+        done.set()
+        thread.join(DEADLINE_S)
 
 
 def test_bytes_that_are_no_protocol_are_a_mismatch(impostor: Impostor):

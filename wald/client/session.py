@@ -245,13 +245,18 @@ class Session:
     def _connected(self, deadline: Deadline) -> Link:
         """Return the connection; make it anew, and send again what is unanswered."""
         failures = 0
+        told: Backpressure | None = None
         while self._link is None:
             self._check_open()
             try:
                 self._connect(deadline)
-            except (OSError, Backpressure) as error:
+            except Backpressure as error:
+                told = error
                 failures += 1
                 self._rest(error, failures, deadline)
+            except OSError as error:
+                failures += 1
+                self._rest(told or error, failures, deadline)
         self._check_open()
         return self._link
 

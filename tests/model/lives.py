@@ -65,6 +65,11 @@ def _drain_and_retire(machine: LogMachine) -> None:
         machine.retire()
 
 
+def _stop_in_preparing(machine: LogMachine) -> None:
+    machine.stop_soon(machine.chance.randint(1, 8))
+    machine.prepare(3)
+
+
 EVERYTHING: Actions = (
     (0.40, LogMachine.append),
     (0.08, LogMachine.fill),
@@ -81,7 +86,7 @@ EVERYTHING: Actions = (
 RECYCLING: Actions = (
     (0.45, lambda machine: machine.append(big=True)),
     (0.25, _drain_and_retire),
-    (0.10, _prepare),
-    (0.15, _stop),
+    (0.15, _stop_in_preparing),
+    (0.10, _stop),
     (0.05, LogMachine.end),
 )

@@ -40,15 +40,8 @@ from wald.testing import ManualClock, Names, SimFileSystem, Stopped
 DATA = "/var/wald"
 SEGMENT_BYTES = 128 * 1024
 ROUTE = 1
-BIG_BODY_BYTES = 20_000
-
-
-OPTIONS = LogOptions(
-    segment_bytes=SEGMENT_BYTES,
-    retain_after_delivery_s=0.0,
-    retain_after_delivery_bytes=0,
-    pool_max_segments=2,
-)
+BIG_BODY_MAX_BYTES = 800_000  # nine to a group
+BIG_GROUPS_MAX = 16  # fill a segment
 
 
 class LogMachine:
@@ -61,6 +54,7 @@ class LogMachine:
         names: Names = Names.JOURNAL,
         write_back: float = 0.05,
         capacity_bytes: int | None = None,
+        segment_bytes: int = SEGMENT_BYTES,
     ) -> None:
         self.chance = Random(seed)
         self.fs = SimFileSystem(
@@ -70,7 +64,14 @@ class LogMachine:
             names=names,
             capacity_bytes=capacity_bytes,
         )
+        self.options = LogOptions(
+            segment_bytes=segment_bytes,
+            retain_after_delivery_s=0.0,
+            retain_after_delivery_bytes=0,
+            pool_max_segments=2,
+        )
         self.clock = ManualClock()
+        self.big_body_bytes = min(segment_bytes // 7, BIG_BODY_MAX_BYTES)
         self.model = Model()
         self.attempt: Attempt | None = None
         self.log: Log | None = None
@@ -95,7 +96,7 @@ class LogMachine:
         if fail_at:
             self.fs.fail(fail_at, for_ever=self.chance.random() < 0.3)
         try:
-            log = Log.open(self.fs, DATA, self.clock, self._log_chance, OPTIONS)
+            log = Log.open(self.fs, DATA, self.clock, self._log_chance, self.options)
         except Stopped:
             self._note("  stopped in recovery")
             self.end()
@@ -123,7 +124,7 @@ class LogMachine:
     def fill(self) -> None:
         """Append until the log has rolled."""
         segment = self._running().frontier.segment
-        for _ in range(2 * SEGMENT_BYTES // BIG_BODY_BYTES):
+        for _ in range(BIG_GROUPS_MAX):
             if self.log is None or self.log.frontier.segment != segment:
                 return
             self.append(big=True)
@@ -212,7 +213,7 @@ class LogMachine:
         self.fs.damage(path, offset, b"\0\0\0\0")
         self.fs.unlink(f"{DATA}/ingest.page")
         self.fs.settle()
-        log = Log.open(self.fs, DATA, self.clock, self._log_chance, OPTIONS)
+        log = Log.open(self.fs, DATA, self.clock, self._log_chance, self.options)
         kept = {
             (each.session, each.sequence) for each in read_leniently(self.fs, DATA, log.frontier)
         }
@@ -300,7 +301,7 @@ class LogMachine:
         bodies: list[bytes] = []
         for sequence in range(first, first + self.chance.randint(1, 3)):
             records = self.chance.choice((0, 1, 1, 2, 5))
-            length = BIG_BODY_BYTES if big else self.chance.choice((20, 300, 5000))
+            length = self.big_body_bytes if big else self.chance.choice((20, 300, 5000))
             body = f"{session}:{sequence}:".encode().ljust(length, b"%d" % (sequence % 10))
             entries.append(RequestEntry(records, records, len(body), frame.crc32c(body)))
             bodies.append(body)

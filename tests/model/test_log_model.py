@@ -21,8 +21,10 @@ from wald.testing import Names
 
 LONG = os.environ.get("WALD_MODEL_PROFILE") == "long"
 SEED = os.environ.get("WALD_MODEL_SEED")
-RUNS = 20_000 if LONG else 80
+RUNS = 20_000 if LONG else 50
 STEPS = 40
+FULL_BYTES = (64 << 20) + 5 * (128 << 10)  # the reserve, and a few segments
+LARGE_SEGMENT_BYTES = 12 << 20
 FAULT_KINDS = ("sync", "pwritev", "rename", "sync_directory", "allocate", "open", "unlink", None)
 
 
@@ -124,7 +126,7 @@ class LogStateMachine(RuleBasedStateMachine):
 
 
 LogStateMachine.TestCase.settings = settings(
-    max_examples=5_000 if LONG else 60,
+    max_examples=5_000 if LONG else 50,
     stateful_step_count=STEPS,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
@@ -163,19 +165,34 @@ def test_the_log_keeps_its_promises_over_many_random_lives(names: Names):
             assert counts[what] > 0, f"no run had: {what}"
 
 
-def test_a_full_disk_refuses_and_loses_nothing():
+def seeds(count: int) -> range:
     first = random.SystemRandom().getrandbits(32)
-    print(f"seeds from {first}")
+    print(f"seeds {first} to {first + count - 1}")
+    return range(first, first + count)
+
+
+def lives_well(machine: LogMachine, seed: int) -> None:
+    try:
+        run(machine, STEPS)
+    except BaseException:
+        print(f"seed {seed}\n{machine.story()}")
+        raise
+
+
+def test_a_full_disk_refuses_and_loses_nothing():
     refused = 0
-    for seed in range(first, first + (500 if LONG else 20)):
+    for seed in seeds(500 if LONG else 15):
         machine = LogMachine(seed, capacity_bytes=FULL_BYTES)
-        try:
-            run(machine, STEPS)
-        except BaseException:
-            print(f"seed {seed}\n{machine.story()}")
-            raise
+        lives_well(machine, seed)
         refused += machine.counts["refused for want of room"]
     assert refused > 0
 
 
-FULL_BYTES = (64 << 20) + 6 * (128 << 10)
+def test_segments_large_enough_to_be_zeroed_beside_the_log_lose_nothing():
+    for seed in seeds(200 if LONG else 3):
+        lives_well(LogMachine(seed, segment_bytes=LARGE_SEGMENT_BYTES), seed)
+
+
+def test_kernels_that_write_back_early_and_often_lose_nothing():
+    for seed in seeds(2_000 if LONG else 10):
+        lives_well(LogMachine(seed, write_back=0.5), seed)

@@ -13,6 +13,7 @@ import pytest
 from tests.model.lives import RECYCLING, run
 from tests.model.log_machine import LogMachine
 from tests.model.planting import Patch, plant
+from tests.model.promises import Violation
 from wald.core import recovery, retention
 from wald.core.recovery import decide
 from wald.storage import fresh, start
@@ -210,8 +211,10 @@ def breaks(bug: Bug, seed: int) -> str:
     """Return what broke in the run of this seed; empty if nothing did."""
     try:
         bug.drive(LogMachine(seed))
-    except AssertionError as error:  # a Violation, or an assertion of the log itself
-        return str(error) or "an assertion of the log itself"
+    except Violation as violation:
+        return str(violation)
+    except AssertionError:  # one of the log's own: the process ends, and nothing is shown by it
+        return ""
     return ""
 
 
@@ -228,4 +231,4 @@ def test_the_machine_finds(bug: Bug, monkeypatch: pytest.MonkeyPatch):
             pytest.fail(f"{bug.name}: not found in {RUNS_MAX} runs from seed {BASE_SEED}")
     print(f"{bug.name}: found in run {seed - BASE_SEED + 1} (seed {seed}): {broken}")
     assert recovery.decide is decide, "the bug is still planted"
-    assert not breaks(bug, seed), f"seed {seed} breaks without the bug"
+    bug.drive(LogMachine(seed))  # holds without the bug

@@ -5,11 +5,13 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import msgpack
 import pytest
 
+import wald
 from tests.doorkeeper import DEADLINE_S, Door, Peer, short_directory
 from wald import limits
 from wald.config import RouteSettings, Settings, SinkSettings
@@ -316,15 +318,78 @@ class FailingFile:
 
 
 class FailingFileSystem(PosixFileSystem):
-    """The real file system, until ``code`` is set."""
+    """The real file system, until ``code`` is set, or there is no room for another file."""
 
     code = 0
+    full = False
 
     def open(self, path: str, *, write: bool = False) -> File:
         return FailingFile(super().open(path, write=write), self)  # type: ignore[return-value]
 
     def create(self, path: str, *, mode: int = 0o600) -> File:
+        if self.full:
+            raise OSError(errno.ENOSPC, "told to be full")
         return FailingFile(super().create(path, mode=mode), self)  # type: ignore[return-value]
+
+
+def test_on_a_full_disk_no_sequence_is_used_and_it_goes_on_when_there_is_room(directory: Path):
+    fs = FailingFileSystem()
+    values = [bytes(limits.RECORD_MAX_BYTES - 100)] * 3
+    with Door(directory, fs=fs) as door, door.peer() as peer:
+        peer.hello()
+        stream = peer.open()
+        fs.full = True
+        sequence, failed = 0, None
+        while failed is None:
+            sequence += 1
+            assert sequence < 30, "two segments of 16 MiB are full long before"
+            peer.send(append(stream, sequence, *values))
+            event = peer.next()
+            failed = event if isinstance(event, Failed) else None
+        assert (failed.code, failed.request, failed.not_stored) == ("disk-full", sequence, True)
+        assert failed.retry_after_ms > 0
+        # what is in flight behind it gets no answer; a new stream finds no room either
+        peer.send(append(stream, sequence + 1, b"behind"), append(stream, sequence + 2, b"behind"))
+        peer.send(Ping(1).encode())
+        assert peer.next() == Pong(1)
+        with wald.connect(door.path, timeout=2.0) as producer:
+            assert producer is not None
+        fs.full = False
+        lsn = 3 * (sequence - 1)
+        last: Event | None = None
+        deadline = time.monotonic() + DEADLINE_S
+        while not isinstance(last, Ack):  # a roll is tried again by the next group
+            assert time.monotonic() < deadline
+            peer.send(append(stream, sequence, b"small"))
+            last = peer.next()
+        assert (last.first, last.through, last.first_lsn) == (sequence, sequence, lsn + 1)
+        peer.send(append(stream, sequence + 1, b"on"))
+        assert isinstance(answers_through(peer, sequence + 1)[-1], Ack)
+
+
+def test_a_producer_is_told_of_a_full_disk_and_may_come_back(directory: Path):
+    fs = FailingFileSystem()
+    values = [bytes(limits.RECORD_MAX_BYTES - 100)] * 12
+    with Door(directory, fs=fs) as door, wald.connect(door.path) as producer:
+        producer.append("s", b"x")
+        fs.full = True
+
+        def fill() -> None:
+            for _ in range(10):
+                results = producer.append_many("s", values)
+                if results.refused:
+                    assert {each.code for each in results.refused} == {"disk-full"}
+                    results.raise_for_refused()
+
+        with pytest.raises((wald.DiskFull, wald.RecordRefused)):
+            fill()
+        with pytest.raises(wald.DiskFull) as caught:
+            producer.append_many("s", values[:1] * 3)
+        assert caught.value.retry_after_s > 0
+        fs.full = False
+        before = producer.session.last_sequence
+        assert producer.append("s", b"y").lsn > 1
+        assert producer.session.last_sequence == before + 1
 
 
 def test_after_a_failed_log_nobody_is_answered_and_the_process_ends(directory: Path):

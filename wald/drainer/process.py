@@ -127,6 +127,7 @@ class Drainer:
         self._said: dict[str, Any] = {}
         self._said_progress: dict[str, Any] = {}
         self._progress_ns = 0
+        self._trouble = ""
         self._started_ns = doors.clock.wall_ns()
         self._source = Subscription(
             settings.socket, self._board, doors.chance, lambda other: other == log_id
@@ -150,9 +151,12 @@ class Drainer:
     def _round(self, timeout_s: float) -> None:
         try:
             self._follow()
+            self._trouble = ""
         except Exception as error:  # noqa: BLE001 - lanes go on, and the next round tries again
-            _log.error("the catalogue cannot be read: %r", error, exc_info=error)
             self._catalogue.close()
+            if self._trouble != repr(error):
+                self._trouble = repr(error)
+                _log.error("routes cannot be read or begun: %r", error, exc_info=error)
         self._asks.poll(timeout_s)
         self._publish()
 

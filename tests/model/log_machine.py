@@ -402,8 +402,10 @@ class LogMachine:
                 self._expect(gone, f"lost: {request.session}:{request.sequence} LSN {request.lsn}")
                 continue
             if request.records:
-                self._expect(each.first_lsn == request.lsn, f"{request} moved to {each.first_lsn}")
-            self._expect(each.body == request.body, f"{request} has another body")
+                self._expect(
+                    each.first_lsn == request.lsn, f"LSN {request.lsn} moved to {each.first_lsn}"
+                )
+            self._expect(each.body == request.body, f"LSN {request.lsn} has another body")
         self._expect(not there, f"never sent, or refused, or lost before: {list(there)[:3]}")
         self._expect(log.frontier.lsn >= model.highest_lsn, "the frontier is below an acked LSN")
         self._expect(log.next_lsn > model.highest_lsn, "the next LSN was used before")

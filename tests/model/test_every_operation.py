@@ -62,8 +62,8 @@ def count_operations() -> int:
 
 @pytest.mark.parametrize(
     ("cut", "names"),
-    [(False, Names.JOURNAL), (True, Names.JOURNAL), (True, Names.ANY)],
-    ids=["killed", "power cut", "power cut, harsh"],
+    [(False, Names.JOURNAL), (True, Names.ANY)],  # ANY leaves all that JOURNAL does, and more
+    ids=["killed", "power cut"],
 )
 def test_a_life_stopped_in_any_operation_goes_on(*, cut: bool, names: Names):
     total = count_operations()
@@ -79,7 +79,7 @@ def test_a_life_stopped_in_any_operation_goes_on(*, cut: bool, names: Names):
 def test_a_life_in_which_any_operation_fails_goes_on(*, for_ever: bool):
     total = count_operations()
     print(f"{total} operations, seed {SEED}")
-    for at in range(1, total + 1):
+    for at in range(1, total + 1, 3 if for_ever else 1):
         machine = LogMachine(SEED, write_back=0.0)
         machine.fs.fail(at, for_ever=for_ever)
         survives(machine, at)

@@ -229,3 +229,23 @@ def test_no_flipped_bit_yields_a_wrong_record(written: Written, hint: str):
         except AssertionError as error:
             pytest.fail(f"segment {segment}, byte {bit // 8}, bit {bit % 8}: {error}")
         log.close()
+
+
+@pytest.mark.parametrize("hint", ["exact", "stale"])
+def test_a_lost_segment_is_reported_with_all_that_it_held(written: Written, hint: str):
+    for segment in sorted({end.segment for end in written.ends}):
+        fs = written.fs.clone()
+        fs.unlink(written.path(segment))
+        if hint == "stale":
+            fs.unlink(PAGE)
+        fs.settle()
+        log = open_log(fs)
+        kept = read_kept(fs, log)
+        truth = {each.first_lsn for each in written.requests}
+        assert {each.first_lsn for each in kept.requests} < truth
+        said = [*kept.lost, *((each.first_lsn, 0) for each in log.recovery.losses)]
+        assert said, f"segment {segment} is gone silently"
+        if hint == "exact":
+            check_nothing_wrong(written, kept)
+        assert log.next_lsn > written.frontier.lsn
+        log.close()

@@ -311,3 +311,31 @@ def test_a_directory_can_be_synced(place: Place):
 def test_free_room_is_told(place: Place):
     assert place.fs.free_bytes(place.root) > 0
     assert isinstance(place.fs.machine_id(), str)
+
+
+def test_a_directory_is_not_opened_to_write_nor_linked_nor_unlinked(place: Place):
+    place.fs.make_directory(place.path("d"))
+    with pytest.raises(IsADirectoryError):
+        place.fs.open(place.path("d"), write=True)
+    with pytest.raises(PermissionError):
+        place.fs.link(place.path("d"), place.path("e"))
+    with pytest.raises(IsADirectoryError):
+        place.fs.unlink(place.path("d"))
+    assert place.fs.list_directory(place.root) == ["d"]
+
+
+def test_a_file_has_no_names_below_it(place: Place):
+    place.write("a", b"1")
+    for use in (place.fs.open, place.fs.create, place.fs.make_directory, place.fs.unlink):
+        with pytest.raises(NotADirectoryError):
+            use(place.path("a/b"))
+    with pytest.raises(NotADirectoryError):
+        place.fs.open(place.path("a/b/c"))
+
+
+def test_links_in_a_circle_are_an_error(place: Place):
+    place.symlink("two", "one")
+    place.symlink("one", "two")
+    with pytest.raises(OSError, match="symbolic links") as caught:
+        place.fs.open(place.path("one/a"))
+    assert caught.value.errno == errno.ELOOP

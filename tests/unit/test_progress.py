@@ -170,3 +170,14 @@ def test_a_length_beyond_the_slot_is_not_believed():
     fs.damage(PATH, 16, b"\xff\xff\xff\xff")
     assert page.read() == {"n": 1}
     page.close()
+
+
+def test_a_whole_slot_that_holds_no_map_is_no_statement(monkeypatch: pytest.MonkeyPatch):
+    fs = make()
+    page = writer(fs)
+    page.write({"n": 1}, sync=True)
+    with monkeypatch.context() as foreign:
+        foreign.setattr("wald.core.frame.pack_statement", lambda _: b"\x01")
+        page.write({}, sync=True)
+    assert page.read() == {"n": 1}
+    page.close()

@@ -354,3 +354,41 @@ def test_a_manual_clock_goes_only_when_told():
     clock.reboot()
     assert clock.boot_id() != name
     assert clock.boot_ns() < 2_500_000_000
+
+
+def test_the_root_is_a_directory_that_cannot_be_made_again():
+    fs = make()
+    assert fs.list_directory("/") == ["d"]
+    with pytest.raises(FileExistsError):
+        fs.make_directory("/")
+
+
+def test_a_name_that_moved_and_came_back_survives_like_any_other():
+    for survival in Names:
+        for seed in SEEDS:
+            fs = make(seed, names=survival, write_back=0.2)
+            put(fs, "/d/a", b"1")
+            fs.rename("/d/a", "/d/b")
+            fs.rename("/d/b", "/d/a")
+            fs.sync_directory("/d")
+            fs.crash()
+            assert fs.list_directory("/d") == ["a"]
+
+
+def test_the_lock_and_the_machine_can_fail_and_be_named():
+    fs = make()
+    file = fs.create("/d/lock")
+    fs.fail(1, kind="lock")
+    with pytest.raises(OSError, match="Input/output"):
+        file.lock()
+    assert file.lock()
+    file.close()
+    fs.machine = "m"
+    assert fs.machine_id() == "m"
+    fs.fail(1, kind="sync_directory")
+    fs.create("/d/x").close()
+    with pytest.raises(OSError, match="Input/output"):
+        fs.sync_directory("/d")
+    fs.sync_directory("/d")  # the journal keeps what is not durable yet: names do not lie
+    fs.crash()
+    assert fs.stat("/d/x") is not None

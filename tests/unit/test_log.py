@@ -197,6 +197,91 @@ def test_a_prepared_segment_goes_back_to_the_pool_and_is_used_again():
     assert values(fs, open_log(fs)) == list(range(1, 11))
 
 
+# --- snapshots behind groups --------------------------------------------------------------------
+
+OFTEN = replace(KEEP, segment_bytes=512 * 1024, snapshot_every_sections=5)
+
+
+def snapshots_in(fs: SimFileSystem, number: int, log_id: bytes) -> list[int]:
+    file = fs.open(segments.segment_path(DATA, number))
+    blocks = list(segments.BlockReader(file, number, log_id, header_of(fs, number)))
+    file.close()
+    return [b.header.offset for b in blocks if b.header.kind is frame.BlockKind.SNAPSHOT]
+
+
+@pytest.mark.parametrize("stop", ["close", "kill", "crash"])
+def test_the_state_is_written_again_now_and_then_and_a_start_begins_there(stop: str):
+    for groups in range(18, 32):
+        fs = new_fs()
+        log = open_log(fs, options=OFTEN)
+        fill(log, groups, size=3000)
+        assert 2 <= len(snapshots_in(fs, 1, log.log_id)) <= 1 + groups // 4
+        if stop == "close":
+            log.close()
+        fs.crash() if stop == "crash" else fs.kill()
+        log = open_log(fs, options=OFTEN)
+        assert not log.recovery.losses
+        assert log.state.streams[STREAM].records == groups
+        assert log.state.sessions[SESSION].last_sequence == groups
+        assert values(fs, log) == list(range(1, groups + 1))
+
+
+def test_a_snapshot_may_be_the_last_block():
+    fs = new_fs()
+    log = open_log(fs, options=OFTEN)
+    log.append_group(first_group())
+    sequence = 1
+    while len(snapshots_in(fs, 1, log.log_id)) == 1:
+        fill(log, 1, first=sequence)
+        sequence += 1
+    end = snapshots_in(fs, 1, log.log_id)[-1]
+    fs.kill()
+    file = fs.open(segments.segment_path(DATA, 1), write=True)
+    file.truncate(log.frontier.end_bytes - 4096)  # the group behind it is gone
+    file.close()
+    fs.unlink(f"{DATA}/ingest.page")
+    log = open_log(fs, options=OFTEN)
+    assert log.recovery.cases == ("proven",)
+    assert log.state.sessions[SESSION].last_sequence == sequence - 2
+    assert header_of(fs, 2).pred_end == end
+    assert values(fs, log) == list(range(1, sequence - 1))
+
+
+def test_a_snapshot_that_cannot_be_written_sends_the_group_to_a_fresh_segment():
+    for at in range(1, 44):
+        fs = new_fs()
+        log = open_log(fs, options=OFTEN)
+        log.append_group(first_group())
+        fs.fail(at, kind="sync")
+        fill(log, 40, size=3000)
+        fs.crash()
+        log = open_log(fs, options=OFTEN)
+        assert not log.recovery.losses
+        assert values(fs, log) == list(range(1, 41))
+        assert log.state.streams[STREAM].records == 40
+
+
+def test_a_damaged_snapshot_behind_groups_is_replaced_by_the_one_before():
+    fs = new_fs()
+    log = open_log(fs, options=OFTEN)
+    fill(log, 18, size=3000)
+    newest = snapshots_in(fs, 1, log.log_id)[-1]
+    fs.kill()
+    flip(fs, segments.segment_path(DATA, 1), newest + 100)
+    log = open_log(fs, options=OFTEN)
+    assert log.state.streams[STREAM].records == 18
+    assert values(fs, log) == list(range(1, 19))
+
+
+def test_a_segment_without_room_for_a_snapshot_goes_on_without():
+    fs = new_fs()
+    log = open_log(fs, options=replace(OFTEN, segment_bytes=10 * 4096))
+    fill(log, 30)
+    fs.crash()
+    log = open_log(fs, options=OFTEN)
+    assert values(fs, log) == list(range(1, 31))
+
+
 # --- retiring -----------------------------------------------------------------------------------
 
 

@@ -174,6 +174,26 @@ ROWS = [
         name="a control group in doubt",
     ),
     Row(
+        facts(plain().snapshot()),
+        ["proven"],
+        (5, END, LAST),
+        LAST,
+        LAST + 1,
+        UNCLEAN,
+        [],
+        name="a snapshot behind a group",
+    ),
+    Row(
+        facts(plain().snapshot().group(5)),
+        ["in-doubt"],
+        (5, 4 * ALIGNMENT, LAST),
+        LAST + 5,
+        LAST + 6,
+        UNCLEAN,
+        [],
+        name="a group behind a snapshot behind a group",
+    ),
+    Row(
         facts(Segment(kind=SegmentKind.ROLL).snapshot().group()),
         ["in-doubt"],
         (4, 8192, FIRST),
@@ -512,6 +532,14 @@ def test_a_snapshot_of_several_blocks_is_whole_only_unbroken():
     headless.block(BlockKind.SNAPSHOT, flags=first)
     headless.chain.add(headless.block(BlockKind.SNAPSHOT, flags=last))
     assert not headless.chain.snapshot
+
+
+def test_the_newest_whole_snapshot_counts():
+    segment = plain().snapshot()
+    assert segment.scan().snapshot_at == 3 * ALIGNMENT
+    segment.chain.add(segment.block(BlockKind.SNAPSHOT, flags=BlockFlag.SNAPSHOT_FIRST))
+    assert segment.scan().snapshot_at == 3 * ALIGNMENT  # half of one
+    assert segment.group().snapshot().scan().snapshot_at == 6 * ALIGNMENT
 
 
 def test_an_empty_file_folds_to_nothing():

@@ -41,6 +41,12 @@ class Case(Enum):
         "its place in the order is taken by the fresh segment",
         False,
     )
+    PROVEN = (
+        "proven",
+        "the last block is a snapshot behind a group",
+        "nothing is copied: it was written after the group was durable",
+        False,
+    )
     IN_DOUBT = (
         "in-doubt",
         "the last block is a group, with nothing behind it",
@@ -73,7 +79,7 @@ class Case(Enum):
     )
     OLDER_SNAPSHOT = (
         "older-snapshot",
-        "the newest segment's snapshot is not whole",
+        "the newest segment holds no whole snapshot",
         "the state is rebuilt from an older one and every block behind it",
         False,
     )
@@ -147,11 +153,12 @@ class SegmentScan:
         last: the last whole block.
         groups: how many whole blocks are groups.
         records: how many records they hold.
-        end_bytes: the end of the last whole block, or of the header page.
+        end_bytes: the end of the last whole block, or of the header page; a snapshot behind groups
+            is not counted: nothing rests on its being durable.
         last_lsn: the last LSN up to the end.
         holes: what is missing between whole blocks.
         torn: headers behind the last whole block whose payload does not match.
-        snapshot: whether a whole snapshot stands at the head.
+        snapshot_at: where the newest whole snapshot begins.
     """
 
     number: int
@@ -164,7 +171,12 @@ class SegmentScan:
     last_lsn: Lsn
     holes: tuple[Hole, ...]
     torn: tuple[BlockHeader, ...]
-    snapshot: bool
+    snapshot_at: int | None
+
+    @property
+    def snapshot(self) -> bool:
+        """Whether the segment holds a whole snapshot."""
+        return self.snapshot_at is not None
 
     @property
     def ends_with(self) -> BlockKind | None:
@@ -192,13 +204,13 @@ class Chain:
         self._end = self._alignment
         self._holes: list[Hole] = []
         self._torn: list[BlockHeader] = []
-        self._in_snapshot = False
-        self._snapshot = False
+        self._begun_at: int | None = None
+        self._snapshot_at: int | None = None
 
     @property
     def snapshot(self) -> bool:
-        """Whether a whole snapshot has been seen at the head."""
-        return self._snapshot
+        """Whether a whole snapshot has been seen."""
+        return self._snapshot_at is not None
 
     def add_torn(self, block: BlockHeader) -> None:
         """Take in a block whose header is whole and whose payload is not."""
@@ -212,7 +224,8 @@ class Chain:
         self._last = block
         self._lsn = block.last_lsn
         self._crc = block.header_crc
-        self._end = block.end(self._alignment)
+        if block.kind is not BlockKind.SNAPSHOT or not self._groups:
+            self._end = block.end(self._alignment)
         self._groups += block.kind in GROUPS
         self._records += block.records
 
@@ -229,13 +242,14 @@ class Chain:
         return False
 
     def _fold_snapshot(self, block: BlockHeader, *, broken: bool) -> None:
-        if block.kind is not BlockKind.SNAPSHOT or broken:
-            self._in_snapshot = False
-            return
-        if block.flags & BlockFlag.SNAPSHOT_FIRST and self._last is None:
-            self._in_snapshot = True
-        if block.flags & BlockFlag.SNAPSHOT_LAST and self._in_snapshot:
-            self._snapshot = True
+        if block.kind is not BlockKind.SNAPSHOT:
+            self._begun_at = None
+        elif block.flags & BlockFlag.SNAPSHOT_FIRST:
+            self._begun_at = block.offset
+        elif broken:
+            self._begun_at = None
+        if block.flags & BlockFlag.SNAPSHOT_LAST and self._begun_at is not None:
+            self._snapshot_at = self._begun_at
 
     def scan(self) -> SegmentScan:
         """Return what has been folded so far."""
@@ -251,7 +265,7 @@ class Chain:
             lsn,
             tuple(self._holes),
             tuple(self._torn),
-            self._snapshot,
+            self._snapshot_at,
         )
 
 
@@ -470,7 +484,8 @@ def _cases(facts: Facts, last: SegmentScan, losses: Sequence[tuple[Case, LostRan
         cases.append(Case.UNUSED)
     if _cut(last, facts.hint_lsn) is not None:
         cases.append(Case.TORN_TAIL)
-    ending = Case.IDLE if last.last is None else _ENDINGS.get(last.last.kind, Case.IDLE)
+    other = Case.PROVEN if last.groups else Case.IDLE
+    ending = other if last.last is None else _ENDINGS.get(last.last.kind, other)
     # after a loss no stop was clean; a group with lost LSNs behind it was durable before them
     if not losses or (ending is Case.IN_DOUBT and facts.hint_lsn <= last.last_lsn):
         cases.append(ending)

@@ -72,6 +72,10 @@ class Log:
         self._policy = RetentionPolicy(
             options.retain_after_delivery_s, options.retain_after_delivery_bytes
         )
+        self._snapshot_every = options.snapshot_every_sections
+        self._snapshot_bytes = 0  # of the last one
+        self._snapshot_end = started.writer.end_bytes
+        self._sections = 0  # since the last one
         self._failed = False
         self._closed = False
         self._page: TwoSlotPage | None = None
@@ -128,6 +132,8 @@ class Log:
         self._check_usable()
         draft = self._draft(sections)
         try:
+            if self._snapshot_is_due():
+                self._write_snapshot(draft)
             if self._writer.has_room(len(draft.payload)):
                 self._write(draft)
             else:
@@ -140,6 +146,7 @@ class Log:
             self.state.apply(section, lsn, draft.time_ns)
             lsn += section.records
         self.next_lsn = lsn
+        self._sections += len(sections)
         self._publish()
         return GroupReceipt(draft.first_lsn, self.frontier, draft.time_ns)
 
@@ -213,13 +220,38 @@ class Log:
         Raises:
             OSError: as the system does; nothing more may be written here.
         """
+        self._writer.stage(draft)
+        self._flush()
+
+    def _flush(self) -> None:
         writer, preallocator = self._writer, self.preallocator
         if preallocator.tail_failed:
             raise OSError(errno.EIO, "zeroing the segment ahead failed")
-        writer.stage(draft)
         if writer.need_bytes > preallocator.zeroing_from:
             preallocator.leave_tail()
         writer.flush()
+
+    def _snapshot_is_due(self) -> bool:
+        """Tell whether a start would have too much to apply one by one."""
+        written = self._writer.end_bytes - self._snapshot_end
+        many = self._sections >= self._snapshot_every or written >= limits.SNAPSHOT_EVERY_BYTES
+        return many and written >= limits.SNAPSHOT_SHARE * self._snapshot_bytes
+
+    def _write_snapshot(self, draft: Draft) -> None:
+        """Write the state once more, in a flush of its own: a group in doubt stays the last block.
+
+        Raises:
+            OSError: as the system does; nothing more may be written here.
+        """
+        parts = list(self.state.snapshot())
+        length = sum(map(frame.section_bytes, parts))
+        blocks = 2 + length // limits.SNAPSHOT_BLOCK_MAX_BYTES * 2
+        if self._writer.has_room(length + len(draft.payload) + blocks * self._place.alignment):
+            self._writer.stage_snapshot(parts, draft.time_ns)
+            self._flush()
+        self._snapshot_bytes = length
+        self._snapshot_end = self._writer.end_bytes
+        self._sections = 0
 
     def _roll(self, draft: Draft) -> None:
         """Seal this segment, then begin the next with header, snapshot and group in one write.
@@ -300,6 +332,8 @@ class Log:
             )
         )
         self._writer = new
+        self._snapshot_end = new.end_bytes
+        self._sections = 0
         self.preallocator.want(new.number + 1)
 
     def _write_idle_close(self) -> None:

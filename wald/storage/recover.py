@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 
 from wald import limits
 from wald.core import recovery
-from wald.core.frame import BlockKind, SectionKind, SegmentHeader, SegmentKind
+from wald.core.frame import BlockFlag, BlockKind, SegmentHeader, SegmentKind
 from wald.core.recovery import Chain, Facts, SegmentScan
 from wald.core.state import LogState
 from wald.errors import DataDirectoryForeign, FormatDamaged
@@ -219,22 +219,44 @@ def rebuild(
 ) -> Rebuilt:
     """Rebuild the state and fold the segments that it needs."""
     rebuilt = Rebuilt()
-    start = _newest_whole_snapshot(fs, data_dir, log_id, lineage)
-    if start is None:
-        rebuilt.whole = False
-        start = 0
+    start = len(lineage)
+    while start and not (rebuilt.scans and rebuilt.scans[0].snapshot):
+        start -= 1
+        rebuilt.scans.insert(0, _scan(fs, data_dir, log_id, lineage, start))
+    begin = rebuilt.scans[0].snapshot_at if rebuilt.scans else None
+    rebuilt.whole = begin is not None
     for index in range(start, len(lineage)):
         item = lineage[index]
 
-        def read(file: File, index: int = index, item: FoundSegment = item) -> SegmentScan:
-            blocks = BlockReader(file, item.number, log_id, item.header, limit_of(lineage, index))
-            return _fold(rebuilt, item, blocks, with_snapshot=index == start)
+        def read(file: File, index: int = index, item: FoundSegment = item) -> None:
+            limit = limit_of(lineage, index)
+            at = begin if index == start else None
+            blocks = BlockReader(file, item.number, log_id, item.header, limit, begin_bytes=at)
+            _apply(rebuilt, item, blocks, with_snapshot=index == start)
 
-        scan = with_file(fs, segments.segment_path(data_dir, item.number), read)
-        rebuilt.scans.append(scan)
+        with_file(fs, segments.segment_path(data_dir, item.number), read)
     if rebuilt.held is not None and not _ends_in_doubt(rebuilt):
         rebuilt.settle()
     return rebuilt
+
+
+def _scan(
+    fs: FileSystem, data_dir: str, log_id: bytes, lineage: Sequence[FoundSegment], index: int
+) -> SegmentScan:
+    """Fold the blocks of a segment; nothing of them is kept."""
+    item = lineage[index]
+
+    def fold(file: File) -> SegmentScan:
+        chain = Chain(item.number, item.header, item.header_crc)
+        limit = limit_of(lineage, index)
+        for block in BlockReader(file, item.number, log_id, item.header, limit):
+            if block.payload is None:
+                chain.add_torn(block.header)
+            else:
+                chain.add(block.header)
+        return chain.scan()
+
+    return with_file(fs, segments.segment_path(data_dir, item.number), fold)
 
 
 def _ends_in_doubt(rebuilt: Rebuilt) -> bool:
@@ -242,59 +264,27 @@ def _ends_in_doubt(rebuilt: Rebuilt) -> bool:
     return last is not None and last.kind in recovery.GROUPS
 
 
-def _fold(
+def _apply(
     rebuilt: Rebuilt, item: FoundSegment, blocks: BlockReader, *, with_snapshot: bool
-) -> SegmentScan:
-    chain = Chain(item.number, item.header, item.header_crc)
+) -> None:
     if item.header is not None:
         _drop_ghost(rebuilt, item.header.pred_last_lsn)
     for block in blocks:
         if block.payload is None:
-            chain.add_torn(block.header)
             continue
         _drop_ghost(rebuilt, block.header.prev_lsn)
-        chain.add(block.header)
         rebuilt.settle()
         if block.header.kind in recovery.GROUPS:
             rebuilt.held = block
         elif block.header.kind is BlockKind.SNAPSHOT and with_snapshot:
             rebuilt.take_in(block)
-    return chain.scan()
+            with_snapshot = not block.header.flags & BlockFlag.SNAPSHOT_LAST
 
 
 def _drop_ghost(rebuilt: Rebuilt, before_lsn: Lsn) -> None:
     """Forget a last group that what follows does not stand on: it was written again there."""
     if rebuilt.held is not None and rebuilt.held.header.last_lsn > before_lsn:
         rebuilt.held = None
-
-
-def _newest_whole_snapshot(
-    fs: FileSystem, data_dir: str, log_id: bytes, lineage: Sequence[FoundSegment]
-) -> int | None:
-    for index in range(len(lineage) - 1, -1, -1):
-        item = lineage[index]
-
-        def whole(file: File, index: int = index, item: FoundSegment = item) -> bool:
-            chain = Chain(item.number, item.header, item.header_crc)
-            limit = limit_of(lineage, index)
-            for block in BlockReader(file, item.number, log_id, item.header, limit):
-                if block.payload is None or block.header.kind is not BlockKind.SNAPSHOT:
-                    return False
-                chain.add(block.header)
-                if chain.snapshot:
-                    return _readable(block)
-            return False
-
-        if with_file(fs, segments.segment_path(data_dir, item.number), whole):
-            return index
-    return None
-
-
-def _readable(block: SeenBlock) -> bool:
-    try:
-        return all(section.kind is SectionKind.SNAPSHOT for section in block.sections())
-    except FormatDamaged:
-        return False
 
 
 def read_hints(fs: FileSystem, data_dir: str) -> Hints:

@@ -110,6 +110,8 @@ class BlockReader:
         log_id: bytes,
         header: SegmentHeader | None,
         end_bytes: int | None = None,
+        *,
+        begin_bytes: int | None = None,
     ) -> None:
         self._file = file
         self._header = header
@@ -118,6 +120,7 @@ class BlockReader:
         )
         self._alignment = self._guess.alignment if header is None else header.alignment
         size = file.size()
+        self._begin = self._alignment if begin_bytes is None else begin_bytes
         self._end = size if end_bytes is None else min(size, end_bytes)
 
     def __iter__(self) -> Iterator[SeenBlock]:
@@ -127,7 +130,7 @@ class BlockReader:
             FormatNewer: a whole block of a newer version.
             OSError: as the system does.
         """
-        at = self._alignment
+        at = self._begin
         base, chunk = 0, b""
         while at < self._end:
             if not base <= at < base + len(chunk):

@@ -31,6 +31,8 @@ class LogOptions:
         retain_after_delivery_bytes: ... and how many bytes of them; until either bound.
         pool_max_segments: how many retired files are kept to be used again.
         reserve_bytes: what a new segment leaves free on the disk, for ledger and restarts.
+        snapshot_every_sections: after how many sections the state is written again, so that a
+            start need not apply them one by one.
     """
 
     segment_bytes: int = limits.SEGMENT_BYTES
@@ -38,6 +40,7 @@ class LogOptions:
     retain_after_delivery_bytes: int = limits.RETAIN_AFTER_DELIVERY_BYTES
     pool_max_segments: int = limits.POOL_MAX_SEGMENTS
     reserve_bytes: int = limits.DISK_RESERVE_BYTES
+    snapshot_every_sections: int = limits.SNAPSHOT_EVERY_SECTIONS
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,19 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, TextIO, cast
 
 from wald.config import RouteSettings, Settings, SinkSettings
-from wald.errors import ConfigError, DataDirectoryUnusable, WaldError, WrongSetting
+from wald.errors import (
+    ConfigError,
+    DataDirectoryHeld,
+    DataDirectoryUnusable,
+    WaldError,
+    WrongSetting,
+)
 from wald.ports import Sink, SinkFactory
 from wald.system import PosixFileSystem, SystemClock, end_with_parent, listen_fds, sd_notify
 
@@ -254,6 +261,44 @@ def replay(settings: Settings, patience_s: float) -> dict[str, Any]:
             log.close()
     finally:
         serve_lock.close()
+
+
+def dead_letters(data_dir: str, route: str | None, limit: int) -> list[dict[str, Any]]:
+    """Read the dead letters of a data directory that no daemon uses.
+
+    Raises:
+        DataDirectoryHeld: a drainer holds the ledger: ask the daemon.
+        DataDirectoryUnusable: there is no data directory.
+        WaldError: the ledger cannot be read.
+    """
+    from wald.storage import identity
+    from wald.storage.ledger import LmdbLedger
+
+    fs = PosixFileSystem()
+    known = identity.read(fs, data_dir)
+    if known is None:
+        msg = f"{data_dir} is not a data directory: it has no identity file"
+        raise DataDirectoryUnusable(msg)
+    if fs.stat(f"{data_dir}/ledger") is None:
+        return []
+    lock = fs.open(f"{data_dir}/ledger.lock", write=True)
+    try:
+        if not lock.lock():
+            msg = f"{data_dir}: a drainer holds the ledger"
+            raise DataDirectoryHeld(msg, hint="ask its daemon: leave --data-dir out")
+        ledger = LmdbLedger.open(fs, data_dir, known.log_id)
+        try:
+            births = [birth for birth in ledger.births() if route in (None, birth.name)]
+            letters = [
+                letter
+                for birth in births
+                for letter in ledger.dead_letters(birth.route_id, limit=limit)
+            ]
+        finally:
+            ledger.close()
+    finally:
+        lock.close()
+    return [{**asdict(letter), "rev_id": letter.rev_id.hex()} for letter in letters[:limit]]
 
 
 if __name__ == "__main__":

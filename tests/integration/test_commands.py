@@ -269,6 +269,11 @@ table = "seats"
         (letter,) = json.loads(daemon.command("dlq", "list", "--json"))["dead_letters"]
         assert "1 " in daemon.command("status")
         assert "seats-db" in daemon.command("dlq", "list", "--route", "seats-db")
+        offline = ["dlq", "list", "--data-dir", str(daemon.data_dir), "--json"]
+        held = run(*offline)
+        assert (held.returncode, "error[data.held]" in held.stderr) == (69, True)
+    assert json.loads(run(*offline).stdout) == {"dead_letters": [letter]}
+    assert json.loads(run(*offline, "--route", "other").stdout) == {"dead_letters": []}
     assert letter["route"] == "seats-db"
     assert "CHECK constraint failed" in letter["message"]
     assert rows(directory / "x.db", "select seat from seats order by seat") == [("1A",), ("1C",)]

@@ -23,12 +23,22 @@ def dlq() -> None:
 @click.option(
     "--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many."
 )
+@click.option(
+    "--data-dir", metavar="DIR", help="Read this data directory; for when no daemon runs."
+)
 @socket_option
 @json_option
-def list_letters(route: str | None, limit: int, socket: str | None, *, as_json: bool) -> None:
+def list_letters(
+    route: str | None, limit: int, data_dir: str | None, socket: str | None, *, as_json: bool
+) -> None:
     """List dead letters: route, LSN, and the target's own words."""
-    with Control(socket_path(socket)) as control:
-        entries = _read(control, route, limit)
+    if data_dir is not None:
+        from wald import app
+
+        entries = app.dead_letters(data_dir.rstrip("/") or "/", route, limit)
+    else:
+        with Control(socket_path(socket)) as control:
+            entries = _read(control, route, limit)
     if as_json:
         print_json({"dead_letters": entries})
         return

@@ -132,8 +132,8 @@ def _flush(control: Control) -> bool:
 
 
 def _chosen(routes: Mapping[str, Any], name: str | None) -> dict[str, Any]:
-    if name is None:
-        return dict(routes)
+    if name is None:  # a route that the configuration does not name any more is not delivered
+        return {name: route for name, route in routes.items() if route["state"] != "orphan"}
     if name not in routes:
         known = ", ".join(sorted(routes)) or "none yet"
         msg = f"there is no route {name!r}"

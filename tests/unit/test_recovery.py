@@ -7,8 +7,9 @@ from typing import NamedTuple
 import pytest
 
 from wald import limits
+from wald.core.chain import Chain, SegmentScan
 from wald.core.frame import BlockFlag, BlockHeader, BlockKind, SegmentHeader, SegmentKind
-from wald.core.recovery import Case, Chain, Facts, Predecessor, RecoveryPlan, SegmentScan, decide
+from wald.core.recovery import Case, Facts, Predecessor, RecoveryPlan, decide
 
 ALIGNMENT = 4096
 LOG_ID = bytes(range(16))

@@ -1,8 +1,8 @@
 """What a start finds in the log, and what is done about it: scans and hints in, a plan out.
 
-``Chain`` folds the blocks of one segment while they are read, so that a full segment takes no
-memory here; ``decide`` looks at the folded segments, the identity file and the hints. Nothing
-is read or written in this module; every step of a plan is safe to repeat.
+``wald.core.chain`` folds the blocks of a segment while they are read; ``decide`` looks at the
+folded segments, the identity file and the hints. Nothing is read or written here; every step of a
+plan is safe to repeat.
 
 The table of cases is ``Case``; ARCHITECTURE.md prints the same table.
 """
@@ -14,10 +14,9 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from wald import limits
-from wald.core.frame import BlockFlag, BlockHeader, BlockKind, SegmentHeader, SegmentKind
+from wald.core.chain import SegmentScan
+from wald.core.frame import BlockKind, SegmentHeader, SegmentKind
 from wald.model import LostRange, Lsn
-
-GROUPS = (BlockKind.RECORDS, BlockKind.CONTROL)
 
 
 class Case(Enum):
@@ -131,142 +130,6 @@ class Case(Enum):
         self.found = found
         self.done = done
         self.is_loss = is_loss
-
-
-class Hole(NamedTuple):
-    """LSNs that a segment should hold and does not; none if ``last_lsn`` is below ``first_lsn``."""
-
-    first_lsn: Lsn
-    last_lsn: Lsn
-    offset_bytes: int
-    case: Case
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentScan:
-    """What the blocks of a segment come to.
-
-    Attributes:
-        number: by the header, or by the name where the header cannot be read.
-        header: None where it cannot be read.
-        before_lsn: the last LSN before the segment.
-        last: the last whole block.
-        groups: how many whole blocks are groups.
-        records: how many records they hold.
-        end_bytes: the end of the last whole block, or of the header page; a snapshot behind groups
-            is not counted: nothing rests on its being durable.
-        last_lsn: the last LSN up to the end.
-        holes: what is missing between whole blocks.
-        torn: headers behind the last whole block whose payload does not match.
-        snapshot_at: where the newest whole snapshot begins.
-    """
-
-    number: int
-    header: SegmentHeader | None
-    before_lsn: Lsn
-    last: BlockHeader | None
-    groups: int
-    records: int
-    end_bytes: int
-    last_lsn: Lsn
-    holes: tuple[Hole, ...]
-    torn: tuple[BlockHeader, ...]
-    snapshot_at: int | None
-
-    @property
-    def snapshot(self) -> bool:
-        """Whether the segment holds a whole snapshot."""
-        return self.snapshot_at is not None
-
-    @property
-    def ends_with(self) -> BlockKind | None:
-        """The kind of the last whole block."""
-        return None if self.last is None else self.last.kind
-
-
-class Chain:
-    """Folds the blocks of one segment in the order of their offsets.
-
-    Each block names the last LSN before it and the CRC of the header before it, the segment's
-    own for the first; behind an unreadable header the first whole block is believed.
-    """
-
-    def __init__(self, number: int, header: SegmentHeader | None, header_crc: int = 0) -> None:
-        self._number = number
-        self._header = header
-        self._alignment = limits.ALIGNMENT_MIN_BYTES if header is None else header.alignment
-        self._before: Lsn | None = None if header is None else header.pred_last_lsn
-        self._lsn = self._before
-        self._crc: int | None = None if header is None else header_crc
-        self._last: BlockHeader | None = None
-        self._groups = 0
-        self._records = 0
-        self._end = self._alignment
-        self._holes: list[Hole] = []
-        self._torn: list[BlockHeader] = []
-        self._begun_at: int | None = None
-        self._snapshot_at: int | None = None
-
-    @property
-    def snapshot(self) -> bool:
-        """Whether a whole snapshot has been seen."""
-        return self._snapshot_at is not None
-
-    def add_torn(self, block: BlockHeader) -> None:
-        """Take in a block whose header is whole and whose payload is not."""
-        self._torn.append(block)
-
-    def add(self, block: BlockHeader) -> None:
-        """Take in a whole block."""
-        broken = self._check(block)
-        self._fold_snapshot(block, broken=broken)
-        self._torn.clear()  # what stood between whole blocks is the hole's, not the tail's
-        self._last = block
-        self._lsn = block.last_lsn
-        self._crc = block.header_crc
-        if block.kind is not BlockKind.SNAPSHOT or not self._groups:
-            self._end = block.end(self._alignment)
-        self._groups += block.kind in GROUPS
-        self._records += block.records
-
-    def _check(self, block: BlockHeader) -> bool:
-        if self._lsn is None:
-            self._before = self._lsn = block.prev_lsn
-            return False
-        if block.prev_lsn != self._lsn:
-            self._holes.append(Hole(self._lsn + 1, block.prev_lsn, self._end, Case.HOLE))
-            return True
-        if block.prev_header_crc != self._crc and self._crc is not None:
-            self._holes.append(Hole(self._lsn + 1, self._lsn, self._end, Case.BROKEN_CHAIN))
-            return True
-        return False
-
-    def _fold_snapshot(self, block: BlockHeader, *, broken: bool) -> None:
-        if block.kind is not BlockKind.SNAPSHOT:
-            self._begun_at = None
-        elif block.flags & BlockFlag.SNAPSHOT_FIRST:
-            self._begun_at = block.offset
-        elif broken:
-            self._begun_at = None
-        if block.flags & BlockFlag.SNAPSHOT_LAST and self._begun_at is not None:
-            self._snapshot_at = self._begun_at
-
-    def scan(self) -> SegmentScan:
-        """Return what has been folded so far."""
-        lsn = self._lsn or 0
-        return SegmentScan(
-            self._number,
-            self._header,
-            lsn if self._before is None else self._before,
-            self._last,
-            self._groups,
-            self._records,
-            self._end,
-            lsn,
-            tuple(self._holes),
-            tuple(self._torn),
-            self._snapshot_at,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -416,10 +279,11 @@ def _losses(facts: Facts) -> Iterator[tuple[Case, LostRange]]:
     """Yield what is gone below the frontier."""
     for scan in facts.scans:
         for hole in scan.holes:
+            case = Case.BROKEN_CHAIN if hole.lsns_chain else Case.HOLE
             lost = LostRange(
-                hole.first_lsn, hole.last_lsn, scan.number, hole.offset_bytes, hole.case.found
+                hole.first_lsn, hole.last_lsn, scan.number, hole.offset_bytes, case.found
             )
-            yield hole.case, lost
+            yield case, lost
     for before, after in pairwise(facts.scans):
         # (an LSN below is a ghost's: the last block of the one before, written again since)
         if after.before_lsn > before.last_lsn:

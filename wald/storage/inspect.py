@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from wald.core import frame, recovery
+from wald.core.chain import Chain, Hole, SegmentScan
 from wald.core.frame import BlockHeader, BlockKind, SectionKind, SegmentHeader, SegmentKind
-from wald.core.recovery import Chain, Hole, SegmentScan
 from wald.core.state import LogState, RouteState
 from wald.errors import DataDirectoryForeign, DataDirectoryUnusable, FormatDamaged
 from wald.model import Lsn, StreamId

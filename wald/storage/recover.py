@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 from wald import limits
-from wald.core import recovery
+from wald.core.chain import GROUPS, Chain, SegmentScan
 from wald.core.frame import BlockFlag, BlockKind, SegmentHeader, SegmentKind
-from wald.core.recovery import Chain, Facts, SegmentScan
+from wald.core.recovery import Facts
 from wald.core.state import LogState
 from wald.errors import DataDirectoryForeign, FormatDamaged
 from wald.model import Lsn
@@ -261,7 +261,7 @@ def _scan(
 
 def _ends_in_doubt(rebuilt: Rebuilt) -> bool:
     last = rebuilt.scans[-1].last
-    return last is not None and last.kind in recovery.GROUPS
+    return last is not None and last.kind in GROUPS
 
 
 def _apply(
@@ -274,7 +274,7 @@ def _apply(
             continue
         _drop_ghost(rebuilt, block.header.prev_lsn)
         rebuilt.settle()
-        if block.header.kind in recovery.GROUPS:
+        if block.header.kind in GROUPS:
             rebuilt.held = block
         elif block.header.kind is BlockKind.SNAPSHOT and with_snapshot:
             rebuilt.take_in(block)

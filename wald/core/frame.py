@@ -366,25 +366,18 @@ def position_after(header: BlockHeader, alignment: int) -> Frontier:
 
 def encode_section(section: Section) -> list[bytes]:
     """Return the parts of a packed section, to be joined with those of others."""
+    kind, codec, stream, session, first, answered, records, requests, refusals, bodies = section
+    count = len(requests) // REQUEST_BYTES
     head = _SECTION.pack(
-        section.kind,
-        section.codec,
-        0,
-        section.stream,
-        section.session,
-        section.first_sequence,
-        section.answered_through,
-        section.request_count,
-        len(section.refusals),
-        section.records,
-        len(section.bodies),
+        kind, codec, 0, stream, session, first, answered, count, len(refusals), records, len(bodies)
     )
-    assert all(len(item.code) <= REFUSAL_CODE_MAX_BYTES for item in section.refusals)
+    if not refusals:  # nearly always; one section for each connection and group
+        return [head, requests, bodies]
+    assert all(len(item.code) <= REFUSAL_CODE_MAX_BYTES for item in refusals)
     refused = [
-        _REFUSAL.pack(item.request, item.record, item.code.encode("ascii"), 0)
-        for item in section.refusals
+        _REFUSAL.pack(item.request, item.record, item.code.encode("ascii"), 0) for item in refusals
     ]
-    return [head, section.requests, *refused, section.bodies]
+    return [head, requests, *refused, bodies]
 
 
 def section_bytes(section: Section) -> int:

@@ -122,28 +122,21 @@ class LogState:
             raise FormatDamaged(msg) from error
 
     def _apply_append(self, section: Section, first_lsn: Lsn, time_ns: int) -> None:
-        stream = self.streams.get(section.stream)
+        _, _, stream_id, session_id, first, answered, records, requests, refusals, bodies = section
+        stream = self.streams.get(stream_id)
         if stream is None:
-            msg = f"records of stream {section.stream}, which was never opened"
+            msg = f"records of stream {stream_id}, which was never opened"
             raise FormatDamaged(msg)
-        stream.records += section.records
-        stream.bytes += len(section.bodies)
-        if section.records:
-            stream.last_lsn = first_lsn + section.records - 1
-        session = self.sessions.get(section.session)
+        stream.records += records
+        stream.bytes += len(bodies)
+        if records:
+            stream.last_lsn = first_lsn + records - 1
+        session = self.sessions.get(session_id)
         if session is None:
             return  # evicted since: its resends are answered OutcomeUnknown
-        session.runs.append(
-            Run(
-                section.first_sequence,
-                section.stream,
-                first_lsn,
-                section.requests,
-                section.refusals,
-            )
-        )
-        session.last_sequence = section.last_sequence
-        session.answered_through = max(session.answered_through, section.answered_through)
+        session.runs.append(Run(first, stream_id, first_lsn, requests, refusals))
+        session.last_sequence = first + len(requests) // frame.REQUEST_BYTES - 1
+        session.answered_through = max(session.answered_through, answered)
         session.active_ns = time_ns
         session.forget_answered()
 

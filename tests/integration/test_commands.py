@@ -327,6 +327,31 @@ def test_replay_delivers_what_a_killed_daemon_left(directory: Path) -> None:
     assert json.loads(run(*arguments).stdout)["pending"] == 0
 
 
+def test_what_commands_tell_people(directory: Path) -> None:
+    with Daemon(directory, to=f"sqlite:{directory}/x.db") as daemon:
+        with wald.connect(str(daemon.socket)) as producer:
+            producer.append_many("things", [{"n": n} for n in range(3)])
+        waited = run("wait", "things", socket=daemon.socket)
+        assert "things drained: 3 records, 0 dead letters" in waited.stderr
+        assert json.loads(daemon.command("wait", "--all", "--json"))["routes"]["things"]
+        os.kill(daemon.pids()["drain"], signal.SIGKILL)
+        wait_until(lambda: "stale" in daemon.command("status", "--json"), "status")
+        head, row = daemon.command("status").splitlines()[:2]
+        assert head.split() == [
+            *("STREAM", "ROUTE", "CLASS", "STATE", "ACCEPTED", "DELIVERED"),
+            *("PENDING", "DEAD", "OLDEST"),
+        ]
+        assert row.split()[:3] == ["things", "things", "transactional"]
+        assert run("dlq", "list", socket=daemon.socket).returncode in (0, 69)
+    data_dir = str(daemon.data_dir)
+    assert "all whole, through LSN 3" in run("log", "verify", data_dir).stdout
+    assert json.loads(run("log", "inspect", data_dir, "--json").stdout)["clean"] is True
+    replayed = run("replay", "--to", f"sqlite:{directory}/x.db", "--data-dir", data_dir)
+    assert replayed.stdout == (
+        "things -> to: 3 accepted = 3 delivered + 0 pending + 0 dead letters\n"
+    )
+
+
 def test_verify_names_the_damage_and_its_lsns(directory: Path) -> None:
     with (
         Daemon(directory, to=f"sqlite:{directory}/x.db") as daemon,
@@ -339,7 +364,8 @@ def test_verify_names_the_damage_and_its_lsns(directory: Path) -> None:
     clean = run("log", "verify", str(daemon.data_dir), "--json")
     assert (clean.returncode, json.loads(clean.stdout)["clean"]) == (0, True)
     assert "things" in run("log", "inspect", str(daemon.data_dir)).stdout
-    segment = next((daemon.data_dir / "log").glob("seg-*.wal"))
+    segments = (daemon.data_dir / "log").glob("seg-*.wal")
+    segment = next(path for path in segments if b"needle" in path.read_bytes())
     data = bytearray(segment.read_bytes())
     data[data.index(b"needle")] ^= 1
     segment.write_bytes(data)

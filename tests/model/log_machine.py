@@ -29,7 +29,7 @@ from wald.core.frame import RequestEntry, Section, SectionKind
 from wald.core.sessions import Verdict
 from wald.core.state import RouteState, route_birth, session_issued, stream_opened
 from wald.errors import DiskFull, WaldError
-from wald.limits import PAGE_SLOT_BYTES, WINDOW_REQUESTS
+from wald.limits import PAGE_SLOT_BYTES, SNAPSHOT_EVERY_SECTIONS, WINDOW_REQUESTS
 from wald.model import LostRange, Lsn
 from wald.storage.inspect import inspect_log
 from wald.storage.log import Log, LogOptions
@@ -69,6 +69,7 @@ class LogMachine:
             retain_after_delivery_s=0.0,
             retain_after_delivery_bytes=0,
             pool_max_segments=2,
+            snapshot_every_sections=4 if seed % 2 else SNAPSHOT_EVERY_SECTIONS,
         )
         self.clock = ManualClock()
         self.big_body_bytes = min(segment_bytes // 7, BIG_BODY_MAX_BYTES)

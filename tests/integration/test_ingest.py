@@ -34,6 +34,7 @@ from wald.core.events import (
 from wald.errors import ConfigError, LogFailed
 from wald.ports import File
 from wald.storage.log import Log
+from wald.storage.progress import TwoSlotPage
 from wald.system import PosixFileSystem, SystemClock
 
 
@@ -299,6 +300,56 @@ def test_more_than_a_group_is_committed_in_parts(door: Door):
         last = answers_through(peer, 6)[-1]
         assert isinstance(last, Ack)
         assert last.durable_lsn == 18
+
+
+def test_at_the_bound_of_sessions_a_hello_is_told_to_come_back(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+):
+    with door.peer() as peer, door.peer() as late:
+        peer.hello()
+        monkeypatch.setattr(limits, "SESSIONS_MAX", 1)
+        late.send(Hello(1).encode())
+        failed = late.next()
+        assert isinstance(failed, Failed)
+        assert (failed.code, failed.answers, failed.closing) == ("backpressure", 2, False)
+        assert failed.retry_after_ms > 0
+        peer.send(Goodbye().encode())
+        assert peer.rest() == [Goodbye()]
+        assert late.hello().last_sequence == 0  # the one who left made room
+
+
+def test_a_stream_beyond_the_bound_is_refused(door: Door, monkeypatch: pytest.MonkeyPatch):
+    with door.peer() as peer:
+        peer.hello()
+        stream = peer.open("first")
+        monkeypatch.setattr(limits, "STREAMS_MAX", 1)
+        peer.send(OpenStream(2, "second").encode())
+        failed = peer.next()
+        assert isinstance(failed, Failed)
+        assert failed.code == "unknown-stream"
+        assert peer.open("first") == stream
+
+
+def test_the_figures_say_what_was_accepted_and_what_refused(door: Door):
+    with door.peer() as peer:
+        peer.hello()
+        stream = peer.open()
+        peer.send(append(stream, 1, b"a", "text", b"b"))
+        answers_through(peer, 1)
+    door.stop()
+    fs = PosixFileSystem()
+    path, offset = f"{door.data_dir}/ingest.page", 2 * limits.PAGE_SLOT_BYTES
+    slot_bytes = limits.FIGURES_SLOT_BYTES
+    page = TwoSlotPage.open(fs, path, offset=offset, slot_bytes=slot_bytes, write=False)
+    said = page.read()
+    page.close()
+    assert said is not None
+    assert said["refused"] == {"record.value": 1}
+    streams, routes = said["streams"], said["routes"]
+    assert isinstance(streams, list)
+    assert isinstance(routes, list)
+    assert [row[:3] + row[4:] for row in streams] == [[stream, "s", 2, 2]]
+    assert [row[1:] for row in routes] == [["s", stream, "to", 0, 0]]
 
 
 # --- a full disk, a failed log ------------------------------------------------------------------

@@ -9,7 +9,6 @@ from uuid import UUID
 import msgpack
 
 from wald import limits
-from wald.core.body import Headers, Text
 from wald.model import Content, Refused
 
 EXT_DATETIME = 1
@@ -84,8 +83,3 @@ def encode_values(values: Sequence[object]) -> Encoded:
         encoded.append(data)
     one = codes[0] if codes and len(set(codes)) == 1 else None
     return Encoded(bytes(codes) if one is None else one, encoded, refused)
-
-
-def same_for_all(value: Text | Headers | None, count: int) -> list[Text | Headers | None] | None:
-    """Return a column with one value in every row; none at all for None."""
-    return None if value is None else [value] * count

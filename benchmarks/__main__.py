@@ -1,0 +1,9 @@
+"""All comparisons, one after the other: ``python -m benchmarks [ALTERNATIONS]``."""
+
+import sys
+
+from benchmarks.compare import client, drain, ingest, size
+
+if __name__ == "__main__":
+    times = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    sys.exit(max([part.main(times) for part in (ingest, client, drain, size)]))

@@ -80,6 +80,9 @@ class Connection(asyncio.BufferedProtocol):
         self._transport.set_write_buffer_limits(high=limits.SEND_BUFFER_MAX_BYTES)
         house = self._house
         house.connections.add(self)
+        if house.stopping:  # accepted in the last turn of the loop: the client comes again
+            self.abort()
+            return
         if len(house.connections) > limits.CONNECTIONS_MAX:
             self.close_with("backpressure", "too many connections", retry=True)
 

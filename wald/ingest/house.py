@@ -91,6 +91,7 @@ class House(Generic[Peer]):
         self.log = log
         self.committer = committer
         self.connections: set[Peer] = set()
+        self.stopping = False
         self.ticks = 0  # seconds, for time-outs: no clock is asked on the hot path
         self.receive_view = memoryview(bytearray(limits.RECEIVE_BUFFER_BYTES))
         self.refused: Counter[str] = Counter()

@@ -163,8 +163,11 @@ class Ingest:
             await self._say_goodbye()
         finally:
             server.close()
+            self._house.stopping = True
+            await asyncio.sleep(0)  # what was accepted in this turn is made, and ended
             for connection in list(self._house.connections):
                 connection.abort()
+            await asyncio.sleep(0)
             self._preallocator.stop()
             self._write_figures()
             self._figures.close()

@@ -33,6 +33,7 @@ SNAPSHOT_BLOCK_MAX_BYTES: Final = 1 * MIB
 SNAPSHOT_EVERY_SECTIONS: Final = 8_192  # a start applies no more of them: about 40 ms
 SNAPSHOT_EVERY_BYTES: Final = 16 * MIB
 SNAPSHOT_SHARE: Final = 8  # and no more than an eighth of what is written is snapshots
+FRESH_ZERO_BYTES: Final = 16 * MIB  # of a fresh segment, at once; the rest beside the log
 ZERO_STEP_BYTES: Final = 1 * MIB  # zero-filling ahead is paced: unpaced it doubled the flush p99
 LSN_JUMP_UNCLEAN: Final = 1 << 24
 LSN_JUMP_MOVED: Final = 1 << 40
@@ -110,6 +111,7 @@ CLOCK_NS_PER_S: Final = 1_000_000_000
 assert RECORD_MAX_BYTES < REQUEST_MAX_BYTES < GROUP_MAX_BYTES
 assert SNAPSHOT_MAX_BYTES + GROUP_MAX_BYTES + 4 * ALIGNMENT_MAX_BYTES < SEGMENT_BYTES
 assert SNAPSHOT_BLOCK_MAX_BYTES <= SNAPSHOT_MAX_BYTES
+assert FRESH_ZERO_BYTES > GROUP_MAX_BYTES + 2 * ALIGNMENT_MAX_BYTES  # the steps end that far above
 assert SEGMENT_BYTES % ALIGNMENT_MAX_BYTES == 0
 assert ALIGNMENT_MIN_BYTES <= ALIGNMENT_MAX_BYTES
 assert WINDOW_ENTRIES_MAX * 16 + SESSIONS_MAX * 256 < SNAPSHOT_MAX_BYTES

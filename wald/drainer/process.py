@@ -68,8 +68,12 @@ def run(  # noqa: PLR0913 - a composition of ports
     chance: Chance,
     ready: Callable[[dict[str, Any]], None],
     stop: threading.Event,
+    hurried: Callable[[], bool] = lambda: False,
 ) -> int:
     """Deliver until ``stop`` is set; returns the exit code of a clean end.
+
+    What is there is then delivered for as long as the settings say, unless it is ``hurried``:
+    then only an attempt under way is brought to its end.
 
     Raises:
         DataDirectoryHeld: another process holds ``ledger.lock``.
@@ -83,7 +87,7 @@ def run(  # noqa: PLR0913 - a composition of ports
         with ExitStack() as stack:
             drainer = Drainer(doors, log_id, stack)
             ready({"log_id": log_id.hex()})
-            drainer.serve(stop)
+            drainer.serve(stop, hurried)
     return 0
 
 
@@ -135,7 +139,7 @@ class Drainer:
         self._asks = Asks(doors.path("drain.sock"), self.answer)
         stack.callback(self._asks.close)
 
-    def serve(self, stop: threading.Event) -> None:
+    def serve(self, stop: threading.Event, hurried: Callable[[], bool]) -> None:
         """Deliver until told to stop, then for as long as the settings allow."""
         self._pin_hint()
         self._publish()
@@ -146,7 +150,7 @@ class Drainer:
         finally:
             self._source.stop()
             self._pin_hint()  # exact: what ingest acknowledged last, before it ended
-            self._leave()
+            self._leave(0.0 if hurried() else self._doors.settings.stop_deliver_for_s)
 
     def _round(self, timeout_s: float) -> None:
         try:
@@ -166,10 +170,9 @@ class Drainer:
             self._catalogue.update(frontier)
             self._fleet.follow(self._catalogue.routes)
 
-    def _leave(self) -> None:
+    def _leave(self, deliver_for_s: float) -> None:
         with contextlib.suppress(Exception):
             self._follow()
-        deliver_for_s = self._doors.settings.stop_deliver_for_s
         self._fleet.stop(deliver_for_s)
         staying = self._fleet.join(deliver_for_s + _JOIN_GRACE_S)
         if staying:

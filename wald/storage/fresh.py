@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
+from wald import limits
 from wald.core.frame import Section, SegmentHeader, SegmentKind
 from wald.core.recovery import Predecessor
 from wald.model import Lsn
@@ -63,6 +64,7 @@ def make_fresh(
     file = fs.create(path)
     try:
         writer.attach(file, _allocate(place, file, writer.need_bytes, release_one))
+        _zero_ahead(file, writer)
         writer.flush()
         fs.rename(path, place.path(header.segment))
         fs.sync_directory(place.log_dir)
@@ -99,6 +101,17 @@ def _allocate(place: Place, file: File, need_bytes: int, release_one: Callable[[
             else:
                 return wanted
     raise disk_full(place.data_dir, "a fresh segment")
+
+
+def _zero_ahead(file: File, writer: SegmentWriter) -> None:
+    """Fill what is written next with zeros: the first groups must not wait for the steps.
+
+    The sync of the header makes it durable with the rest.
+    """
+    begin = writer.need_bytes
+    end = min(writer.capacity_bytes, begin + limits.FRESH_ZERO_BYTES)
+    for offset in range(begin, end, limits.ZERO_STEP_BYTES):
+        file.pwritev([bytes(min(limits.ZERO_STEP_BYTES, end - offset))], offset)
 
 
 def cut_tail(place: Place, number: int, end_bytes: int) -> None:

@@ -294,7 +294,8 @@ def replay(  # noqa: PLR0913 - a composition of ports
         on_progress: called a few times a second with the routes' figures.
 
     Returns:
-        {"routes": {name: figures with accepted, pending}, "pending": all of them}.
+        {"routes": {name: figures with accepted, pending}, "pending": all of them,
+        "seconds": what the delivery took}.
 
     Raises:
         DataDirectoryHeld: a drainer holds ``ledger.lock``.
@@ -306,6 +307,7 @@ def replay(  # noqa: PLR0913 - a composition of ports
         board.pin(log.frontier)
         shared = _open_shared(doors, log.log_id, board, lambda: len(state.streams), stack)
         fleet = Fleet(settings, shared, lambda stream_id: state.streams[stream_id].name)
+        began_ns = clock.monotonic_ns()
         fleet.follow(state.routes)
         fleet.flush(log.frontier.lsn)
         try:
@@ -314,7 +316,7 @@ def replay(  # noqa: PLR0913 - a composition of ports
             fleet.stop(0.0)
             fleet.join(limits.CHILD_STOP_S)
             _write_progress(doors, fleet)
-        return _books(fleet, state)
+        return _books(fleet, state) | {"seconds": (clock.monotonic_ns() - began_ns) / _NS}
 
 
 def _wait_until_done(

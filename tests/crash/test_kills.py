@@ -144,6 +144,15 @@ class Killer:
                 lambda: self.daemon.pids().get(role) not in (None, pid), f"{role} is back", 30.0
             )
 
+    def let_answer(self, more: int) -> None:
+        """Wait until so many more requests are answered, or there is nothing left to ask."""
+        goal = self.producers.answered() + more
+
+        def reached() -> bool:
+            return self.producers.answered() >= goal or not self.producers.running()
+
+        wait_until(reached, "some more answers", 120.0)
+
     def run(self) -> None:
         roles = ["ingest", "drain", "supervisor"]
         while self.producers.running():
@@ -151,12 +160,7 @@ class Killer:
             if not wanted:
                 return
             role = self.chance.choice(wanted)
-            goal = self.producers.answered() + self.chance.randint(5, 200)
-            wait_until(
-                lambda goal=goal: self.producers.answered() >= goal or not self.producers.running(),
-                "some more answers",
-                120.0,
-            )
+            self.let_answer(self.chance.randint(5, 200))
             self.strike(role)
 
 

@@ -116,7 +116,6 @@ class RunBuilder:
         "_table",
         "first_sequence",
         "next_sequence",
-        "records",
         "refused",
         "size_bytes",
         "stream",
@@ -217,7 +216,7 @@ class RunBuilder:
             lag = min(max(lag, 1), limits.WINDOW_REQUESTS, last)
         self._count_plain()
         table, parts = self._table, self._bodies
-        if len(parts) == 1:
+        if len(parts) == 1:  # a client with one request in flight
             requests, joined = _PACK_ONE(*table), parts[0]
         else:
             requests, joined = pack(f"<{len(table)}I", *table), b"".join(parts)

@@ -937,6 +937,24 @@ def test_a_start_without_any_room_says_so():
     assert open_log(fs).recovery.clean
 
 
+@pytest.mark.parametrize("stop", ["close", "kill", "crash"])
+def test_a_session_that_ended_does_not_come_back_at_a_start(stop: str):
+    fs = new_fs()
+    log = open_log(fs)
+    fill(log, 1)
+    log.append_group([state.session_issued(8, ""), state.session_issued(9, "")])
+    log.append_group([append(1, b"1:", session=8), append(1, b"1:", session=9)])
+    log.append_group([state.session_ended(8)])
+    log.append_group([state.session_ended(9), append(2, b"2:")])
+    for _ in range(2):
+        assert set(log.state.sessions) == {SESSION}
+        log.close() if stop == "close" else getattr(fs, stop)()
+        log = open_log(fs)
+        assert not log.recovery.losses
+    assert set(log.state.sessions) == {SESSION}
+    assert log.state.streams[STREAM].records == 4
+
+
 def test_statements_survive_as_they_were():
     fs = new_fs()
     log = open_log(fs)

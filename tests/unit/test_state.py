@@ -116,6 +116,18 @@ def test_sessions_can_be_forgotten():
     assert not built.sessions_by_name
 
 
+def test_a_session_s_end_forgets_it_and_its_name():
+    built = applied(
+        state.session_issued(1, "ann"), state.session_issued(2, ""), state.session_ended(1)
+    )
+    assert set(built.sessions) == {2}
+    assert not built.sessions_by_name
+    built.apply(state.session_ended(1), 0, 0)  # said again: no harm
+    built.apply(state.session_issued(3, "ann"), 0, 0)
+    built.apply(state.session_ended(1), 0, 0)
+    assert built.sessions_by_name["ann"].session_id == 3
+
+
 def test_records_of_a_session_that_was_evicted_still_count():
     built = applied(*first_group())
     built.forget_session(SESSION)
@@ -138,6 +150,7 @@ def test_records_of_a_session_that_was_evicted_still_count():
             frame.control_section(SectionKind.ROUTE_BIRTH, {"route": 1}), id="half a route"
         ),
         pytest.param(frame.control_section(SectionKind.ROUTE_DEATH, {}), id="no route"),
+        pytest.param(frame.control_section(SectionKind.SESSION_END, {}), id="no session"),
         pytest.param(
             frame.control_section(SectionKind.SNAPSHOT, {"streams": [[1, "x"]]}), id="a short row"
         ),

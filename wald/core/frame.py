@@ -33,6 +33,11 @@ little-endian.
                 to REFUSAL_BYTES), bodies one behind the other
       control and snapshot parts: one msgpack map
 
+    kinds of sections, and the fields of their maps
+      1 APPEND   2 SESSION session, name   3 STREAM stream, name
+      4 ROUTE_BIRTH route, name, stream, sink, digest, birth_lsn, birth_records, birth_bytes
+      5 ROUTE_DEATH route   6 SNAPSHOT parts of the state   7 SESSION_END session
+
 A section holds a run of consecutive requests of one session to one stream: LSNs are given to the
 stored records of a block in the order of its sections, requests and values. The CRC of a request
 is over its body as received (it decides what is a duplicate); the payload CRC guards the disk. A
@@ -120,6 +125,7 @@ class SectionKind(IntEnum):
     ROUTE_BIRTH = 4  # route, name, stream, sink, birth LSN, records of the stream at birth
     ROUTE_DEATH = 5  # route
     SNAPSHOT = 6  # a part of the state before the next block
+    SESSION_END = 7  # a session was left or evicted: session
 
 
 # a start reads up to a segment of these: a look-up takes a third of an enumeration's call

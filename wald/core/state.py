@@ -156,6 +156,8 @@ class LogState:
                 self._put_route(_route(said))
             case SectionKind.ROUTE_DEATH:
                 self.routes.pop(_int(said["route"]), None)
+            case SectionKind.SESSION_END:
+                self.forget_session(_int(said["session"]))
             case _:  # SNAPSHOT: an APPEND does not come here
                 self._apply_snapshot_part(said)
 
@@ -177,7 +179,10 @@ class LogState:
             self.sessions_by_name[session.name] = session
 
     def forget_session(self, session_id: int) -> None:
-        """Evict a session; a request of it is answered ``OutcomeUnknown`` from now on."""
+        """Drop a session; a request of it is answered ``OutcomeUnknown`` from now on.
+
+        What is not said in the log (``session_ended``) a start does not know.
+        """
         session = self.sessions.pop(session_id, None)
         if session is not None and self.sessions_by_name.get(session.name) is session:
             del self.sessions_by_name[session.name]
@@ -237,6 +242,15 @@ def stream_opened(stream_id: StreamId, name: str) -> Section:
 def session_issued(session_id: int, name: str) -> Section:
     """Return the control section that makes a session durable; ``name`` may be empty."""
     return frame.control_section(SectionKind.SESSION, {"session": session_id, "name": name})
+
+
+def session_ended(session_id: int) -> Section:
+    """Return the control section that forgets a session: its producer left, or it was evicted.
+
+    What was accepted of it stands in the same group or before; where the statement stands before
+    the requests, they are stored, and no resend of them is answered.
+    """
+    return frame.control_section(SectionKind.SESSION_END, {"session": session_id})
 
 
 def _parts(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:

@@ -296,6 +296,33 @@ def test_a_constraint_names_the_row_and_a_probe_names_all_of_them(path, open_sin
     assert sink.read_row(KEY) is None
 
 
+def test_a_wrong_type_for_a_strict_table_is_the_record_s_fault(path, open_sink):
+    sink = columns_sink(path, open_sink, "CREATE TABLE t (a INTEGER, b TEXT) STRICT")
+    sent = attempt(record(1, {"a": 1}), record(2, {"a": "no number"}), record(3, {"a": 3}))
+    outcome = sink.deliver(sent)
+    assert isinstance(outcome, Rejected)
+    named = sink.probe(sent, sent.records)
+    assert [(item.lsn, item.code) for item in named] == [(2, "SQLITE_CONSTRAINT_DATATYPE")]
+    assert "cannot store TEXT value in INTEGER column" in named[0].message
+
+
+def test_a_constraint_that_the_driver_has_no_name_for_is_still_one(path, open_sink):
+    class Newer(sqlite3.Connection):
+        def executemany(self, _sql, rows):
+            next(rows)
+            error = sqlite3.IntegrityError("a constraint of the future")
+            error.sqlite_errorname, error.sqlite_errorcode = "unknown", 19 | 99 << 8
+            raise error
+
+    sink = open_sink()
+    sink.read_row(KEY)
+    sink._database.close()
+    sink._database = sqlite3.connect(path, isolation_level=None, factory=Newer)
+    outcome = sink.deliver(attempt(record(1, 1)))
+    assert isinstance(outcome, Rejected)
+    assert [(item.lsn, item.code) for item in outcome.records] == [(1, "SQLITE_CONSTRAINT")]
+
+
 def test_a_probe_names_what_cannot_be_converted(path, open_sink):
     sink = columns_sink(path, open_sink)
     sent = attempt(record(1, 7), record(2, {"a": 1}))
@@ -391,6 +418,7 @@ def test_an_error_at_the_commit_is_unknown_unless_it_says_that_nothing_was_writt
             if sql == "COMMIT":
                 error = sqlite3.OperationalError("at the commit")
                 error.sqlite_errorname = name
+                error.sqlite_errorcode = getattr(sqlite3, name)
                 raise error
             return super().execute(sql, *rest)
 

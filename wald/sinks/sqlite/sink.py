@@ -1,7 +1,8 @@
 """Delivery to SQLite by the standard library's driver.
 
 The progress row moves in the data's own transaction: WAL, ``synchronous=FULL``, ``BEGIN
-IMMEDIATE``. Driver errors become outcomes here and nowhere else, by ``sqlite_errorname``.
+IMMEDIATE``. Driver errors become outcomes here and nowhere else, by the primary code: a name is
+"unknown" for the codes that are newer than the driver.
 """
 
 import contextlib
@@ -61,20 +62,25 @@ _UPDATE_ROW = (
 )
 
 _SYSTEMIC = {
-    "BUSY": SystemicKind.BUSY,
-    "LOCKED": SystemicKind.BUSY,
-    "PROTOCOL": SystemicKind.BUSY,
-    "FULL": SystemicKind.FULL,
-    "IOERR": SystemicKind.UNREACHABLE,
-    "CANTOPEN": SystemicKind.UNREACHABLE,
-    "NOMEM": SystemicKind.UNREACHABLE,
-    "READONLY": SystemicKind.CONFIGURATION,
-    "PERM": SystemicKind.AUTHENTICATION,
-    "AUTH": SystemicKind.AUTHENTICATION,
-    "CORRUPT": SystemicKind.DAMAGED,
-    "NOTADB": SystemicKind.DAMAGED,
+    sqlite3.SQLITE_BUSY: SystemicKind.BUSY,
+    sqlite3.SQLITE_LOCKED: SystemicKind.BUSY,
+    sqlite3.SQLITE_PROTOCOL: SystemicKind.BUSY,
+    sqlite3.SQLITE_FULL: SystemicKind.FULL,
+    sqlite3.SQLITE_IOERR: SystemicKind.UNREACHABLE,
+    sqlite3.SQLITE_CANTOPEN: SystemicKind.UNREACHABLE,
+    sqlite3.SQLITE_NOMEM: SystemicKind.UNREACHABLE,
+    sqlite3.SQLITE_READONLY: SystemicKind.CONFIGURATION,
+    sqlite3.SQLITE_PERM: SystemicKind.AUTHENTICATION,
+    sqlite3.SQLITE_AUTH: SystemicKind.AUTHENTICATION,
+    sqlite3.SQLITE_CORRUPT: SystemicKind.DAMAGED,
+    sqlite3.SQLITE_NOTADB: SystemicKind.DAMAGED,
 }
-_OF_A_RECORD = frozenset({"CONSTRAINT", "MISMATCH", "TOOBIG"})
+_OF_A_RECORD = {
+    sqlite3.SQLITE_CONSTRAINT: "SQLITE_CONSTRAINT",
+    sqlite3.SQLITE_MISMATCH: "SQLITE_MISMATCH",
+    sqlite3.SQLITE_TOOBIG: "SQLITE_TOOBIG",
+}
+_LATER_NAMES = {3091: "SQLITE_CONSTRAINT_DATATYPE"}  # of a STRICT table; Python 3.11 has none
 _UNBINDABLE = (sqlite3.ProgrammingError, sqlite3.InterfaceError, OverflowError, ValueError)
 _ROW_ERRORS = (sqlite3.Error, OverflowError, ValueError)
 
@@ -172,10 +178,10 @@ class SqliteSink:
         try:
             database.execute("COMMIT")  # COMMIT POINT: row and records
         except sqlite3.Error as error:
-            name = _error_name(error)
-            if name in _OF_A_RECORD:
+            code = _primary_code(error)
+            if code in _OF_A_RECORD:
                 return Rejected((), describe(error))  # a deferred constraint names no row
-            if name in {"BUSY", "FULL"}:
+            if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL}:
                 return self._failed(error)
             self.close()
             return Unknown(describe(error))
@@ -200,14 +206,13 @@ class SqliteSink:
 
     def _row_failed(self, error: Exception, record: Record) -> Outcome:
         """Return whose fault an error of an insert is: the record's, or the target's."""
-        if isinstance(error, _UNBINDABLE) or _error_name(error) in _OF_A_RECORD:
-            code = getattr(error, "sqlite_errorname", "record.value")
-            refused = RejectedRecord(record.lsn, code, describe(error))
+        if isinstance(error, _UNBINDABLE) or _primary_code(error) in _OF_A_RECORD:
+            refused = RejectedRecord(record.lsn, _refusal_code(error), describe(error))
             return Rejected((refused,), refused.message)
         return self._failed(error)
 
     def _failed(self, error: Exception) -> Systemic:
-        kind = _SYSTEMIC.get(_error_name(error), SystemicKind.CONFIGURATION)
+        kind = _SYSTEMIC.get(_primary_code(error), SystemicKind.CONFIGURATION)
         if kind is not SystemicKind.BUSY:
             self.close()  # the file or its schema may be another one: look anew
         return Systemic(kind, f"{self._options.path}: {describe(error)}", _HINTS.get(kind, ""))
@@ -385,7 +390,17 @@ def _failed_index(rows: Sequence[Row], left: Iterator[Row]) -> int:
     return len(rows) - length_hint(left) - 1
 
 
-def _error_name(error: Exception) -> str:
-    """Return the primary name of an error: BUSY of SQLITE_BUSY_SNAPSHOT; empty if it has none."""
-    parts = str(getattr(error, "sqlite_errorname", "")).split("_")
-    return parts[1] if len(parts) > 1 else ""
+def _primary_code(error: Exception) -> int:
+    """Return the primary code of an error: BUSY of SQLITE_BUSY_SNAPSHOT; -1 if it has none."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code & 0xFF if isinstance(code, int) else -1
+
+
+def _refusal_code(error: Exception) -> str:
+    """Return the name of a refusal, as exact as driver and SQLite have one."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if not isinstance(code, int):
+        return "record.value"
+    name = str(getattr(error, "sqlite_errorname", "unknown"))
+    exact = _LATER_NAMES.get(code) if name == "unknown" else name
+    return exact or _OF_A_RECORD.get(code & 0xFF, f"SQLITE_{code}")

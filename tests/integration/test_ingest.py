@@ -202,6 +202,102 @@ def test_a_hello_for_a_name_fences_the_older_connection(door: Door):
         assert isinstance(answers_through(newer, 2)[-1], Ack)
 
 
+def test_a_takeover_while_requests_are_accepted_and_not_durable_loses_none(door: Door):
+    with door.peer() as older:
+        session = older.hello("ann").session
+        stream = older.open()
+        # the hello of the newer is handled in the loop while the older's appends are in no group
+        sent = [append(stream, n, b"%d" % n, lag=n) for n in range(1, 201)]
+        with door.peer() as newer:
+            older.send(*sent)
+            newer.send(Hello(1, "ann").encode())
+            welcome = newer.next()
+            assert isinstance(welcome, Welcome)
+            assert welcome.session == session
+            last = welcome.last_sequence
+            told = older.rest()
+            assert max((e.through for e in told if isinstance(e, Ack)), default=0) == last
+            assert isinstance(told[-1], Failed)
+            assert told[-1].code == "fenced"
+            # nothing old is answered to the newer: its first ACK begins with what it sent
+            newer.send(append(stream, last + 1, b"new"), append(stream, last + 2, b"new", lag=2))
+            first = newer.next()
+            assert isinstance(first, Ack)
+            assert (first.first, first.first_lsn) == (last + 1, last + 1)
+
+
+def test_after_a_reconnect_each_resend_has_an_ack_of_its_own_and_a_group_only_the_new(door: Door):
+    with door.peer() as peer:
+        session = peer.hello().session
+        stream = peer.open()
+        peer.send(*(append(stream, n, b"a", b"b", lag=n) for n in range(1, 5)))
+        answers_through(peer, 4)
+    door.stop()
+    door.start()
+    with door.peer() as peer:
+        assert peer.hello(session=session).last_sequence == 4
+        # resent from 3 on, with another lag, and 5 for the first time; no stream is opened again
+        peer.send(*(append(stream, n, b"a", b"b", lag=n - 2) for n in range(3, 6)))
+        acks = [each for each in answers_through(peer, 5) if isinstance(each, Ack)]
+        assert [(each.first, each.through, each.first_lsn) for each in acks[:2]] == [
+            (3, 3, 5),
+            (4, 4, 7),
+        ]
+        assert (acks[2].first, acks[2].through) == (5, 5)
+
+
+@pytest.mark.parametrize("in_flight", [False, True], ids=["durable", "in flight"])
+def test_a_resend_to_another_stream_is_a_conflict_and_stores_nothing(
+    door: Door, *, in_flight: bool
+):
+    with door.peer() as peer:
+        peer.hello()
+        one, two = peer.open("one"), peer.open("two")
+        peer.send(append(one, 1, b"x"))
+        if not in_flight:
+            answers_through(peer, 1)
+        peer.send(append(two, 1, b"x"), append(two, 2, b"y", lag=2))
+        got = answers_through(peer, 2)
+        (failed,) = [each for each in got if isinstance(each, Failed)]
+        assert (failed.code, failed.request) == ("sequence-conflict", 1)
+        assert isinstance(got[-1], Ack)
+        assert got[-1].durable_lsn == 2
+
+
+def test_each_request_behind_a_gap_is_told_and_none_uses_its_sequence(door: Door):
+    with door.peer() as peer:
+        peer.hello()
+        stream = peer.open()
+        peer.send(append(stream, 2, b"two"), append(stream, 3, b"three"))
+        for sequence in (2, 3):
+            failed = peer.next()
+            assert isinstance(failed, Failed)
+            assert (failed.code, failed.request) == ("sequence-gap", sequence)
+        peer.send(*(append(stream, n, b"x", lag=n) for n in (1, 2, 3)))
+        assert isinstance(answers_through(peer, 3)[-1], Ack)
+
+
+def test_a_closing_error_answers_what_came_before_and_uses_no_sequence(door: Door):
+    with door.peer() as peer:
+        session = peer.hello().session
+        stream = peer.open()
+        bad = Append(99, 3, 3, packed(b"x")).encode()
+        peer.send(append(stream, 1, b"x"), append(stream, 2, b"y", lag=2), bad)
+        peer.send(append(stream, 4, b"behind", lag=4))
+        *acks, failed = peer.rest()
+        assert isinstance(acks[-1], Ack)
+        assert acks[-1].through == 2
+        assert isinstance(failed, Failed)
+        assert (failed.code, failed.closing, failed.answers, failed.request) == (
+            "frame.stream",
+            True,
+            0,
+            0,
+        )
+    with door.peer() as peer:
+        assert peer.hello(session=session).last_sequence == 2
+
+
 def test_two_new_clients_of_one_name_end_with_one_session(door: Door):
     with door.peer() as one, door.peer() as two:
         one.send(Hello(1, "bob").encode())
@@ -416,6 +512,32 @@ def test_on_a_full_disk_no_sequence_is_used_and_it_goes_on_when_there_is_room(di
         assert (last.first, last.through, last.first_lsn) == (sequence, sequence, lsn + 1)
         peer.send(append(stream, sequence + 1, b"on"))
         assert isinstance(answers_through(peer, sequence + 1)[-1], Ack)
+
+
+def test_a_repeat_of_what_finds_no_room_gets_no_answer_of_its_own(directory: Path):
+    fs = FailingFileSystem()
+    with Door(directory, fs=fs) as door, door.peer() as peer:
+        peer.hello()
+        stream = peer.open()
+        fs.full = True
+        sequence = 0
+        values: list[bytes] = []
+        for size in (3_000 * limits.KIB, 100 * limits.KIB):  # first coarsely, then what is left
+            values = [bytes(100 * limits.KIB)] * (size // (100 * limits.KIB))
+            failed: Event | None = None
+            while not isinstance(failed, Failed):
+                sequence += 1
+                assert sequence < 80, "two segments of 16 MiB are full long before"
+                peer.send(append(stream, sequence, *values))
+                failed = peer.next()
+            sequence -= 1
+        # in one read: what finds no room, and what is behind it three times
+        one, two = append(stream, sequence + 1, *values), append(stream, sequence + 2, b"y", lag=2)
+        peer.send(one + two + two + two + Ping(2).encode())
+        failed = peer.next()
+        assert isinstance(failed, Failed)
+        assert (failed.request, failed.not_stored) == (sequence + 1, True)
+        assert peer.next() == Pong(2)
 
 
 def test_a_producer_is_told_of_a_full_disk_and_may_come_back(directory: Path):

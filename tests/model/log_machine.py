@@ -498,7 +498,8 @@ class LogMachine:
                 if request.sequence <= horizon:
                     continue
                 crc = frame.crc32c(request.body)
-                decision = sessions.decide(state, (), request.sequence, crc)
+                stream = log.state.streams_by_name[request.stream].stream_id
+                decision = sessions.decide(state, (), stream, request.sequence, crc)
                 self._expect(
                     decision.verdict is Verdict.REPEAT and decision.run is not None,
                     f"{session}:{request.sequence} is durable, a resend is {decision.verdict}",
@@ -510,11 +511,12 @@ class LogMachine:
                     told == request.lsn or not request.records,
                     f"{session}:{request.sequence} has LSN {request.lsn}, told is {told}",
                 )
-                other = sessions.decide(state, (), request.sequence, crc ^ 1)
-                self._expect(other.verdict is Verdict.CONFLICT, f"another body: {other.verdict}")
-            new = sessions.decide(state, (), len(requests) + 1, 0)
+                for differs in ((stream, crc ^ 1), (stream + 1, crc)):
+                    other = sessions.decide(state, (), differs[0], request.sequence, differs[1])
+                    self._expect(other.verdict is Verdict.CONFLICT, f"another: {other.verdict}")
+            new = sessions.decide(state, (), 1, len(requests) + 1, 0)
             self._expect(new.verdict is Verdict.APPEND, f"the next request is {new.verdict}")
-            gap = sessions.decide(state, (), len(requests) + 2, 0)
+            gap = sessions.decide(state, (), 1, len(requests) + 2, 0)
             self._expect(gap.verdict is Verdict.GAP, f"the request after it is {gap.verdict}")
 
     def _expect(self, holds: bool, message: str) -> None:  # noqa: FBT001 - as assert

@@ -21,6 +21,7 @@ from wald.core.state import LogState, session_issued, stream_opened
 from wald.core.wire import FrameReader, Side
 
 SESSION = 77
+STREAM = 1
 NOW_NS = 1_000_000_000_000_000_000
 
 
@@ -42,12 +43,12 @@ def run(
     bodies = bytes(10 * count)
     records = stored * count
     kind = SectionKind.APPEND
-    return Section(kind, 1, 1, session, first, answered, records, rows, refusals, bodies)
+    return Section(kind, 1, STREAM, session, first, answered, records, rows, refusals, bodies)
 
 
 def state_of(*sections: Section, session: int = SESSION, name: str = "") -> LogState:
     state = LogState()
-    for control in (stream_opened(1, "s"), session_issued(session, name)):
+    for control in (stream_opened(STREAM, "s"), session_issued(session, name)):
         state.apply(control, 1, NOW_NS)
     lsn = 1
     for section in sections:
@@ -92,20 +93,28 @@ def test_a_request_is_answered_as_the_table_says(row, restart):
     state = state_of(*DURABLE)
     if restart:
         state = restarted(state)
-    decision = decide(state.sessions[SESSION], PENDING, sequence, crc)
+    decision = decide(state.sessions[SESSION], PENDING, STREAM, sequence, crc)
     assert decision.verdict is verdict
     assert (decision.run is not None) == (verdict is Verdict.REPEAT)
 
 
+@pytest.mark.parametrize("sequence", [8, 12], ids=["durable", "not durable"])
+def test_a_resend_under_another_stream_id_is_a_conflict(sequence):
+    session = state_of(*DURABLE).sessions[SESSION]
+    assert decide(session, PENDING, STREAM + 1, sequence, crc_of(sequence)).verdict is (
+        Verdict.CONFLICT
+    )
+
+
 def test_a_session_that_is_not_in_the_table_never_appends():
-    assert decide(None, (), 1, 0).verdict is Verdict.UNKNOWN
+    assert decide(None, (), STREAM, 1, 0).verdict is Verdict.UNKNOWN
     assert last_accepted(None, ()) == 0
 
 
 def test_a_new_session_begins_with_sequence_one():
     session = state_of().sessions[SESSION]
-    assert decide(session, (), 1, 0).verdict is Verdict.APPEND
-    assert decide(session, (), 2, 0).verdict is Verdict.GAP
+    assert decide(session, (), STREAM, 1, 0).verdict is Verdict.APPEND
+    assert decide(session, (), STREAM, 2, 0).verdict is Verdict.GAP
 
 
 def test_the_window_ends_w_requests_back():
@@ -113,24 +122,24 @@ def test_the_window_ends_w_requests_back():
     state = state_of(run(1, 50), run(51, window))
     session, last = state.sessions[SESSION], 50 + window
     assert last_accepted(session, ()) == last
-    assert decide(session, (), 51, crc_of(51)).verdict is Verdict.REPEAT
-    assert decide(session, (), 50, crc_of(50)).verdict is Verdict.UNKNOWN
+    assert decide(session, (), STREAM, 51, crc_of(51)).verdict is Verdict.REPEAT
+    assert decide(session, (), STREAM, 50, crc_of(50)).verdict is Verdict.UNKNOWN
     # what is accepted and not durable moves the window too
     pending = (run(last + 1, 10),)
-    assert decide(session, pending, 60, crc_of(60)).verdict is Verdict.UNKNOWN
+    assert decide(session, pending, STREAM, 60, crc_of(60)).verdict is Verdict.UNKNOWN
 
 
 def test_a_request_of_another_producers_window_is_not_found():
     state = state_of(run(1, 3))
     state.apply(session_issued(78, ""), 1, NOW_NS)
-    assert decide(state.sessions[78], (), 2, crc_of(2)).verdict is Verdict.GAP
+    assert decide(state.sessions[78], (), STREAM, 2, crc_of(2)).verdict is Verdict.GAP
 
 
 def test_a_hole_in_what_is_known_is_unknown_and_not_a_new_request():
     state = state_of(run(1, 3))
     session = state.sessions[SESSION]
     session.runs.clear()
-    assert decide(session, (), 3, crc_of(3)).verdict is Verdict.UNKNOWN
+    assert decide(session, (), STREAM, 3, crc_of(3)).verdict is Verdict.UNKNOWN
 
 
 def events_of(data: bytes) -> list[object]:

@@ -7,13 +7,13 @@ and what was accepted for it but is not durable yet. Pure: the state is read, ne
 from collections.abc import Container, Iterable, Iterator, Sequence
 from enum import Enum
 from struct import Struct
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, TypeAlias
 
 from wald import limits
 from wald.core.events import Ack, Refusal, RefusedRecords
-from wald.core.frame import REQUEST_BYTES, RefusedRecord, RequestEntry
+from wald.core.frame import REQUEST_BYTES, RefusedRecord, RequestEntry, Section
 from wald.core.state import LogState, Run, SessionState
-from wald.model import Lsn
+from wald.model import Lsn, StreamId
 
 _REQUEST = Struct("<IIII")
 assert _REQUEST.size == REQUEST_BYTES
@@ -23,9 +23,9 @@ class Verdict(Enum):
     """What becomes of an append."""
 
     APPEND = "last + 1: store it"
-    REPEAT = "in the window, same body, durable: the original answer"
-    WAIT = "in the window, same body, not durable yet: the original answer once it is"
-    CONFLICT = "in the window, another body"
+    REPEAT = "in the window, same stream and body, durable: the original answer"
+    WAIT = "in the window, same stream and body, not durable yet: the original answer once it is"
+    CONFLICT = "in the window, another stream or body"
     UNKNOWN = "older than the window, or the session is not known"
     GAP = "above last + 1"
 
@@ -37,26 +37,10 @@ class Decision(NamedTuple):
     run: Run | None = None
 
 
-class Requests(Protocol):
-    """A run of requests, durable or not: a ``Run`` or a ``Section``."""
-
-    @property
-    def first_sequence(self) -> int:
-        """The sequence of its first request."""
-        ...
-
-    @property
-    def last_sequence(self) -> int:
-        """The sequence of its last request."""
-        ...
-
-    @property
-    def requests(self) -> bytes:
-        """The packed table of requests."""
-        ...
+Requests: TypeAlias = Run | Section  # a run of requests, durable or accepted
 
 
-def last_accepted(session: SessionState | None, pending: Sequence[Requests]) -> int:
+def last_accepted(session: SessionState | None, pending: Sequence[Section]) -> int:
     """Return the last sequence that was assigned, durable or not."""
     if pending:
         return pending[-1].last_sequence
@@ -64,14 +48,19 @@ def last_accepted(session: SessionState | None, pending: Sequence[Requests]) -> 
 
 
 def decide(
-    session: SessionState | None, pending: Sequence[Requests], sequence: int, body_crc: int
+    session: SessionState | None,
+    pending: Sequence[Section],
+    stream: StreamId,
+    sequence: int,
+    body_crc: int,
 ) -> Decision:
     """Say what an append is answered.
 
     Args:
         session: what is durable of the session; None if it is not in the table.
         pending: what was accepted of it and is not durable, in order.
-        sequence: the request's sequence.
+        stream: the request's stream.
+        sequence: its sequence.
         body_crc: the CRC-32C of its body as received.
     """
     if session is None:
@@ -85,7 +74,8 @@ def decide(
         held = _find(pending, sequence) or _find(session.runs, sequence)
     if held is None:
         return Decision(Verdict.UNKNOWN)
-    if _entry(held, sequence).body_crc != body_crc:
+    held_stream = held.stream_id if isinstance(held, Run) else held.stream
+    if held_stream != stream or _entry(held, sequence).body_crc != body_crc:
         return Decision(Verdict.CONFLICT)
     return Decision(Verdict.REPEAT, held) if isinstance(held, Run) else Decision(Verdict.WAIT)
 

@@ -110,6 +110,8 @@ class Connection(asyncio.BufferedProtocol):
         try:
             at = self._process(data)
             if at < len(data) and self.phase is not Phase.CLOSING:
+                if len(data) == nbytes and self.phase is not Phase.GREETING:
+                    self._progress_tick = self._house.ticks  # this read brought its first byte
                 self._keep(data, at)
         except BadFrame as error:
             _log.warning("a client broke the protocol: %s: %r", error.reason, error.message)
@@ -243,13 +245,15 @@ class Connection(asyncio.BufferedProtocol):
         decision = self._decide(event, crc)
         if decision.verdict is Verdict.WAIT:
             house.committer.commit()
+            if self._refusing:
+                return  # the original found no room: NOT_STORED was said of this one too
             decision = self._decide(event, crc)
         if decision.run is not None:
             durable_lsn = house.log.frontier.lsn
             self.send(sessions.repeat_answer(decision.run, event.sequence, durable_lsn))
             return
         code = _CODES.get(decision.verdict)
-        if code is None:  # the group that held the original failed for want of room
+        if code is None:  # the log failed: nobody is answered
             return
         house.count_refused(code)
         self.fail(Failed(code, f"sequence {event.sequence}: {decision.verdict.value}"), event)
@@ -257,7 +261,7 @@ class Connection(asyncio.BufferedProtocol):
     def _decide(self, event: Append, crc: int) -> sessions.Decision:
         self._seal()
         state = self._house.log.state.sessions.get(self.session)
-        return sessions.decide(state, self._sections, event.sequence, crc)
+        return sessions.decide(state, self._sections, event.stream, event.sequence, crc)
 
     # --- the group ------------------------------------------------------------------------------
 

@@ -460,6 +460,73 @@ def test_damage_at_the_end_is_passed_by_an_idle_lane(backlog):
     assert done["routes"]["events"]["dead_letters"] == 7
 
 
+def damage(backlog, *found):
+    """Spoil the given bytes wherever they stand in the log."""
+    path = Path(segment_path(backlog.data_dir, backlog.log.frontier.segment))
+    data = path.read_bytes()
+    for each in found:
+        assert each in data
+        data = data.replace(each, b"\xff" * len(each))
+    path.write_bytes(data)
+
+
+class Refusing(RecordingSink):
+    """Says its row, and takes nothing."""
+
+    def deliver(self, _attempt):
+        return DOWN
+
+
+def test_a_record_lost_while_its_batch_is_open_counts_as_lost_and_not_as_delivered(backlog):
+    lsns = backlog.append(*values(3))
+    backlog.append(*values(4, 3))
+    lsns += backlog.append(*values(2, 7))
+    assert backlog.replay(lambda *_: Refusing())["pending"] == 9
+    damage(backlog, b"00004")
+    target = RecordingTarget()
+    route = backlog.replay(sink_of(target))["routes"]["events"]
+    assert target.lsns == lsns
+    assert (route["delivered"], route["dead_letters"], route["pending"]) == (5, 4, 0)
+
+
+def test_a_record_set_aside_and_then_lost_is_one_dead_letter_with_its_body(backlog):
+    first = backlog.append(*values(3))
+    (bad,) = backlog.append(b"bad")
+    last = backlog.append(*values(3, 4))
+    shared = backlog.shared(sink_of(RecordingTarget()))
+    target = RecordingTarget(refuses=lambda record: record.lsn == bad)
+
+    class DownOnceSearched(RecordingSink):
+        def probe(self, attempt, records):
+            answer = super().probe(attempt, records)
+            self.target.down = DOWN
+            return answer
+
+    object.__setattr__(shared, "make_sink", lambda *_: DownOnceSearched(target))
+    fleet = backlog.fleet(shared)
+    key = LaneKey(backlog.log.log_id, 1, 0, 0)
+
+    def revised():
+        manifest = shared.ledger.lane(key).manifest
+        return manifest is not None and manifest.current.excluded == (bad,)
+
+    eventually(revised)
+    end(fleet)
+    damage(backlog, b"bad")
+    target.down, target.refuses = None, lambda record: record.lsn in {bad, last[1]}
+    object.__setattr__(shared, "make_sink", sink_of(target))
+    fleet = backlog.deliver_all(shared)
+    assert target.lsns == [*first, last[0], last[2]]
+    figures = fleet.figures()["events"]
+    assert (figures["delivered"], figures["dead_letters"]) == (5, 2)
+    letters = shared.ledger.dead_letters(1)
+    assert [letter.lsn for letter in letters] == [bad, last[1]]
+    for letter in letters:
+        entry = shared.dead_log.read(DeadPlace(letter.dead_file, letter.dead_offset))
+        assert letter.lsn in [record.lsn for record in entry.excluded]
+    shared.dead_log.close()
+
+
 # --- routes -------------------------------------------------------------------------------------
 
 

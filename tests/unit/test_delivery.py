@@ -28,6 +28,7 @@ from wald.model import (
     Checkpoint,
     Delivered,
     LaneProgress,
+    LostRange,
     Manifest,
     Outcome,
     ProgressRow,
@@ -147,6 +148,21 @@ def test_a_systemic_error_never_leads_to_a_dead_letter():
 def test_dead_rev_moves_only_with_an_exclusion():
     assert delivery.effective_dead_rev(AT_5, OPEN, ()) == AT_5.dead_rev
     assert delivery.effective_dead_rev(AT_5, OPEN, (51,)) == OPEN
+
+
+@pytest.mark.parametrize(
+    ("excluded", "rest"),
+    [
+        ((), [(10, 14)]),
+        ((9, 15), [(10, 14)]),
+        ((10,), [(11, 14)]),
+        ((14, 12), [(10, 11), (13, 13)]),
+        (range(10, 15), []),
+    ],
+)
+def test_what_was_set_aside_before_it_was_lost_is_not_lost(excluded, rest):
+    found = delivery.without([LostRange(10, 14, 1, 4096, "why")], excluded)
+    assert found == [LostRange(first, last, 1, 4096, "why") for first, last in rest]
 
 
 # --- the documents ------------------------------------------------------------------------------

@@ -3,8 +3,8 @@
 Pure: facts in, decisions out; the lane carries them out.
 """
 
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Generator, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import NamedTuple, TypeAlias
 
@@ -12,6 +12,7 @@ from wald import limits
 from wald.model import (
     Checkpoint,
     Delivered,
+    LostRange,
     Lsn,
     Outcome,
     ProgressRow,
@@ -256,6 +257,20 @@ def effective_dead_rev(
 ) -> bytes:
     """Return the chain's ``dead_rev`` once a revision took effect."""
     return rev_id if excluded else checkpoint.dead_rev
+
+
+def without(lost: Sequence[LostRange], excluded: Collection[Lsn]) -> list[LostRange]:
+    """Return the lost ranges less LSNs that were set aside before they were lost."""
+    rest: list[LostRange] = []
+    for item in lost:
+        first = item.first_lsn
+        for lsn in sorted(lsn for lsn in excluded if first <= lsn <= item.last_lsn):
+            if first < lsn:
+                rest.append(replace(item, first_lsn=first, last_lsn=lsn - 1))
+            first = lsn + 1
+        if first <= item.last_lsn:
+            rest.append(replace(item, first_lsn=first))
+    return rest
 
 
 # --- retry --------------------------------------------------------------------------------------

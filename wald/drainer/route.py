@@ -1,10 +1,11 @@
 """What a lane of a route works with: what never changes in its life, and what it remembers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from wald import limits
 from wald.config import RouteSettings, SinkSettings
+from wald.core import delivery
 from wald.core.batching import Bounds
 from wald.core.delivery import Parked, RejectGuard
 from wald.drainer.frontier import FrontierBoard
@@ -129,9 +130,13 @@ class Route:
         ]
 
     def letters_of_lost(
-        self, lost: Sequence[LostRange], batch_no: int, rev_id: RevisionId
+        self,
+        lost: Sequence[LostRange],
+        batch_no: int,
+        rev_id: RevisionId,
+        excluded: Collection[Lsn] = (),
     ) -> list[DeadLetter]:
-        """Return dead letters without bodies for what damage took.
+        """Return dead letters without bodies for what damage took, but for what was ``excluded``.
 
         How many of the lost records were the stream's is known only where it is the only one;
         else the letter says the range and counts none.
@@ -151,7 +156,7 @@ class Route:
                 records=item.last_lsn - item.first_lsn + 1 if alone else 0,
                 through_lsn=item.last_lsn,
             )
-            for item in lost
+            for item in delivery.without(lost, excluded)
         ]
 
     def frontier(self) -> Frontier | None:

@@ -103,8 +103,11 @@ def finish(
     assert memory.batch is not None
     manifest, batch = memory.manifest, memory.batch
     revision = next(item for item in manifest.revisions if item.rev_id == took_effect)
-    lost = route.letters_of_lost(batch.lost, manifest.number, took_effect)
-    refused = len(revision.excluded)
+    excluded = frozenset(revision.excluded)
+    lost = route.letters_of_lost(batch.lost, manifest.number, took_effect, excluded)
+    refused = len(excluded)
+    # what the log lost since the seal is not in the batch, and counts as lost alone
+    delivered = sum(record.lsn not in excluded for record in batch.records)
     dead_letters = refused + sum(letter.records for letter in lost)
     before = memory.held.checkpoint
     after = Checkpoint(
@@ -113,7 +116,7 @@ def finish(
         revision.hi,
         batch.anchor,
         delivery.effective_dead_rev(before, took_effect, revision.excluded),
-        before.delivered + manifest.records - refused,
+        before.delivered + delivered,
         before.dead_letters + dead_letters,
     )
     finished = FinishedBatch(
@@ -121,7 +124,7 @@ def finish(
         took_effect,
         manifest.lo,
         revision.hi,
-        manifest.records,
+        delivered + refused,
         dead_letters,
         manifest.attempts,
         manifest.sealed_time_ns,
@@ -130,7 +133,7 @@ def finish(
     sealed = new_manifest(route, following, after) if following else None
     done = route.shared.ledger.finish(route.key, took_effect, after, finished, lost, sealed)
     must(done=done)  # COMMIT POINT: T5, T2
-    memory.guard = memory.guard.with_batch(manifest.records, refused)
+    memory.guard = memory.guard.with_batch(delivered + refused, refused)
     memory.held = LaneProgress(after, sealed)
     memory.batch = following
     memory.counted = sealed.current.rev_id if sealed else NO_REVISION
@@ -179,13 +182,18 @@ def _exclude(route: Route, memory: LaneMemory, found: tuple[RejectedRecord, ...]
     assert memory.batch is not None
     shared, manifest = route.shared, memory.manifest
     before = manifest.current
-    refused = sorted([*_known(route, before), *found], key=lambda item: item.lsn)
+    known, refused = _known(route, before, memory.batch)
     rev_id = route.new_revision()
     previous = memory.held.checkpoint.dead_rev
     letters: list[DeadLetter] = route.set_aside(
-        manifest, rev_id, previous, refused, memory.batch.records
+        manifest,
+        rev_id,
+        previous,
+        sorted([*refused, *found], key=lambda item: item.lsn),
+        memory.batch.records,
     )  # COMMIT POINT: the dead log
-    revision = Revision(rev_id, before.hi, tuple(item.lsn for item in refused))
+    letters = sorted([*known, *letters], key=lambda letter: letter.lsn)
+    revision = Revision(rev_id, before.hi, tuple(letter.lsn for letter in letters))
     stamp = route.stamp(memory.last_error)
     must(done=shared.ledger.revise(route.key, before.rev_id, revision, letters, stamp))
     # COMMIT POINT: T3
@@ -193,7 +201,20 @@ def _exclude(route: Route, memory: LaneMemory, found: tuple[RejectedRecord, ...]
     memory.counted = rev_id
 
 
-def _known(route: Route, revision: Revision) -> list[RejectedRecord]:
-    """Return the refusals of the revision before: an earlier search's, in this life or another."""
+def _known(
+    route: Route, revision: Revision, batch: Batch
+) -> tuple[list[DeadLetter], list[RejectedRecord]]:
+    """Return the refusals of the revision before: an earlier search's, in this life or another.
+
+    First the letters of those whose record the log has lost since: their body stays where it is.
+    """
     letters = route.shared.ledger.set_aside(route.key, revision.rev_id)
-    return [RejectedRecord(letter.lsn, letter.code, letter.message) for letter in letters]
+    here = {record.lsn for record in batch.records}
+    return (
+        [letter for letter in letters if letter.lsn not in here],
+        [
+            RejectedRecord(letter.lsn, letter.code, letter.message)
+            for letter in letters
+            if letter.lsn in here
+        ],
+    )

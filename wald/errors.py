@@ -187,6 +187,13 @@ class InputError(WaldError):
     exit_code = EXIT_USAGE
 
 
+class OutputFailed(WaldError):
+    """What a command prints cannot be written."""
+
+    code = "output"
+    exit_code = EXIT_IO
+
+
 class DataDirectoryHeld(WaldError):
     """Another process holds a lock of the data directory."""
 

@@ -95,6 +95,38 @@ def test_a_reader_that_has_seen_enough_gets_no_traceback() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("arguments", [[], ["log"], ["dlq"]])
+def test_a_group_without_a_command_shows_its_help(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run_command(arguments) == errors.EXIT_USAGE
+    said = capsys.readouterr()
+    assert (
+        said.err.splitlines()[0]
+        == f"Usage: {' '.join(['wald', *arguments])} [OPTIONS] COMMAND [ARGS]..."
+    )
+    assert "Commands:\n" in said.err
+    assert "error[" not in said.err
+
+
+def test_the_examples_of_the_help_stand_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.run_command(["--help"])
+    said = capsys.readouterr().out
+    assert "\\b" not in said
+    assert "\b" not in said
+    assert "wald append STREAM FILE                  records from a file" in said
+    assert all(len(line) <= 80 for line in said.splitlines())
+
+
+@pytest.mark.parametrize("buffering", ["", "-u"])
+@pytest.mark.parametrize("arguments", ["version", "version --json", "--help"])
+def test_a_full_standard_output_is_an_error_of_output(arguments: str, buffering: str) -> None:
+    command = f"unset PYTHONUNBUFFERED; {sys.executable} {buffering} -m wald {arguments} >/dev/full"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == errors.EXIT_IO
+    assert done.stderr == "error[output]: the output cannot be written: No space left on device\n"
+
+
 def test_version_says_what_it_runs_on() -> None:
     done = run("version", "--json")
     assert done.returncode == 0

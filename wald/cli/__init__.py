@@ -4,13 +4,15 @@ Data goes to standard output, talk to standard error. A user's mistake is two li
 traceback: ``error[code]: message`` and ``hint: ...``, and the exit code of its class.
 """
 
+import os
 import sys
 from importlib import import_module
+from traceback import walk_tb
 
 import click
 
 from wald.cli.output import print_error
-from wald.errors import EXIT_USAGE, WaldError
+from wald.errors import EXIT_USAGE, OutputFailed, WaldError
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 
@@ -51,16 +53,16 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def wald() -> None:
-    r"""Durable write-ahead-log batching: acknowledged means durable, delivered exactly once.
+    """Durable write-ahead-log batching: acknowledged means durable, delivered exactly once.
 
     A daemon takes records over a Unix socket, makes them durable with one flush for everybody
     who waits, acknowledges, and delivers them in batches to a target store.
 
     \b
-      wald run --to sqlite:events.db -- CMD     a daemon for the life of one command
-      wald serve --to sqlite:events.db          a daemon in the foreground
-      wald append STREAM FILE                   records from a file or standard input
-    """
+    wald run --to sqlite:events.db -- CMD    a daemon for the life of one command
+    wald serve --to sqlite:events.db         a daemon in the foreground
+    wald append STREAM FILE                  records from a file or standard input
+    """  # noqa: D301 - click takes the character itself: lines that stand as they are
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -71,7 +73,22 @@ def main(arguments: list[str] | None = None) -> None:
 def run_command(arguments: list[str]) -> int:
     """Run a command and return its exit code."""
     try:
+        return _run(arguments)
+    except OSError as error:
+        if not _is_of_output(error):
+            raise
+        # what is left in the buffer is given up, or the interpreter would try again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print_error(OutputFailed.code, f"the output cannot be written: {error.strerror}")
+        return OutputFailed.exit_code
+
+
+def _run(arguments: list[str]) -> int:
+    try:
         result = wald.main(args=arguments, prog_name="wald", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return EXIT_USAGE
     except click.ClickException as error:
         _print_usage_error(error)
         return EXIT_USAGE
@@ -81,6 +98,12 @@ def run_command(arguments: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return _INTERRUPTED
     return result if isinstance(result, int) else 0
+
+
+def _is_of_output(error: OSError) -> bool:
+    """Whether an error arose where everything is printed, and nowhere deeper."""
+    *_, (innermost, _) = walk_tb(error.__traceback__)
+    return innermost.f_code is click.echo.__code__
 
 
 def _print_usage_error(error: click.ClickException) -> None:

@@ -688,7 +688,16 @@ def test_the_process_delivers_publishes_answers_and_stops(backlog):
         assert running.ask({"op": "drain.dlq", "after": lsns[2]})["entries"] == []
         batches = running.ask({"op": "drain.batches"})["routes"]["events"]
         assert [line["number"] for line in batches["finished"]][:2] == [1, 2]
-        for bad in (b"{", b"[]", b'{"op": "drain.no"}', b'{"op":"drain.dlq","limit":-1}'):
+        wrong = [
+            {"op": "drain.no"},
+            {"op": "drain.dlq", "limit": -1},
+            *({"op": "drain.dlq", "after": after} for after in (2**63 - 1, 2**64 - 1, 2**200)),
+            {"op": "drain.batches", "limit": 2**64},
+            {"op": "drain.dlq", "route": {}},
+            {"op": "drain.flush", "through_lsn": 2**64},
+            {"op": ["drain.flush"]},
+        ]
+        for bad in (b"{", b"[]", *(json.dumps(item).encode() for item in wrong)):
             assert running.ask(bad)["ok"] is False
         assert running.ask({"op": "drain.dlq", "route": "no"})["error"]["code"] == "input"
         with pytest.MonkeyPatch.context() as patch:

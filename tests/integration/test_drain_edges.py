@@ -313,6 +313,18 @@ def test_an_asker_that_is_gone_before_its_answer_harms_nobody(place, asks):
         assert json.loads(answered(asks, other))["said"] == "b"
 
 
+def test_an_ask_that_fails_is_answered_and_ends_nothing(place):
+    def fails(request):
+        raise ValueError(request)
+
+    asks = Asks(str(place / "a.sock"), fails)
+    with connect(place) as asking:
+        for _ in range(2):
+            asking.sendall(b'{"op": "a"}\n')
+            assert json.loads(answered(asks, asking))["error"]["code"] == "internal"
+    asks.close()
+
+
 def test_a_socket_that_cannot_be_made_is_an_error_and_leaves_no_descriptor(place):
     with pytest.raises(OSError, match="No such file"):
         Asks(str(place / "absent" / "a.sock"), lambda _: {})

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import selectors
 import socket
@@ -12,6 +13,8 @@ from typing import Any
 
 from wald import limits
 from wald.errors import WaldError
+
+_log = logging.getLogger("wald.drain")
 
 Answer = Callable[[Mapping[str, Any]], dict[str, Any]]
 _RECV_BYTES = 65_536
@@ -95,6 +98,9 @@ class Asks:
             return {"ok": True, **self._answer(request)}
         except WaldError as error:
             return refusal(error.code, error.message, error.hint)
+        except Exception as error:  # noqa: BLE001 - what is asked never ends the process
+            _log.error("an ask failed: %r", error, exc_info=error)
+            return refusal("internal", "the drain process could not answer", "see its log")
 
 
 def refusal(code: str, message: str, hint: str = "") -> dict[str, Any]:

@@ -221,8 +221,7 @@ class Drainer:
 
     def _flush(self, request: Mapping[str, Any]) -> dict[str, Any]:
         frontier = self._board.current()
-        asked = request.get("through_lsn")
-        lsn = asked if type(asked) is int else frontier.lsn if frontier else 0
+        lsn = _natural(request, "through_lsn", frontier.lsn if frontier else 0)
         self._fleet.flush(lsn)
         return {"through_lsn": lsn}
 
@@ -368,8 +367,8 @@ def _write_progress(doors: Doors, fleet: Fleet) -> None:
 
 def _natural(request: Mapping[str, Any], name: str, default: int) -> int:
     value = request.get(name, default)
-    if type(value) is not int or value < 0:
-        msg = f"{name} is {value!r}, not a number from 0 on"
+    if type(value) is not int or not 0 <= value < limits.LSN_MAX:
+        msg = f"{name} is {value!r}, not a number from 0 to {limits.LSN_MAX - 1}"
         raise InputError(msg)
     return value
 

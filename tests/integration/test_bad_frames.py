@@ -1,6 +1,8 @@
 """Bad input at the socket, one row each: code, log unchanged in meaning, neighbour unharmed."""
 
+import asyncio
 import random
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -11,10 +13,12 @@ import pytest
 import wald
 from tests.doorkeeper import Door, Peer, short_directory
 from wald import limits
+from wald.config import Settings
 from wald.core import events
 from wald.core.events import (
     APPEND_KIND,
     HEADER,
+    HEADER_BYTES,
     HELLO_LAYOUT,
     WHOLE_REQUEST,
     Ack,
@@ -28,6 +32,9 @@ from wald.core.events import (
     RefusedRecords,
     pack_frame,
 )
+from wald.ingest.committer import Committer
+from wald.ingest.connection import Connection
+from wald.ingest.house import House
 from wald.storage.log import Log
 from wald.system import PosixFileSystem, SystemClock
 
@@ -82,11 +89,18 @@ ROWS = {
     "flags on an append": Row(
         pack_frame(APPEND_KIND, GOOD, flags=1, stream=1, lag=1, sequence=1), "protocol-mismatch"
     ),
+    "flags on a ping": Row(pack_frame(FrameType.PING, flags=1), "protocol-mismatch"),
+    "a ping with a stream": Row(pack_frame(FrameType.PING, stream=1), "frame.malformed"),
     "an append before hello": Row(request(GOOD), "frame.unexpected", greets=False),
     "a ping before hello": Row(Ping(1).encode(), "frame.unexpected", greets=False),
     "a second hello": Row(Hello(2).encode(), "frame.unexpected"),
     "an append by a subscriber": Row(
         Hello(1, capabilities=1).encode() + request(GOOD), "frame.unexpected", greets=False
+    ),
+    "a stream opened by a subscriber": Row(
+        Hello(1, capabilities=1).encode() + OpenStream(2, "s").encode(),
+        "frame.unexpected",
+        greets=False,
     ),
     "a stream that was never opened": Row(Append(77, 1, 1, GOOD).encode(), "frame.stream"),
     "a name with control characters": Row(
@@ -107,6 +121,17 @@ ROWS = {
     ),
     "an empty body": Row(request(b""), "request.malformed", closes=False),
     "a body of another shape": Row(request(body({"a": 1})), "request.malformed", closes=False),
+    "a column of another length": Row(
+        request(body([0, [b"x"], [None, None], None, None])), "request.malformed", closes=False
+    ),
+    "more records than the bound": Row(
+        request(body([0, [b""] * (limits.REQUEST_MAX_RECORDS + 1), None, None, None])),
+        "request.malformed",
+        closes=False,
+    ),
+    "an unknown content code for all": Row(
+        request(body([9, [b"x"], None, None, None])), "record.content", closes=False
+    ),
     "text for a value": Row(
         request(body([0, ["text"], None, None, None])), "record.value", closes=False
     ),
@@ -213,6 +238,28 @@ def test_a_request_refused_whole_is_named_so(door: Door, neighbour: wald.Produce
         assert refused.refusals[0].record == WHOLE_REQUEST
 
 
+@pytest.mark.parametrize(
+    ("data", "records"),
+    [
+        (body([0, [], None, None, None]), 0),
+        (body([b"", [], [], [], []]), 0),
+        (b"\xdd\0\0\0\x05\xd1\0\0\xdc\0\x01\xc6\0\0\0\x01x\xc0\xc0\xc0", 1),
+    ],
+    ids=["no records", "no records in every column", "longer msgpack than needed"],
+)
+def test_an_unusual_request_is_taken(
+    door: Door, neighbour: wald.Producer, data: bytes, records: int
+):
+    before = neighbour.append("s", b"before").lsn
+    with door.peer() as peer:
+        peer.hello()
+        peer.send(request(data))
+        ack = peer.next()
+        assert isinstance(ack, Ack)
+        assert (ack.first, ack.through) == (1, 1)
+    assert neighbour.append("s", b"behind").lsn == before + records + 1
+
+
 def test_a_client_that_never_reads_is_closed_and_stalls_nobody(
     door: Door, neighbour: wald.Producer, monkeypatch: pytest.MonkeyPatch
 ):
@@ -279,6 +326,47 @@ def test_a_slow_client_is_closed(
         (failed,) = peer.rest()
         assert isinstance(failed, Failed)
         assert (failed.code, failed.closing) == ("frame.slow", True)
+
+
+def test_a_frame_is_timed_from_its_own_first_byte_and_not_from_the_frame_before():
+    with short_directory() as directory:
+        log = Log.open(PosixFileSystem(), str(directory / "d"), SystemClock(), random.Random(1))
+        try:
+            asyncio.run(begin_a_frame_after_a_long_silence(log))
+        finally:
+            log.close()
+
+
+async def begin_a_frame_after_a_long_silence(log: Log) -> None:
+    loop = asyncio.get_running_loop()
+    committer: Committer[Connection] = Committer(loop, log, lambda: None, lambda _: None)
+    settings = Settings("", "", sinks={})
+    house = House(log, settings, committer, SystemClock(), random.Random(1), lambda: None)
+
+    async def greeted() -> socket.socket:
+        ours, theirs = socket.socketpair()
+        ours.settimeout(0)
+        await loop.connect_accepted_socket(lambda: Connection(house), theirs)
+        await loop.sock_sendall(ours, Hello(1).encode())
+        assert len(await loop.sock_recv(ours, 1_000)) == HEADER_BYTES + 72
+        return ours
+
+    with await greeted() as peer:
+        for _ in range(100):
+            house.tick()
+        ping = Ping(1, b"late").encode()
+        await loop.sock_sendall(peer, ping[:1])
+        (await greeted()).close()  # the loop has turned: the byte was read
+        for _ in range(int(limits.FRAME_TIMEOUT_S)):
+            house.tick()
+        await loop.sock_sendall(peer, ping[1:])
+        assert await loop.sock_recv(peer, 1_000) == events.Pong(1, b"late").encode()
+        await loop.sock_sendall(peer, ping[:1])
+        (await greeted()).close()
+        for _ in range(int(limits.FRAME_TIMEOUT_S) + 1):
+            house.tick()
+        assert b"frame.slow" in await loop.sock_recv(peer, 1_000)
+        assert await loop.sock_recv(peer, 1_000) == b""
 
 
 def test_the_log_of_the_daemon_shows_no_control_characters(

@@ -61,8 +61,9 @@ fix: $(STAMP) ## format, and mend what the linter can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP) ## speed and size, as ratios within one run
+bench: $(STAMP) ## speed and size, as ratios within one run; needs gcc and redis-server
 	$(BIN)/python -m pytest benchmarks -p no:xdist
+	$(BIN)/python -m benchmarks
 
 lock: $(STAMP) ## write requirements.lock from what is installed
 	@{ echo "# The versions that this project is developed and tested with; used with 'pip install -c'."; \

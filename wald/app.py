@@ -264,6 +264,8 @@ def replay(settings: Settings, patience_s: float) -> dict[str, Any]:
             retain_after_delivery_bytes=settings.retain_after_delivery_bytes,
         )
         log = Log.open(fs, settings.data_dir, clock, chance, options)
+        for line in (*log.recovery.alarms(), *log.recovery.notes):
+            _log.error("%s", line)
         try:
             return deliver(
                 settings,

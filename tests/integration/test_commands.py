@@ -350,7 +350,8 @@ def test_what_commands_tell_people(directory: Path) -> None:
     )
 
 
-def test_verify_names_the_damage_and_its_lsns(directory: Path) -> None:
+def damaged(directory: Path) -> tuple[Daemon, int]:
+    """Flip a bit of a delivered record in the log of a daemon that was stopped."""
     with (
         Daemon(directory, to=f"sqlite:{directory}/x.db") as daemon,
         wald.connect(str(daemon.socket)) as producer,
@@ -359,20 +360,55 @@ def test_verify_names_the_damage_and_its_lsns(directory: Path) -> None:
             producer.append("things", {"n": n})
         needle = producer.append("things", {"needle": "x" * 50})
         producer.append("things", {"n": 4})
-    clean = run("log", "verify", str(daemon.data_dir), "--json")
-    assert (clean.returncode, json.loads(clean.stdout)["clean"]) == (0, True)
-    assert "things" in run("log", "inspect", str(daemon.data_dir)).stdout
+    return daemon, needle.lsn
+
+
+def flip(daemon: Daemon) -> None:
     segments = (daemon.data_dir / "log").glob("seg-*.wal")
     segment = next(path for path in segments if b"needle" in path.read_bytes())
     data = bytearray(segment.read_bytes())
     data[data.index(b"needle")] ^= 1
     segment.write_bytes(data)
+
+
+def test_a_start_that_finds_damage_says_so_everywhere(directory: Path) -> None:
+    daemon, lsn = damaged(directory)
+    flip(daemon)
+    line = f"LSN {lsn} .. {lsn} are lost: seg-0000000001.wal offset"
+    with daemon:
+        status = run("status", socket=daemon.socket)
+        assert f"at the last start: {line}" in status.stderr
+        assert f"{daemon.data_dir}/reports" in status.stderr
+        logged = [one for one in daemon.log.read_text().splitlines() if line in one]
+        assert [one.split()[2] for one in logged] == ["ERROR"]
+    data_dir = str(daemon.data_dir)
+    assert (
+        "lost"
+        not in run("replay", "--to", f"sqlite:{directory}/x.db", "--data-dir", data_dir).stderr
+    )
+
+
+@pytest.mark.parametrize("command", ["replay", "run"])
+def test_what_starts_a_log_by_itself_says_what_is_lost_too(directory: Path, command: str) -> None:
+    daemon, lsn = damaged(directory)
+    flip(daemon)
+    arguments = [command, "--to", f"sqlite:{directory}/x.db", "--data-dir", str(daemon.data_dir)]
+    done = run(*arguments, *(["--", "true"] if command == "run" else []))
+    assert f"LSN {lsn} .. {lsn} are lost" in done.stderr
+
+
+def test_verify_names_the_damage_and_its_lsns(directory: Path) -> None:
+    daemon, lsn = damaged(directory)
+    clean = run("log", "verify", str(daemon.data_dir), "--json")
+    assert (clean.returncode, json.loads(clean.stdout)["clean"]) == (0, True)
+    assert "things" in run("log", "inspect", str(daemon.data_dir)).stdout
+    flip(daemon)
     done = run("log", "verify", str(daemon.data_dir), "--json")
     (damage,) = json.loads(done.stdout)["damages"]
     assert done.returncode == 1
-    assert (damage["first_lsn"], damage["last_lsn"]) == (needle.lsn, needle.lsn)
+    assert (damage["first_lsn"], damage["last_lsn"]) == (lsn, lsn)
     told = run("log", "verify", str(daemon.data_dir))
-    assert f"LSN {needle.lsn} .. {needle.lsn} (1 records, stream things)" in told.stdout
+    assert f"LSN {lsn} .. {lsn} (1 records, stream things)" in told.stdout
 
 
 def test_the_demo_balances() -> None:

@@ -17,7 +17,7 @@ from wald.cli.ask import Control
 from wald.cli.daemon import OwnDaemon
 from wald.cli.options import Duration, config_option, data_dir_option, load_settings, to_option
 from wald.cli.output import books, say
-from wald.cli.status import wait_for_routes
+from wald.cli.status import say_alarms, wait_for_routes
 from wald.errors import EXIT_TIMEOUT, InputError, WaitTimeout, WaldError
 from wald.ports import Clock
 
@@ -63,11 +63,12 @@ def run(
         arguments += ["--data-dir", settings.data_dir]
         with OwnDaemon(arguments, socket, Path(directory, "serve.log"), clock) as daemon:
             code = _run_command(command, socket)
-            routes, undelivered = _deliver(daemon, deliver_for_s, clock)
-    for name, route in sorted(routes.items()):
+            status, undelivered = _deliver(daemon, deliver_for_s, clock)
+    for name, route in sorted(status["routes"].items()):
         figures = (route[key] for key in ("accepted", "delivered", "pending", "dead_letters"))
         to = names.get(route["sink"], route["sink"])
         say(f"wald: {books(route['stream'] if name == route['stream'] else name, to, *figures)}")
+    say_alarms(status)
     if undelivered is not None:
         say(f"wald: {undelivered.message}; kept in {settings.data_dir}")
         return code or EXIT_TIMEOUT
@@ -77,14 +78,14 @@ def run(
 def _deliver(
     daemon: OwnDaemon, deliver_for_s: float, clock: Clock
 ) -> tuple[Mapping[str, Any], WaldError | None]:
-    """Wait until everything is delivered; return the routes, and what prevented it if so."""
+    """Wait until everything is delivered; return the status, and what prevented it if so."""
     undelivered: WaldError | None = None
     with Control(daemon.socket) as control:
         try:
             wait_for_routes(control, None, deliver_for_s, clock)
         except WaitTimeout as error:
             undelivered = error
-        return control.ask("status")["routes"], undelivered
+        return control.ask("status"), undelivered
 
 
 @contextmanager

@@ -34,10 +34,20 @@ def status(socket: str | None, *, as_json: bool) -> None:
     for name, route in sorted(answer["routes"].items()):
         if route["last_error"]:
             click.echo(f"{name}: {_last_error(route)}")
+    say_alarms(answer)
     for role, process in answer["processes"].items():
         if process["stale"]:
             reason = f" ({process['last_error']})" if process["last_error"] else ""
             say(f"{role} is {process['state']}{reason}; its figures are the last it wrote")
+
+
+def say_alarms(answer: Mapping[str, Any]) -> None:
+    """Say what the last start of the log found lost."""
+    recovery = answer["recovery"]
+    for line in recovery.get("alarms", ()):
+        say(f"at the last start: {line}")
+    if recovery.get("losses"):
+        say(f"what is known of it: {answer['data_dir']}/reports, {answer['data_dir']}/quarantine")
 
 
 def _row(name: str, route: Mapping[str, Any]) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ class Figures:
             "pid": pid,
             "log_id": log.log_id.hex(),
             "started_ns": started_ns,
-            "recovery": _plain(asdict(log.recovery)),
+            "recovery": _plain(asdict(log.recovery) | {"alarms": log.recovery.alarms()}),
         }
         self._page = TwoSlotPage.open(
             fs,

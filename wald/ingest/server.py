@@ -26,6 +26,7 @@ from wald.ingest.house import House
 from wald.ingest.preallocate import PreallocatorThread
 from wald.ports import Chance, Clock, FileSystem
 from wald.storage.log import Log, LogOptions
+from wald.storage.start import RecoveryReport
 
 _log = logging.getLogger("wald.ingest")
 
@@ -66,6 +67,7 @@ def run(  # noqa: PLR0913 - the doors of a process
     _raise_file_limit()
     log = Log.open(fs, settings.data_dir, clock, chance, options)
     try:
+        _tell(log.recovery)
         _agree_with_settings(log, settings, fs)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             ingest = Ingest(settings, log, fs, clock, chance)
@@ -73,6 +75,14 @@ def run(  # noqa: PLR0913 - the doors of a process
     finally:
         log.close()
     return 0
+
+
+def _tell(recovery: RecoveryReport) -> None:
+    """Log what the start found: what is lost is never set aside in silence."""
+    for line in recovery.alarms():
+        _log.error("%s", line)
+    for line in recovery.notes:
+        _log.warning("%s", line)
 
 
 def _agree_with_settings(log: Log, settings: Settings, fs: FileSystem) -> None:

@@ -20,6 +20,8 @@ from wald.storage.prepare import Place, Pool, Preallocator, quietly
 from wald.storage.recover import Found
 from wald.storage.segment import Draft, SeenBlock, SegmentWriter
 
+_LOSSES_TOLD_MAX = 20
+
 
 @dataclass(frozen=True, slots=True)
 class LogOptions:
@@ -65,6 +67,26 @@ class RecoveryReport:
     jumped_to: Lsn | None
     moved: bool
     notes: tuple[str, ...]
+
+    def alarms(self) -> tuple[str, ...]:
+        """Return what nobody may overlook, a line each: every loss, and a directory that moved."""
+        lines = [_loss_line(loss) for loss in self.losses[:_LOSSES_TOLD_MAX]]
+        more = len(self.losses) - len(lines)
+        if more:
+            lines.append(f"{more:,} more losses: see the loss report")
+        if self.moved:
+            lines.append(
+                "the data directory is a copy or was moved: the log goes on with LSNs far above;"
+                " where it was copied from must not go on too"
+            )
+        return tuple(lines)
+
+
+def _loss_line(loss: LostRange) -> str:
+    place = f"{segments.segment_name(loss.segment)} offset {loss.offset_bytes:,}: {loss.reason}"
+    if loss.last_lsn < loss.first_lsn:
+        return f"records are lost, and nothing says which: {place}"
+    return f"LSN {loss.first_lsn} .. {loss.last_lsn} are lost: {place}"
 
 
 @dataclass(slots=True)
@@ -230,8 +252,8 @@ def _tidy(
     if superseded is not None:
         quietly(partial(preallocator.retire, superseded, keep=True))
         finished[:] = [item for item in finished if item.number != superseded]
-    elif plan.truncate and plan.predecessor.segment:
-        fresh.cut_tail(place, plan.predecessor.segment, plan.predecessor.end_bytes)
+    elif plan.truncate_bytes is not None:
+        fresh.cut_tail(place, plan.predecessor.segment, plan.truncate_bytes)
 
 
 # --- reports ------------------------------------------------------------------------------------

@@ -102,12 +102,14 @@ DEAD_LETTERS_PER_ANSWER: Final = 1_000
 # --- pages and processes ----------------------------------------------------------------------
 PAGE_SLOT_BYTES: Final = 4 * KIB
 FIGURES_SLOT_BYTES: Final = 512 * KIB
+PAGE_ERRORS_MAX_BYTES: Final = 64 * KIB  # of all routes together, in ``drain.page``
 FIGURES_EVERY_S: Final = 0.1
 CHILD_BACKOFF_BASE_S: Final = 0.1
 CHILD_BACKOFF_CAP_S: Final = 10.0
 CHILD_STOP_S: Final = 15.0
 CLOCK_NS_PER_S: Final = 1_000_000_000
 
+assert ROUTES_MAX * 440 + PAGE_ERRORS_MAX_BYTES < FIGURES_SLOT_BYTES  # a route's names and figures
 assert RECORD_MAX_BYTES < REQUEST_MAX_BYTES < GROUP_MAX_BYTES
 assert SNAPSHOT_MAX_BYTES + GROUP_MAX_BYTES + 4 * ALIGNMENT_MAX_BYTES < SEGMENT_BYTES
 assert SNAPSHOT_BLOCK_MAX_BYTES <= SNAPSHOT_MAX_BYTES

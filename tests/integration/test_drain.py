@@ -21,7 +21,9 @@ from wald import limits
 from wald.core import state
 from wald.core.events import Failed, FrontierMoved, Welcome
 from wald.drainer import process
+from wald.drainer.fleet import _figures, fitting_the_page
 from wald.drainer.frontier import FrontierBoard, Subscription, read_hint
+from wald.drainer.lane import LaneFigures
 from wald.errors import DataDirectoryHeld
 from wald.model import (
     NO_ANCHOR,
@@ -31,6 +33,7 @@ from wald.model import (
     ProgressRow,
     Rejected,
     ReplayClass,
+    RouteBirth,
     RowMoved,
     Systemic,
     SystemicKind,
@@ -709,6 +712,53 @@ def test_the_process_delivers_publishes_answers_and_stops(backlog):
     serving.join()
     assert target.lsns == [lsn for lsn in lsns if lsn != lsns[2]]
     assert not (Path(backlog.data_dir) / "drain.sock").exists()
+
+
+def test_progress_is_told_also_where_the_figures_cannot_be_written(backlog, monkeypatch):
+    monkeypatch.setattr(limits, "FIGURES_SLOT_BYTES", 128)  # without a route it fits
+    lsns = backlog.append(*values(4))
+
+    def told():
+        with contextlib.suppress(FileNotFoundError):
+            page = TwoSlotPage.open(
+                FS,
+                f"{backlog.data_dir}/progress",
+                slot_bytes=16 * limits.PAGE_SLOT_BYTES,
+                write=False,
+            )
+            with closing(page):
+                return (page.read() or {}).get("routes")
+
+    with Running(backlog, sink_of(RecordingTarget())) as running:
+        eventually(lambda: told() == {"1": lsns[-1]}, told)
+        assert not running.page()["routes"]
+
+
+def test_the_figures_of_all_routes_fit_the_page_whatever_their_targets_say(place):
+    name, number = "n" * limits.STREAM_NAME_MAX_BYTES, 2**63
+    figures = LaneFigures(
+        state="dead-letter-quota",
+        replay="transactional",
+        through_lsn=number,
+        delivered=number,
+        dead_letters=number,
+        batch_no=number,
+        attempts=number,
+        last_error="\N{SNOWMAN}" * limits.ERROR_TEXT_MAX_CHARS,
+        oldest_pending_ns=number,
+        parked="dead-letter-quota",
+    )
+    birth = RouteBirth(2**31, name, 1, name, name, 0, 0)
+    routes = {
+        f"{route_id:0{len(name)}}": _figures(birth, figures)
+        for route_id in range(limits.ROUTES_MAX)
+    }
+    page = TwoSlotPage.open(FS, f"{place}/p", slot_bytes=limits.FIGURES_SLOT_BYTES, write=True)
+    with closing(page):
+        page.write({"pid": 2**31, "routes": fitting_the_page(routes)}, sync=False)
+        assert page.read() is not None
+    (alone,) = fitting_the_page({"one": _figures(birth, figures)}).values()
+    assert alone["last_error"] == figures.last_error
 
 
 def test_a_batch_in_flight_shows_in_the_batches(backlog):

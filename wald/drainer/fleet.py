@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from wald import limits
 from wald.config import RouteSettings, Settings
 from wald.core.state import RouteState
 from wald.drainer.lane import Lane, LaneFigures
@@ -126,6 +127,16 @@ class Fleet:
         for route_id, orphan in self.orphans.items():
             said[str(route_id)] = orphan.checkpoint.lsn
         return said
+
+
+def fitting_the_page(routes: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the figures with errors cut, so that any number of routes fits ``drain.page``."""
+    share = limits.PAGE_ERRORS_MAX_BYTES // max(1, len(routes))
+    for figures in routes.values():
+        text = figures["last_error"]
+        if len(text) * 4 > share:  # no character is longer
+            figures["last_error"] = text.encode(errors="replace")[:share].decode(errors="ignore")
+    return routes
 
 
 def _figures(birth: RouteBirth, figures: LaneFigures) -> dict[str, Any]:

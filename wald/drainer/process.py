@@ -19,7 +19,7 @@ from wald.config import Settings
 from wald.core.state import LogState
 from wald.drainer.asks import Asks
 from wald.drainer.catalogue import Catalogue
-from wald.drainer.fleet import Fleet
+from wald.drainer.fleet import Fleet, fitting_the_page
 from wald.drainer.frontier import FrontierBoard, Subscription, read_hint
 from wald.drainer.route import MakeSink, Shared
 from wald.errors import DataDirectoryHeld, InputError
@@ -132,6 +132,7 @@ class Drainer:
         self._said_progress: dict[str, Any] = {}
         self._progress_ns = 0
         self._trouble = ""
+        self._unwritten = ""
         self._started_ns = doors.clock.wall_ns()
         self._source = Subscription(
             settings.socket, self._board, doors.chance, lambda other: other == log_id
@@ -186,15 +187,26 @@ class Drainer:
             self._board.pin(hint)
 
     def _publish(self) -> None:
-        """Write the pages where they changed; a full disk delays figures, not delivery."""
-        said = {"pid": os.getpid(), "started_ns": self._started_ns, "routes": self._fleet.figures()}
-        try:
-            if said != self._said:
-                self._page.write(said, sync=False)
-                self._said = said
-            self._publish_progress()
-        except (OSError, ValueError) as error:
-            _log.warning("the figures cannot be written: %r", error)
+        """Write the pages where they changed; a full disk delays figures, not delivery.
+
+        Each by itself: retention must not stand still because a figure cannot be written.
+        """
+        unwritten = ""
+        for write in (self._publish_figures, self._publish_progress):
+            try:
+                write()
+            except (OSError, ValueError) as error:
+                unwritten = repr(error)
+        if unwritten and unwritten != self._unwritten:
+            _log.warning("a page cannot be written: %s", unwritten)
+        self._unwritten = unwritten
+
+    def _publish_figures(self) -> None:
+        routes = fitting_the_page(self._fleet.figures())
+        said = {"pid": os.getpid(), "started_ns": self._started_ns, "routes": routes}
+        if said != self._said:
+            self._page.write(said, sync=False)
+            self._said = said
 
     def _publish_progress(self) -> None:
         now_ns = self._doors.clock.monotonic_ns()

@@ -161,11 +161,25 @@ class Sender:
     def _send(self, chunk: Chunk, sequence: int | None) -> None:
         if len(self._under_way) >= _UNDER_WAY:
             self._settle_oldest()
-        outgoing = Outgoing(chunk.body, chunk.indexes)
-        request = self._session.send(self._stream, outgoing, self._deadline(), sequence=sequence)
-        self._under_way.append((request, chunk))
+        while not self._put(chunk, self._deadline(), sequence):
+            self._settle_oldest()
         if sequence is not None:
             self._settle_oldest()  # before anything new: it may show that the input changed
+
+    def _put(self, chunk: Chunk, deadline: Deadline, sequence: int | None = None) -> bool:
+        """Send a chunk behind those under way; False if one of them has failed meanwhile."""
+        behind = self._under_way[-1][0] if self._under_way else None
+        outgoing = Outgoing(chunk.body, chunk.indexes)
+        try:
+            request = self._session.send(
+                self._stream, outgoing, deadline, sequence=sequence, behind=behind
+            )
+        except WaldError:
+            if behind is None or behind.error is None:
+                raise
+            return False
+        self._under_way.append((request, chunk))
+        return True
 
     def _settle_oldest(self) -> None:
         request, chunk = self._under_way[0]
@@ -187,12 +201,12 @@ class Sender:
         if deadline.left_s() <= error.retry_after_s:
             raise error
         self._clock.sleep(error.retry_after_s)
-        again = [chunk for _, chunk in self._under_way]
+        again = list(self._under_way)
         self._under_way.clear()
-        for chunk in again:
-            outgoing = Outgoing(chunk.body, chunk.indexes)
-            request = self._session.send(self._stream, outgoing, deadline)
-            self._under_way.append((request, chunk))
+        for position, (_, chunk) in enumerate(again):
+            if not self._put(chunk, deadline):
+                self._under_way.extend(again[position:])  # failed too: their turn comes again
+                return
 
     def _note(self, request: Request, chunk: Chunk) -> None:
         report = self.report

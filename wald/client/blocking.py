@@ -20,7 +20,7 @@ from wald.client.session import Session
 from wald.core import body as bodies
 from wald.core.body import Body, Headers, Text
 from wald.core.outbox import Request
-from wald.errors import RecordRefused, WaitTimeout
+from wald.errors import RecordRefused, WaitTimeout, WaldError
 from wald.model import Receipt, Refused
 from wald.ports import Chance, Clock
 from wald.system import SystemClock
@@ -166,12 +166,15 @@ class Producer:
         ready, refused = outgoing(values, columns_for(values, key, keys, headers, dedup_ids))
         sent: list[Sent] = []
         for each in ready:
-            if sent and sent[-1].request.error is not None:
-                skipped = Request(0, 0, b"", len(each.indexes))
-                skipped.fail(sent[-1].request.error)
-                sent.append(Sent(skipped, each.indexes))
-                continue
-            sent.append(Sent(self._session.send(stream, each, deadline), each.indexes))
+            behind = sent[-1].request if sent else None
+            try:
+                request = self._session.send(stream, each, deadline, behind=behind)
+            except WaldError as error:
+                if behind is None:
+                    raise
+                request = Request(0, 0, b"", len(each.indexes))
+                request.fail(error)
+            sent.append(Sent(request, each.indexes))
         return self._results(stream, len(values), sent, refused, deadline)
 
     def append_request(

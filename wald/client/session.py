@@ -61,7 +61,7 @@ class Session:
         self._link: Link | None = None
         self._reading = False
         self._closed = False
-        self._fenced: Fenced | None = None
+        self._ended: WaldError | None = None  # why this session is over for good
         self._log_id = b""
         self._streams: dict[str, StreamId] = {}
         self._last_call = 0
@@ -98,7 +98,8 @@ class Session:
                     link.send(Goodbye().encode(), deadline)
             except OSError:
                 pass  # it is gone already
-            self._lose(link)
+            finally:
+                self._lose(link)
 
     def drop(self) -> None:
         """In the child of a fork: close this process's copy of the parent's connection."""
@@ -108,9 +109,27 @@ class Session:
     # --- requests on their way ------------------------------------------------------------------
 
     def send(
-        self, stream: str, each: Outgoing, deadline: Deadline, *, sequence: int | None = None
+        self,
+        stream: str,
+        each: Outgoing,
+        deadline: Deadline,
+        *,
+        sequence: int | None = None,
+        behind: Request | None = None,
     ) -> Request:
-        """Send a request as soon as the window has room; it is not yet answered."""
+        """Send a request as soon as the window has room; it is not yet answered.
+
+        Args:
+            stream: its name.
+            each: the body.
+            deadline: for finding room.
+            sequence: to ask for an answer once more; else the next.
+            behind: a request that this one must follow. If that one failed, also while this one
+                waited for room, this one is not sent: it would take the place of that one.
+
+        Raises:
+            WaldError: the error of ``behind``, or why nothing could be sent.
+        """
         with self._changed:
             stream_id = self._open(stream, deadline)
             while not self.outbox.has_room:
@@ -119,13 +138,20 @@ class Session:
                     raise Backpressure(msg, retry_after_s=limits.RETRY_AFTER_MS / 1000)
                 stream_id = self._open(stream, deadline)
             link = self._connected(deadline)
-            request = self.outbox.add(stream_id, each.body, len(each.indexes), sequence=sequence)
+            if behind is not None and behind.error is not None:
+                raise behind.error
+            count = len(each.indexes)
             try:
-                link.send(self.outbox.frame(request), deadline)
-                self.outbox.sent(request)
-            except OSError:
-                self._hear_out(link)  # it is sent again with the rest
-            return request
+                request = self.outbox.add(stream_id, each.body, count, sequence=sequence)
+                try:
+                    link.send(self.outbox.frame(request), deadline)
+                    self.outbox.sent(request)
+                except OSError:
+                    self._hear_out(link)  # it is sent again with the rest
+                return request
+            except BaseException:
+                self._lose(link)  # a part of the frame may be out: nothing may follow it
+                raise
 
     def finish(self, requests: Sequence[Request], deadline: Deadline) -> None:
         """Wait for the answers; requests without one end as ``OutcomeUnknown``."""
@@ -166,6 +192,9 @@ class Session:
             except OSError:
                 self._hear_out(link)
                 continue
+            except BaseException:
+                self._lose(link)
+                raise
             if not self._drive(
                 lambda: number in self._answers or self._link is not link,  # noqa: B023 - used at once
                 deadline,
@@ -218,7 +247,7 @@ class Session:
                 self._take(link, event)
         except OSError:
             self._lose(link)
-        except WaldError:
+        except BaseException:  # of the daemon, or a signal's: what was read may be lost
             self._lose(link)
             raise
 
@@ -230,7 +259,7 @@ class Session:
                 self._lose(link)
                 error = error_of(event)
                 if isinstance(error, Fenced):
-                    self._fenced = error
+                    self._ended = error
                 if not error.retryable:
                     raise error
             case Failed() if event.answers == FrameType.APPEND:
@@ -264,8 +293,8 @@ class Session:
         if self._closed:
             msg = "the producer is closed"
             raise Closed(msg)
-        if self._fenced is not None:
-            raise self._fenced
+        if self._ended is not None:
+            raise self._ended
 
     def _rest(self, error: OSError | Backpressure, failures: int, deadline: Deadline) -> None:
         """Wait before the next attempt to connect, or give up."""
@@ -303,7 +332,7 @@ class Session:
         try:
             outbox.welcome(welcome)
         except Fenced as error:
-            self._fenced = error
+            self._ended = error
             raise
         if welcome.log_id != self._log_id:
             self._log_id = welcome.log_id

@@ -42,6 +42,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "wire-1" / "frames.json"
 PAGE = Path(__file__).parents[2] / "docs" / "protocol.md"
 LOG_ID = bytes(range(16))
 TWO_RECORDS = bytes.fromhex("950092c40161c4026263c0c0c0")
+PARTLY = bytes.fromhex("950092c40164a165c0c0c0")
 KEYED = bytes.fromhex("950191c40a81a475736572a3616e6e91a3616e6ec0c0")
 
 FROM_CLIENT: dict[str, tuple[Event, str]] = {
@@ -52,6 +53,7 @@ FROM_CLIENT: dict[str, tuple[Event, str]] = {
     "open-stream": (OpenStream(2, "signups"), "asks for a stream's durable id"),
     "append-two": (Append(7, 1, 1, TWO_RECORDS), "sequence 1: two records of bytes, a and bc"),
     "append-keyed": (Append(7, 2, 2, KEYED), "sequence 2: a msgpack record with the key ann"),
+    "append-partly": (Append(7, 3, 1, PARTLY), "sequence 3: a record of bytes, d; a text, e"),
     "ping": (Ping(5, b"are you there"), "asks for a sign of life"),
     "goodbye": (Goodbye(), "nobody comes back for this session"),
 }
@@ -61,10 +63,15 @@ FROM_DAEMON: dict[str, tuple[Event, str]] = {
     "welcome-subscriber": (Welcome(4, 0, 0, LOG_ID, Capability.FRONTIER), "no session"),
     "stream": (StreamOpened(2, 7), "the stream's id is 7"),
     "ack": (Ack(1, 2, 1001, 1003), "requests 1 and 2 are durable; records from LSN 1001"),
+    "ack-partly": (Ack(3, 3, 1004, 1004), "request 3 is durable; its stored record has LSN 1004"),
     "pong": (Pong(5, b"are you there"), "the answer to ping"),
     "refused": (
         RefusedRecords(9, (Refusal(46, "record.too-large", "2,000,000 bytes"),)),
         "record 46 of request 9 is not stored; an ACK follows",
+    ),
+    "refused-value": (
+        RefusedRecords(3, (Refusal(1, "record.value", "the encoded value is not a byte string"),)),
+        "record 1 of request 3 is not stored; an ACK follows",
     ),
     "refused-whole": (
         RefusedRecords(10, (Refusal(WHOLE_REQUEST, "request.malformed", "not a request body"),)),
@@ -77,6 +84,10 @@ FROM_DAEMON: dict[str, tuple[Event, str]] = {
     "error-no-room": (
         Failed("disk-full", "no room", "free space", 200, ErrorFlag.NOT_STORED, 1, 12),
         "request 12 and all behind it are not stored; again after 200 ms",
+    ),
+    "error-not-stored": (
+        Failed("disk-full", "no room", "", 1_000, ErrorFlag.NOT_STORED, 1, 4),
+        "request 4 and all behind it are not stored; again after 1 s",
     ),
     "error-closing": (
         Failed("fenced", "another connection took it", "", 0, ErrorFlag.CLOSING, 0, 0),
@@ -113,7 +124,11 @@ def test_the_example_of_the_protocol_page_is_made_of_golden_frames():
     example = PAGE.read_text().split("## Example")[1]
     page = bytes.fromhex("".join(re.findall(r"(?m)^    ([0-9a-f ]+)$", example)))
     named = {vector["name"]: bytes.fromhex(vector["hex"]) for vector in vectors()}
-    told = ("hello", "welcome", "open-stream", "stream", "append-two", "append-keyed", "ack")
+    told = (
+        *("hello", "welcome", "open-stream", "stream", "append-two", "append-keyed", "ack"),
+        *("append-partly", "refused-value", "ack-partly", "error-not-stored"),
+        *("ping", "pong", "goodbye", "goodbye-daemon"),
+    )
     assert page == b"".join(named[name] for name in told)
 
 

@@ -148,10 +148,10 @@ class Session:
                     self.outbox.sent(request)
                 except OSError:
                     self._hear_out(link)  # it is sent again with the rest
-                return request
             except BaseException:
                 self._lose(link)  # a part of the frame may be out: nothing may follow it
                 raise
+            return request
 
     def finish(self, requests: Sequence[Request], deadline: Deadline) -> None:
         """Wait for the answers; requests without one end as ``OutcomeUnknown``."""

@@ -90,6 +90,7 @@ STOP_DELIVER_S: Final = 5.0
 PARKED_REREAD_S: Final = 5.0  # a parked lane asks again whether its row fits
 ADVANCE_EVERY_S: Final = 5.0  # an idle lane's checkpoint moves over foreign LSNs (T6)
 PROGRESS_EVERY_S: Final = 0.5
+HINT_EVERY_S: Final = 0.25  # the frontier by way of ``ingest.page``, while ingest does not tell it
 REJECT_GUARD_RECORDS: Final = 100  # the guard looks at the last so many records, or more
 REJECT_GUARD_SHARE: Final = 0.5  # a larger share of refused ones is an outage, not bad records
 DEAD_LOG_FILE_BYTES: Final = 64 * MIB

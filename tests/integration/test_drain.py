@@ -806,6 +806,15 @@ def test_a_long_path_still_has_its_socket(place):
 # --- the frontier -------------------------------------------------------------------------------
 
 
+def test_without_a_subscription_the_hint_is_followed(backlog):
+    lsns = backlog.append(*values(2))
+    target = RecordingTarget()
+    with Running(backlog, sink_of(target)):  # nobody listens where ingest should
+        eventually(lambda: target.lsns == lsns)
+        lsns += backlog.append(*values(3, 2))
+        eventually(lambda: target.lsns == lsns)
+
+
 def test_an_older_frontier_changes_nothing():
     board = FrontierBoard()
     board.pin(Frontier(2, 100, 50))

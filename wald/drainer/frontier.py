@@ -1,8 +1,8 @@
 """The frontier as the lanes see it: a board that the newest one is pinned to, and who pins it.
 
-``Subscription`` is a client of ingest's socket with the capability ``frontier``. While ingest is
-down the last frontier stays; at a start, before there is a connection, the hint in ``ingest.page``
-does: what is durable stays durable.
+``Subscription`` is a client of ingest's socket with the capability ``frontier``. Without it, as
+while ingest is down or has no room for one more connection, the hint in ``ingest.page`` does, which
+is read now and then: what is durable stays durable.
 """
 
 import contextlib
@@ -108,6 +108,7 @@ class Subscription:
         self._board = board
         self._chance = chance
         self._is_ours = is_ours
+        self.is_welcome = False  # for other threads: the frontier comes this way
         self._stopped = threading.Event()
         self._socket: socket.socket | None = None
         self._thread = threading.Thread(target=self._run, name="frontier", daemon=True)
@@ -140,6 +141,7 @@ class Subscription:
                 _log.debug("no frontier from ingest: %r", error)
             finally:
                 self._socket = None
+                self.is_welcome = False
             failures += 1
             self._stopped.wait(backoff_s(failures, self._chance, cap_s=_RECONNECT_CAP_S))
 
@@ -158,6 +160,7 @@ class Subscription:
                 return welcome
             reader.receive_data(data)
             welcome, newest = self._take(reader, welcome=welcome)
+            self.is_welcome = welcome
             if newest is not None:
                 self._board.pin(newest)
                 self._stopped.wait(_COALESCE_S)

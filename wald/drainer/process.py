@@ -133,6 +133,7 @@ class Drainer:
         self._progress_ns = 0
         self._trouble = ""
         self._unwritten = ""
+        self._hint_ns = 0
         self._started_ns = doors.clock.wall_ns()
         self._source = Subscription(
             settings.socket, self._board, doors.chance, lambda other: other == log_id
@@ -154,6 +155,10 @@ class Drainer:
             self._leave(0.0 if hurried() else self._doors.settings.stop_deliver_for_s)
 
     def _round(self, timeout_s: float) -> None:
+        now_ns = self._doors.clock.monotonic_ns()
+        if not self._source.is_welcome and now_ns >= self._hint_ns:
+            self._hint_ns = now_ns + round(limits.HINT_EVERY_S * _NS)
+            self._pin_hint()
         try:
             self._follow()
             self._trouble = ""

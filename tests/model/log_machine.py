@@ -11,6 +11,7 @@ done here.
 """
 
 from collections import Counter
+from itertools import chain
 from random import Random
 
 from tests.model.log_reader import (
@@ -30,7 +31,7 @@ from wald.core.sessions import Verdict
 from wald.core.state import RouteState, route_birth, session_issued, stream_opened
 from wald.errors import DiskFull, WaldError
 from wald.limits import PAGE_SLOT_BYTES, SNAPSHOT_EVERY_SECTIONS, WINDOW_REQUESTS
-from wald.model import LostRange, Lsn
+from wald.model import Frontier, LostRange, Lsn
 from wald.storage.inspect import inspect_log
 from wald.storage.log import Log, LogOptions
 from wald.storage.progress import TwoSlotPage
@@ -80,6 +81,7 @@ class LogMachine:
         self.counts: Counter[str] = Counter()
         self.broken = False
         self.stopped_cleanly = False
+        self.stale: Frontier | None = None  # what a drainer still holds when ingest begins anew
         self.cut: bool | None = None  # whether what ends is the machine too; None: by chance
         self._log_chance = Random(seed + 2)
 
@@ -148,7 +150,7 @@ class LogMachine:
     def drain(self, *, fully: bool = False) -> None:
         """Read up to the frontier as the drainer does, and say so in the progress page."""
         log = self._running()
-        self._check_drainer(log, self._read(log))
+        self._check_drainer(log, self._read(log), [log.frontier])
         if fully or self.chance.random() < 0.5:
             self.model.drained_lsn = log.frontier.lsn
         self._note(f"drained {self.model.drained_lsn}")
@@ -255,11 +257,14 @@ class LogMachine:
             self._note("power cut")
             self.fs.crash()
             self.clock.reboot()
+            self.stale = None
             self.counts["power cuts"] += 1
         else:
             self._note("kill")
             self.fs.kill()
             self.counts["kills"] += 1
+            if self.log is not None:
+                self.stale = self.log.frontier
         self.clock.advance(1)
         self.log = None
         self.stopped_cleanly = False
@@ -386,7 +391,9 @@ class LogMachine:
         self._expect(not log.recovery.losses, f"a loss without damage: {log.recovery}")
         found = self._read(log)
         self._settle_attempt(log, found)
-        self._check_drainer(log, found)
+        if self.stale is not None:
+            self._check_drainer(log, found, [self.stale, log.frontier])
+        self._check_drainer(log, found, [log.frontier])
         self._check_inspection()
         model = self.model
         there = {(each.session, each.sequence): each for each in found.requests}
@@ -421,15 +428,17 @@ class LogMachine:
             msg = f"below the frontier {log.frontier}: {error}"
             raise Violation(msg) from error
 
-    def _check_drainer(self, log: Log, found: FoundLog) -> None:
-        """Read behind the checkpoint as the drainer does: all of it, and no loss."""
+    def _check_drainer(self, log: Log, found: FoundLog, frontiers: list[Frontier]) -> None:
+        """Read behind the checkpoint as the drainer does, by one frontier after the other: all of
+        it, and no loss. The first may be one of before a restart that it has not heard of.
+        """
         after = self.model.drained_lsn
         read: list[FoundRequest] = []
         with self.fs.undisturbed():
             reader = TailReader(self.fs, DATA, log.log_id, after=after)
-            for item in reader.read(log.frontier):
+            for item in chain.from_iterable(map(reader.read, frontiers)):
                 if isinstance(item, LostRange):
-                    msg = f"the drainer loses {item}"
+                    msg = f"the drainer, by {frontiers}, loses {item}"
                     raise Violation(msg)
                 for first_lsn, section in item.sections:
                     if section.kind is SectionKind.APPEND:

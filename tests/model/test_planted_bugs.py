@@ -20,6 +20,7 @@ from wald.storage import fresh, start
 from wald.storage.log import Log
 from wald.storage.prepare import Pool, Preallocator
 from wald.storage.segment import BlockReader, SegmentWriter
+from wald.storage.tail import TailReader
 
 RUNS_MAX = 600
 STEPS = 40
@@ -138,6 +139,22 @@ BUGS = (
                 "decide",
                 [("copy = Case.IN_DOUBT in cases", "copy = False")],
                 also=(start,),
+            ),
+        ),
+    ),
+    Bug(
+        "a copied group cut away while a drainer holds a frontier behind it",
+        (
+            Patch(
+                recovery,
+                "decide",
+                [("superseded else last.end_bytes", "superseded else predecessor.end_bytes")],
+                also=(start,),
+            ),
+            Patch(
+                TailReader,
+                "_must_be_there",
+                [("newest and self._file.size() < extent.end_bytes", "False")],
             ),
         ),
     ),

@@ -483,7 +483,7 @@ def test_each_row_of_the_table(row: Row):
     assert plan.clean == ("clean" in row.cases)
     assert plan.skip_ids == ("no-snapshot" in row.cases)
     if row.lost:
-        assert not plan.truncate
+        assert plan.truncate_bytes is None
         assert plan.superseded is None
     known = (*plan.quarantine, row.found.newest_made)
     assert all(loss.segment in known for loss in plan.losses)
@@ -504,6 +504,13 @@ def test_a_segment_without_groups_is_superseded_unless_something_is_lost():
     assert decide(facts(Segment().snapshot())).superseded == 5
     assert decide(facts(Segment().snapshot(), hint_lsn=FIRST + 1)).superseded is None
     assert decide(facts(plain())).superseded is None
+
+
+def test_a_finished_segment_is_cut_behind_its_last_whole_block_copied_or_not():
+    assert decide(facts(plain())).truncate_bytes == END
+    assert decide(facts(plain().tear(3))).truncate_bytes == END
+    assert decide(facts(plain().end(BlockKind.IDLE_CLOSE))).truncate_bytes == 4 * ALIGNMENT
+    assert decide(facts(Segment().snapshot())).truncate_bytes is None  # its place is taken
 
 
 def test_a_jump_is_not_taken_back_by_the_next_start():

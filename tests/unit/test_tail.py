@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from tests.logtools import DATA, append, first_group, new_fs, open_log
 from wald.core import frame
-from wald.core.frame import BlockKind
+from wald.core.frame import BlockKind, SegmentKind
+from wald.drainer.reader import LaneReader
 from wald.model import NO_ANCHOR, Frontier, LostRange
 from wald.storage.tail import TailBlock, TailReader, find_anchor, records_of_stream, segment_path
 from wald.testing.clock import ManualClock
@@ -128,6 +129,95 @@ def test_a_restart_s_fresh_segment_is_followed_and_nothing_comes_twice(fs, log, 
     for each in (tail, new):
         each.close()
     again.close()
+
+
+@pytest.mark.parametrize("stop", ["close", "kill"])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_a_frontier_of_before_a_restart_still_leads_to_all_that_was_acknowledged(
+    fs, log, stop, groups
+):
+    """The drainer hears of a restart up to a second later; what it holds stays true."""
+    lsns = fill(log, groups)
+    stale = log.frontier
+    log.close() if stop == "close" else fs.kill()
+    again = open_log(fs)
+    tail = reader(fs, log)
+    assert lsns_of(tail.read(stale)) == lsns
+    later = fill(again, 1, start=groups + 1)
+    assert lsns_of(tail.read(again.frontier)) == later
+    tail.close()
+    again.close()
+
+
+def test_a_rolled_segment_whose_place_was_taken_is_waited_for_not_lost(fs, log):
+    lsns: list[int] = []
+    while log._writer.header.kind is not SegmentKind.ROLL:
+        lsns += fill(log, 1, start=len(lsns) + 1, pad=b"x" * 5_000)
+    stale = log.frontier
+    fs.kill()
+    again = open_log(fs)
+    tail = reader(fs, log)
+    assert list(tail.read(stale)) == []
+    assert tail.holds_after(0, stale)
+    assert lsns_of(tail.read(again.frontier)) == lsns
+    tail.close()
+    again.close()
+
+
+def test_a_file_recycled_under_the_reader_is_no_damage(fs, log):
+    fill(log, 1, pad=b"x" * 5_000)
+    tail = reader(fs, log)
+    list(tail.read(log.frontier))
+    fill(log, 3, start=2, pad=b"x" * 5_000)
+    stale = log.frontier
+    assert stale.segment == 1
+    sequence = 5
+    while not log.retire({1: log.frontier.lsn}):
+        fill(log, 1, start=sequence, pad=b"x" * 5_000)
+        sequence += 1
+    while fs.stat(segment_path(DATA, stale.segment)) or log.frontier.segment < 4:
+        while log.preallocator.step():
+            pass
+        fill(log, 1, start=sequence, pad=b"x" * 5_000)
+        sequence += 1
+    assert not [item for item in tail.read(stale) if isinstance(item, LostRange)]
+    tail.close()
+
+
+def test_a_file_shorter_than_the_frontier_says_is_waited_for_while_it_is_the_newest(fs, log):
+    lsns = fill(log, 3)
+    stale = log.frontier
+    file = fs.open(segment_path(DATA, stale.segment), write=True)
+    file.truncate(stale.end_bytes - 4096)
+    file.close()
+    tail = reader(fs, log)
+    assert lsns_of(tail.read(stale)) == lsns[:-1]
+    assert tail.cursor == lsns[-2]
+    later: list[int] = []
+    while log.frontier.segment == stale.segment:
+        later += fill(log, 1, start=4 + len(later), pad=b"x" * 5_000)
+    items = list(tail.read(log.frontier))
+    (hole,) = [item for item in items if isinstance(item, LostRange)]
+    assert (hole.first_lsn, hole.last_lsn) == (lsns[-1], lsns[-1])
+    assert [lsn for lsn in lsns_of(item for item in items if item is not hole) if lsn in later]
+    tail.close()
+
+
+def test_a_sealed_batch_is_not_taken_in_part_while_the_frontier_is_old(fs, log):
+    lsns = fill(log, 3)
+    stale = log.frontier
+    file = fs.open(segment_path(DATA, stale.segment), write=True)
+    whole = file.pread(stale.end_bytes, 0)
+    file.truncate(stale.end_bytes - 4096)
+    lane = LaneReader(fs, DATA, log.log_id, ManualClock(), stream=1, after=0)
+    assert lane.take_through(lsns[-1], stale) is None
+    file.pwritev([whole], 0)
+    file.close()
+    batch = lane.take_through(lsns[-1], stale)
+    assert batch is not None
+    assert [record.lsn for record in batch.records] == lsns
+    assert not batch.lost
+    lane.close()
 
 
 def test_only_the_asked_for_sections_are_handed_out(fs, log):

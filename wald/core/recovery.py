@@ -188,7 +188,9 @@ class RecoveryPlan:
         cut: the LSNs named by a torn tail.
         unused: numbers that go back to the pool, afterwards.
         superseded: a segment without groups whose place the fresh one takes, afterwards.
-        truncate: whether the predecessor's unused tail is cut off, afterwards.
+        truncate_bytes: where the predecessor's file is cut off, afterwards; None to leave it. A
+            group in doubt that is copied stays there too: readers that have not heard of this
+            start yet were told that it is there.
     """
 
     cases: tuple[Case, ...]
@@ -203,7 +205,7 @@ class RecoveryPlan:
     cut: tuple[Lsn, Lsn] | None
     unused: tuple[int, ...]
     superseded: int | None
-    truncate: bool
+    truncate_bytes: int | None
 
     @property
     def forget_sessions(self) -> bool:
@@ -247,7 +249,7 @@ def decide(facts: Facts) -> RecoveryPlan:
         cut=_cut(last, facts.hint_lsn),
         unused=facts.unused,
         superseded=superseded,
-        truncate=not lost,
+        truncate_bytes=None if lost or superseded else last.end_bytes,
     )
 
 
@@ -271,7 +273,7 @@ def _decide_without_segments(facts: Facts) -> RecoveryPlan:
         cut=None,
         unused=facts.unused,
         superseded=None,
-        truncate=False,
+        truncate_bytes=None,
     )
 
 

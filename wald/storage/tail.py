@@ -5,6 +5,9 @@ end of it, so that ghosts (blocks of an abandoned end) and unused files are neve
 read with ``pread`` into a buffer of our own, and number, salt and both checksums of that copy are
 checked: the file may be recycled under us. What does not check is damage, reported as a
 ``LostRange``; all else is delivered.
+
+A frontier may be old: ingest began anew, and the segment that it names was cut behind its last
+block, or is gone. That is not damage: reading ends there, and goes on with a newer frontier.
 """
 
 from collections.abc import Callable, Iterator
@@ -37,6 +40,10 @@ class _Extent(NamedTuple):
     header: SegmentHeader | None
     end_bytes: int
     last_lsn: Lsn
+
+
+class _FrontierOld(Exception):
+    """The file is not what the frontier says any more; what it held stands elsewhere."""
 
 
 class _Before(NamedTuple):
@@ -109,7 +116,11 @@ class TailReader:
         if not complete and extents:
             yield from self._lost_before(extents[0])
         for extent in extents:
-            yield from self._read_extent(extent)
+            try:
+                yield from self._read_extent(extent, newest=extent.segment == frontier.segment)
+            except _FrontierOld:
+                self._leave()
+                return
 
     def begin_at_head(self, frontier: Frontier) -> None:
         """Put the cursor before the first block of the frontier's segment."""
@@ -117,13 +128,16 @@ class TailReader:
         self.cursor = header.pred_last_lsn if header else frontier.lsn
 
     def holds_after(self, lsn: Lsn, frontier: Frontier) -> bool:
-        """Tell whether every LSN above ``lsn`` up to the frontier is still in the log."""
+        """Tell whether every LSN above ``lsn`` up to the frontier is still in the log.
+
+        Of an old frontier, whose segment is gone, nothing is known to be missing.
+        """
         if lsn >= frontier.lsn:
             return True
         before, self.cursor = self.cursor, lsn
         extents, complete = self._extents(frontier, stop_at_current=False)
         self.cursor = before
-        return complete and bool(extents)
+        return complete or not extents
 
     # --- which segments -------------------------------------------------------------------------
 
@@ -158,6 +172,9 @@ class TailReader:
         """Return a header; None where it is damaged. FileNotFoundError where it is gone."""
         if number == self._segment and self._header is not None:
             return self._header
+        return self._read_header(number)
+
+    def _read_header(self, number: int) -> SegmentHeader | None:
         path = segment_path(self._data_dir, number)
         file = self._fs.open(path)
         try:
@@ -181,8 +198,7 @@ class TailReader:
         """
         self._enter(extent)
         found = self._next_block(extent)
-        self.close()
-        self._segment = 0  # entered anew when it is read
+        self._leave()
         last_lsn = found.prev_lsn if found else self.cursor
         for number in range(extent.segment - 1, 0, -1):
             stat = self._fs.stat(segment_path(self._data_dir, number))
@@ -213,11 +229,17 @@ class TailReader:
         self._chain_lsn = None
         self._window = b""
 
+    def _leave(self) -> None:
+        """Close the file; it is entered anew when it is read."""
+        self.close()
+        self._segment = 0
+        self._header = None
+
     @property
     def _alignment(self) -> int:
         return self._header.alignment if self._header else limits.ALIGNMENT_MIN_BYTES
 
-    def _read_extent(self, extent: _Extent) -> Iterator[TailBlock | LostRange]:
+    def _read_extent(self, extent: _Extent, *, newest: bool) -> Iterator[TailBlock | LostRange]:
         if extent.segment != self._segment or self._file is None:
             self._enter(extent)
         while self._offset < extent.end_bytes:
@@ -225,16 +247,34 @@ class TailReader:
             header = self._next_block(extent)
             if header is None:
                 self._offset = extent.end_bytes
-                yield from self._lost_to(extent.last_lsn, at)
+                yield from self._lost_to(extent, extent.last_lsn, at, newest=newest)
                 break
             if header.offset != at or self._chain_lsn not in {None, header.prev_lsn}:
-                yield from self._lost_to(header.prev_lsn, at)
+                yield from self._lost_to(extent, header.prev_lsn, at, newest=newest)
             self._offset = header.end(self._alignment)
             self._chain_lsn = header.last_lsn
-            yield from self._read_block(header, extent)
+            yield from self._read_block(header, extent, newest=newest)
 
-    def _lost_to(self, last_lsn: Lsn, at: int) -> Iterator[LostRange]:
+    def _must_be_there(self, extent: _Extent, *, newest: bool) -> None:
+        """Before anything is called lost: the file must still be the frontier's.
+
+        Raises:
+            _FrontierOld: it was recycled, or, as the newest, cut shorter than the frontier.
+        """
+        assert self._file is not None
+        try:
+            header = self._read_header(extent.segment)
+        except FileNotFoundError:
+            raise _FrontierOld from None
+        if header != extent.header or (newest and self._file.size() < extent.end_bytes):
+            raise _FrontierOld
+
+    def _lost_to(
+        self, extent: _Extent, last_lsn: Lsn, at: int, *, newest: bool
+    ) -> Iterator[LostRange]:
         first = self.cursor + 1 if self._chain_lsn is None else self._chain_lsn + 1
+        if max(first, self.cursor + 1) <= last_lsn:
+            self._must_be_there(extent, newest=newest)
         yield from self._lost(first, last_lsn, self._segment, at, "blocks do not match")
 
     def _lost(
@@ -245,7 +285,9 @@ class TailReader:
             self.cursor = last_lsn
             yield LostRange(first_lsn, last_lsn, segment, at, reason)
 
-    def _read_block(self, header: BlockHeader, extent: _Extent) -> Iterator[TailBlock | LostRange]:
+    def _read_block(
+        self, header: BlockHeader, extent: _Extent, *, newest: bool
+    ) -> Iterator[TailBlock | LostRange]:
         if header.records and not self.cursor < header.last_lsn <= extent.last_lsn:
             return  # passed before, as one copied to a fresh segment; or a ghost behind the end
         sections: tuple[tuple[Lsn, Section], ...] = ()
@@ -255,6 +297,7 @@ class TailReader:
             try:
                 sections = self._sections(header, payload)
             except FormatDamaged as damage:
+                self._must_be_there(extent, newest=newest)
                 yield from self._lost(
                     header.first_lsn, header.last_lsn, self._segment, header.offset, damage.message
                 )

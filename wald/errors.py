@@ -75,6 +75,7 @@ class BadFrame(ProtocolMismatch):
     """The other side sent what the wire protocol does not allow; ``reason`` is the code for it."""
 
     code = "bad-frame"
+    reason: str = ""
 
     def __init__(self, message: str, *, reason: str, hint: str = "") -> None:
         super().__init__(message, hint=hint, reason=reason)
@@ -87,6 +88,7 @@ class Backpressure(WaldError):
     code = "backpressure"
     retryable = True
     exit_code = EXIT_UNAVAILABLE
+    retry_after_s: float = 0.0
 
     def __init__(self, message: str, *, retry_after_s: float, hint: str = "") -> None:
         super().__init__(message, hint=hint, retry_after_s=retry_after_s)
@@ -124,6 +126,8 @@ class RecordRefused(Refusal):
     """One record of a request was refused; ``index`` is its place in the request."""
 
     code = "record-refused"
+    reason: str = ""
+    index: int = 0
 
     def __init__(self, message: str, *, reason: str, index: int, hint: str = "") -> None:
         super().__init__(message, hint=hint, reason=reason, index=index)
@@ -271,17 +275,15 @@ class SinkFailed(WaldError):
 
 
 def reported(said: Mapping[str, object]) -> WaldError:
-    """Return the error that another process told as a map, with its code and exit code."""
+    """Return the error that another process told as a map: of its class, with its exit code."""
     code = str(said.get("code", WaldError.code))
     known = _by_code(WaldError).get(code, WaldError)
     given = said.get("exit_code")
-    members = {
-        "code": code,
-        "retryable": known.retryable,
-        "exit_code": given if type(given) is int else known.exit_code,
-    }
-    made: type[WaldError] = type("ReportedError", (WaldError,), members)
-    return made(str(said.get("message", "")), hint=str(said.get("hint") or ""))
+    error = known.__new__(known)  # a class of its own facts may ask for some that were not told
+    WaldError.__init__(error, str(said.get("message", "")), hint=str(said.get("hint") or ""))
+    vars(error)["code"] = code
+    vars(error)["exit_code"] = given if type(given) is int else known.exit_code
+    return error
 
 
 def _by_code(root: type[WaldError]) -> dict[str, type[WaldError]]:

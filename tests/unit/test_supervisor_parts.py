@@ -15,11 +15,16 @@ import pytest
 
 from wald import limits
 from wald.errors import (
+    Backpressure,
+    BadFrame,
     DataDirectoryForeign,
     DataDirectoryHeld,
     DataDirectoryUnusable,
+    DiskFull,
+    RecordRefused,
     SocketHeld,
     SocketUnusable,
+    Unavailable,
     WaldError,
     WrongSetting,
     reported,
@@ -292,6 +297,18 @@ def test_what_starting_again_cannot_mend_is_final(
 def test_an_error_told_without_an_exit_code_gets_that_of_its_class() -> None:
     assert reported({"code": "data.held"}).exit_code == DataDirectoryHeld.exit_code
     assert reported({"code": "never-heard-of"}).exit_code == WaldError.exit_code
+
+
+def test_a_told_error_is_caught_by_its_class() -> None:
+    for kind in (Unavailable, DiskFull, DataDirectoryHeld, RecordRefused, BadFrame):
+        error = reported({"code": kind.code, "message": "m", "exit_code": 75})
+        assert isinstance(error, kind)
+        assert (str(error), error.message, error.exit_code) == ("m", "m", 75)
+        assert error.retryable is kind.retryable
+    assert reported({"code": DiskFull.code}).hint == DiskFull.default_hint
+    told = reported({"code": DiskFull.code})
+    assert isinstance(told, Backpressure)
+    assert told.retry_after_s == 0
 
 
 # --- control ------------------------------------------------------------------------------------

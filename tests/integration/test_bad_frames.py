@@ -23,13 +23,16 @@ from wald.core.events import (
     WHOLE_REQUEST,
     Ack,
     Append,
+    Capability,
     Failed,
     FrameType,
+    FrontierMoved,
     Goodbye,
     Hello,
     OpenStream,
     Ping,
     RefusedRecords,
+    Welcome,
     pack_frame,
 )
 from wald.ingest.committer import Committer
@@ -277,11 +280,46 @@ def test_a_client_that_never_reads_is_closed_and_stalls_nobody(
             send_for_ever()
 
 
-def test_beyond_the_bound_of_connections_a_client_is_told(
+def test_a_producer_beyond_the_bound_is_told_and_a_subscriber_gets_in(
     door: Door, neighbour: wald.Producer, monkeypatch: pytest.MonkeyPatch
 ):
     neighbour.ping()
     monkeypatch.setattr(limits, "CONNECTIONS_MAX", 1)
+    with door.peer() as peer, door.peer() as drainer:
+        peer.send(Hello(1).encode())
+        (failed,) = peer.rest()
+        assert isinstance(failed, Failed)
+        assert (failed.code, failed.closing) == ("backpressure", True)
+        assert failed.retry_after_ms > 0
+        drainer.send(Hello(1, capabilities=Capability.FRONTIER).encode())
+        assert isinstance(drainer.next(), Welcome)
+        assert isinstance(drainer.next(), FrontierMoved)
+    neighbour.ping()
+    monkeypatch.setattr(limits, "CONNECTIONS_MAX", 2)
+    with door.peer() as second:
+        second.hello()
+    with wald.connect(door.path) as producer:  # the second has left: there is room for another
+        producer.ping()
+
+
+def test_subscribers_have_a_bound_of_their_own(door: Door, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(limits, "SUBSCRIBERS_MAX", 1)
+    hello = Hello(1, capabilities=Capability.FRONTIER).encode()
+    with door.peer() as first, door.peer() as second:
+        first.send(hello)
+        assert isinstance(first.next(), Welcome)
+        second.send(hello)
+        (failed,) = second.rest()
+        assert isinstance(failed, Failed)
+        assert (failed.code, failed.closing) == ("backpressure", True)
+
+
+def test_beyond_the_bound_of_connections_a_client_is_told_at_once(
+    door: Door, neighbour: wald.Producer, monkeypatch: pytest.MonkeyPatch
+):
+    neighbour.ping()
+    monkeypatch.setattr(limits, "CONNECTIONS_MAX", 1)
+    monkeypatch.setattr(limits, "CONNECTIONS_SPARE", 0)
     with door.peer() as peer:
         (failed,) = peer.rest()
         assert isinstance(failed, Failed)

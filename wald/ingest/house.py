@@ -100,6 +100,7 @@ class House(Generic[Peer]):
         self._chance = chance
         self._empty = empty
         self._by_session: dict[int, Peer] = {}
+        self._producers: set[Peer] = set()
         self._subscribers: set[Peer] = set()
         self._charged_bytes = 0
 
@@ -131,6 +132,7 @@ class House(Generic[Peer]):
     def forget(self, connection: Peer) -> None:
         """A connection is gone."""
         self.connections.discard(connection)
+        self._producers.discard(connection)
         self._subscribers.discard(connection)
         if self._by_session.get(connection.session) is connection:
             del self._by_session[connection.session]
@@ -151,8 +153,15 @@ class House(Generic[Peer]):
 
     def greet(self, connection: Peer, hello: Hello) -> None:
         """Answer a HELLO."""
-        if hello.capabilities & Capability.FRONTIER:
-            self._subscribers.add(connection)
+        subscribes = bool(hello.capabilities & Capability.FRONTIER)
+        # each has a bound of its own: however many producers there are, the drainer gets in
+        peers = self._subscribers if subscribes else self._producers
+        most = limits.SUBSCRIBERS_MAX if subscribes else limits.CONNECTIONS_MAX
+        if connection not in peers and len(peers) >= most:
+            connection.close_with("backpressure", "too many connections", retry=True)
+            return
+        peers.add(connection)
+        if subscribes:
             connection.subscribe(hello)
             return
         state = self.log.state

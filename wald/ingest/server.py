@@ -95,7 +95,8 @@ def _agree_with_settings(log: Log, settings: Settings, fs: FileSystem) -> None:
 
 def _raise_file_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = limits.CONNECTIONS_MAX + _FILES_BESIDE_CONNECTIONS
+    connections = limits.CONNECTIONS_MAX + limits.CONNECTIONS_SPARE
+    wanted = connections + _FILES_BESIDE_CONNECTIONS
     if soft < wanted:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))

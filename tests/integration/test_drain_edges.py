@@ -90,6 +90,25 @@ def test_a_sealed_batch_is_not_read_before_the_frontier_is_known_to_hold_it(back
     tail.close()
 
 
+def test_a_sealed_batch_is_not_cut_by_a_frontier_whose_file_was_cut(backlog):
+    first = backlog.append(b"a", b"b")
+    place = backlog.log.frontier
+    lsns = backlog.append(b"c")
+    stale = backlog.log.frontier
+    path = Path(segment_path(backlog.data_dir, stale.segment))
+    whole = path.read_bytes()
+    with path.open("r+b") as file:
+        file.truncate(place.end_bytes)
+    tail = reader(backlog)
+    assert tail.take_through(lsns[0], stale) is None
+    assert tail.fill(stale, Bounds()).records == 2
+    path.write_bytes(whole)
+    batch = tail.take_through(lsns[0], stale)
+    assert batch is not None
+    assert ([record.lsn for record in batch.records], batch.lost) == (first + lsns, ())
+    tail.close()
+
+
 def test_memory_is_bounded_by_the_batch_and_not_by_the_backlog(backlog):
     for _ in range(200):
         backlog.append(*[b"x" * 100] * 10)

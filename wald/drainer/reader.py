@@ -123,7 +123,8 @@ class LaneReader:
     def take_through(self, hi: Lsn, frontier: Frontier) -> Batch | None:
         """Read and take everything up to ``hi``: a batch that was sealed before.
 
-        Returns None while the frontier is not known to have reached it.
+        Returns None while the frontier is not known to have reached it, or is that of a file
+        that is not there any more: a newer one follows.
         """
         if frontier.lsn < hi:
             return None
@@ -133,6 +134,8 @@ class LaneReader:
             if item is None:
                 break
             self._take_in(item)
+        if self._tail.cursor < hi:
+            return None
         while self._undecoded and self._undecoded[0].first_lsn <= hi:
             self._decode(self._undecoded.popleft())
         count = sum(record.lsn <= hi for record in self._records)

@@ -61,7 +61,7 @@ SOCKET_PATH_MAX_BYTES: Final = 107  # sun_path less its NUL
 RECEIVE_BUFFER_BYTES: Final = 256 * KIB
 LARGE_FRAMES_MAX_BYTES: Final = 64 * MIB  # all frames larger than the shared buffer together
 CONNECTIONS_MAX: Final = 1_024  # producers
-CONNECTIONS_SPARE: Final = 64  # beside them: who has not said HELLO yet, and subscribers
+CONNECTIONS_SPARE_COUNT: Final = 64  # beside them: who has not said HELLO yet, and subscribers
 SUBSCRIBERS_MAX: Final = 16
 SEND_BUFFER_MAX_BYTES: Final = 1 * MIB
 STREAM_FRAME_MAX_BYTES: Final = 1_024  # longer than a name, so that a long name gets an answer
@@ -120,4 +120,4 @@ assert FRESH_ZERO_BYTES > GROUP_MAX_BYTES + 2 * ALIGNMENT_MAX_BYTES  # the steps
 assert SEGMENT_BYTES % ALIGNMENT_MAX_BYTES == 0
 assert ALIGNMENT_MIN_BYTES <= ALIGNMENT_MAX_BYTES
 assert WINDOW_ENTRIES_MAX * 16 + SESSIONS_MAX * 256 < SNAPSHOT_MAX_BYTES
-assert SUBSCRIBERS_MAX < CONNECTIONS_SPARE
+assert SUBSCRIBERS_MAX < CONNECTIONS_SPARE_COUNT

@@ -319,7 +319,7 @@ def test_beyond_the_bound_of_connections_a_client_is_told_at_once(
 ):
     neighbour.ping()
     monkeypatch.setattr(limits, "CONNECTIONS_MAX", 1)
-    monkeypatch.setattr(limits, "CONNECTIONS_SPARE", 0)
+    monkeypatch.setattr(limits, "CONNECTIONS_SPARE_COUNT", 0)
     with door.peer() as peer:
         (failed,) = peer.rest()
         assert isinstance(failed, Failed)

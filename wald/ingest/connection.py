@@ -83,7 +83,7 @@ class Connection(asyncio.BufferedProtocol):
         if house.stopping:  # accepted in the last turn of the loop: the client comes again
             self.abort()
             return
-        if len(house.connections) > limits.CONNECTIONS_MAX + limits.CONNECTIONS_SPARE:
+        if len(house.connections) > limits.CONNECTIONS_MAX + limits.CONNECTIONS_SPARE_COUNT:
             self.close_with("backpressure", "too many connections", retry=True)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the loop's interface

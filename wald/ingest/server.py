@@ -95,7 +95,7 @@ def _agree_with_settings(log: Log, settings: Settings, fs: FileSystem) -> None:
 
 def _raise_file_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    connections = limits.CONNECTIONS_MAX + limits.CONNECTIONS_SPARE
+    connections = limits.CONNECTIONS_MAX + limits.CONNECTIONS_SPARE_COUNT
     wanted = connections + _FILES_BESIDE_CONNECTIONS
     if soft < wanted:
         with contextlib.suppress(ValueError, OSError):

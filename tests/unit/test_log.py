@@ -652,6 +652,28 @@ def test_a_torn_segment_header_costs_nothing():
     assert log.state.sessions[SESSION].last_sequence == 3
 
 
+@pytest.mark.parametrize("which", [0, 1, -2, -1])
+@pytest.mark.parametrize("stop", ["close", "kill"])
+def test_what_stands_behind_or_before_a_torn_header_is_retired_when_it_is_delivered_not_before(
+    which: int, stop: str
+):
+    fs = new_fs()
+    log = open_log(fs)
+    fill(log, 14, size=20_000)
+    number = numbers(fs)[which]
+    log.close() if stop == "close" else fs.kill()
+    flip(fs, segments.segment_path(DATA, number), 40)
+    log = open_log(fs)
+    fill(log, 2, first=15, size=20_000)
+    found = records_on_disk(fs, log.log_id, log.frontier)
+    for lsn in sorted(found):
+        log.retire({1: lsn - 1})
+        left = records_on_disk(fs, log.log_id, log.frontier)
+        assert {each for each in found if each >= lsn} <= set(left)
+    log.retire({1: log.frontier.lsn})
+    assert len(records_on_disk(fs, log.log_id, log.frontier)) < 5
+
+
 def rolled(fs: SimFileSystem) -> Log:
     log = open_log(fs, options=KEEP)
     fill(log, 5, size=20_000)

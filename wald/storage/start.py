@@ -231,14 +231,20 @@ def _draft_of(block: SeenBlock) -> Draft:
 
 
 def _finished(found: Found, plan: RecoveryPlan) -> list[FinishedSegment]:
-    """Return the segments before the fresh one, oldest first, with the LSNs they hold."""
+    """Return the segments before the fresh one, oldest first, with the LSNs they hold.
+
+    Where a header cannot be read and the blocks were not, nobody knows where its segment begins:
+    anywhere from 0 on, so that it is not taken for empty, nor the one before for drained.
+    """
+    scanned = {scan.number: scan.before_lsn for scan in found.facts.scans}
     finished: list[FinishedSegment] = []
-    after = plan.predecessor.last_lsn
+    last = plan.predecessor.last_lsn
     for item in reversed(found.present):
-        before = after if item.header is None else item.header.pred_last_lsn
-        if item.used:
-            finished.append(FinishedSegment(item.number, before, after, item.size_bytes))
-            after = before
+        if not item.used:
+            continue
+        before = item.header.pred_last_lsn if item.header else scanned.get(item.number)
+        finished.append(FinishedSegment(item.number, before or 0, last, item.size_bytes))
+        last = last if before is None else before
     return finished[::-1]
 
 

@@ -314,7 +314,7 @@ class MinimalClient:
             )
 
     def _fail(self, error: ServerError) -> None:
-        if error.answers == APPEND and (error.not_stored or error.closing):
+        if error.answers == APPEND and error.not_stored:
             for sequence in [s for s in self._pending if s >= error.sequence]:
                 del self._pending[sequence]
             self._last = error.sequence - 1  # not used: the next request takes it

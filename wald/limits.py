@@ -63,6 +63,7 @@ LARGE_FRAMES_MAX_BYTES: Final = 64 * MIB  # all frames larger than the shared bu
 CONNECTIONS_MAX: Final = 1_024  # producers
 CONNECTIONS_SPARE_COUNT: Final = 64  # beside them: who has not said HELLO yet, and subscribers
 SUBSCRIBERS_MAX: Final = 16
+MENTIONS_MAX_COUNT: Final = 256  # statements that wait for a group; so many are one
 SEND_BUFFER_MAX_BYTES: Final = 1 * MIB
 STREAM_FRAME_MAX_BYTES: Final = 1_024  # longer than a name, so that a long name gets an answer
 PING_MAX_BYTES: Final = 64

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 
+from wald import limits
 from wald.core import frame
 from wald.core.commit import Contribution, Group
 from wald.core.events import RefusedRecords
@@ -74,6 +75,7 @@ class Committer(Generic[Peer]):
         self._fatal = fatal
         self._armed: list[Peer] = []
         self._statements: list[Statement] = []
+        self._mentioned: list[Section] = []
         self._scheduled = False
         self._failed = False
         self.size_bytes = 0
@@ -89,12 +91,32 @@ class Committer(Generic[Peer]):
         if not self._scheduled:
             self._arm()
 
-    def state(self, statement: Statement) -> None:
-        """Put a statement into the next group."""
-        self._statements.append(statement)
-        self.size_bytes += frame.section_bytes(statement.section)
+    def state(self, *statements: Statement) -> None:
+        """Put statements into the next group, all into the same one."""
+        size_bytes = sum(frame.section_bytes(each.section) for each in statements)
+        self._make_room(size_bytes)
+        self._statements += statements
+        self.size_bytes += size_bytes
         if not self._scheduled:
             self._arm()
+
+    def mention(self, section: Section) -> None:
+        """Put a statement into the next group, whenever that is: nobody waits for it."""
+        size_bytes = frame.section_bytes(section)
+        self._make_room(size_bytes)
+        self._mentioned.append(section)
+        self.size_bytes += size_bytes
+        if self._is_due and not self._scheduled:
+            self._arm()
+
+    @property
+    def _is_due(self) -> bool:
+        """Whether so much was mentioned that it is a group of its own."""
+        return len(self._mentioned) >= limits.MENTIONS_MAX_COUNT
+
+    def _make_room(self, size_bytes: int) -> None:
+        if self.size_bytes + size_bytes > limits.GROUP_MAX_BYTES:
+            self.commit()
 
     def _arm(self) -> None:
         self._scheduled = True
@@ -104,18 +126,26 @@ class Committer(Generic[Peer]):
         self._scheduled = False
         self.commit()
 
-    def commit(self) -> None:
-        """Make durable what was accepted, and answer it. Nothing is answered after a failure."""
-        if self._failed or not (self._armed or self._statements):
+    def commit(self, *, mentioned: bool = False) -> None:
+        """Make durable what was accepted, and answer it. Nothing is answered after a failure.
+
+        Args:
+            mentioned: also if there is nothing but what was mentioned: before a stop.
+        """
+        due = bool(self._mentioned) and (mentioned or self._is_due)
+        if self._failed or not (self._armed or self._statements or due):
             return
         statements, self._statements = self._statements, []
+        told, self._mentioned = self._mentioned, []
         armed, self._armed = self._armed, []
         self.size_bytes = 0
         mine = [peer.contribution() for peer in armed]
-        group = Group([each.section for each in statements], mine)
+        group = Group([*told, *(each.section for each in statements)], mine)
         try:
             receipt = self._log.append_group(group.sections())  # the commit point
         except DiskFull as error:
+            self._mentioned = told
+            self.size_bytes = sum(map(frame.section_bytes, told))
             self._refuse(statements, mine, error)
             return
         except BaseException as error:

@@ -182,6 +182,8 @@ class Connection(asyncio.BufferedProtocol):
             self._expected = run.next_sequence
             self._refusing = False
             committer.accept(self, run.size_bytes - before)
+        elif not before:
+            self._run = None  # it took nothing: what a section costs is counted when one begins
         return end
 
     def _keep(self, data: bytes, at: int) -> None:

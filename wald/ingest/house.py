@@ -236,9 +236,8 @@ class House(Generic[Peer]):
         if not sections:
             durable()
             return
-        for section in sections[:-1]:
-            self.committer.state(Statement(section, _nothing, _no_room))
-        self.committer.state(Statement(sections[-1], durable, refused))
+        before = (Statement(section, _nothing, _no_room) for section in sections[:-1])
+        self.committer.state(*before, Statement(sections[-1], durable, refused))
         self.committer.commit()  # the next one to open a stream must see this one
 
 

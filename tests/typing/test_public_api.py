@@ -1,0 +1,95 @@
+"""The types of the public names as mypy tells them to an application, and that they are true.
+
+mypy checks this file with the rest: ``assert_type`` fails there, and so does a ``type: ignore``
+that is not needed, which is how a wrong call shows that it is refused.
+"""
+
+import inspect
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import assert_type
+
+import pytest
+
+import wald
+from tests.doorkeeper import Door, short_directory
+
+
+def append_one(producer: wald.Producer) -> wald.Receipt:
+    receipt = producer.append(
+        "s", {"user": "ann"}, key="ann", headers={"a": "text", "b": b"bytes"}, dedup_id=b"1"
+    )
+    assert_type(receipt, wald.Receipt)
+    assert_type(receipt.stream, str)
+    assert_type(receipt.lsn, int)
+    assert_type(receipt.durable_lsn, int)
+    assert_type(receipt.level, str)
+    return receipt
+
+
+def append_many(producer: wald.Producer) -> wald.Results:
+    values: list[object] = [b"a", "b", object()]
+    results = producer.append_many("s", values, keys=["ann", b"bob", None], timeout=5)
+    assert_type(results, wald.Results)
+    assert_type(results[0], wald.Receipt | wald.Refused)
+    assert_type(results[:2], wald.Results)
+    assert_type(results.accepted, list[wald.Receipt])
+    assert_type(results.refused, list[wald.Refused])
+    assert_type(len(results), int)
+    for each in results:
+        assert_type(each, wald.Receipt | wald.Refused)
+        if isinstance(each, wald.Refused):
+            assert_type(each.index, int)
+            assert_type(each.code, str)
+            assert_type(each.message, str)
+        else:
+            assert_type(each, wald.Receipt)
+    as_sequence: Sequence[wald.Receipt | wald.Refused] = results
+    assert as_sequence is results
+    return results
+
+
+def test_the_types_are_what_mypy_says_and_what_comes() -> None:
+    with short_directory() as directory, Door(directory) as door:
+        producer = wald.connect(Path(door.path), name="ann", timeout=10.0, wait_for_daemon=True)
+        assert_type(producer, wald.Producer)
+        with producer as entered:
+            assert_type(entered, wald.Producer)
+            receipt = append_one(producer)
+            assert (type(receipt), receipt.lsn, type(receipt.level)) == (wald.Receipt, 1, str)
+            results = append_many(producer)
+            kinds = [type(each) for each in results]
+            assert kinds == [wald.Receipt, wald.Receipt, wald.Refused]
+            assert isinstance(results[:2], wald.Results)
+            with pytest.raises(wald.RecordRefused) as caught:
+                results.raise_for_refused()
+            assert_type(caught.value, wald.RecordRefused)
+            assert_type(producer.session, wald.SessionInfo)
+            assert isinstance(producer.session, wald.SessionInfo)
+            assert_type(producer.ping(), float)
+            assert isinstance(producer.ping(), float)
+
+
+def test_what_mypy_refuses_is_refused() -> None:
+    with wald.connect("/nowhere/wald.sock") as producer, pytest.raises(TypeError):
+        producer.append(b"s", key="a")  # type: ignore[call-arg, arg-type]
+    with pytest.raises(TypeError):
+        wald.connect(name="a", retries=3)  # type: ignore[call-arg]
+    receipt = wald.Receipt("s", 1, "durable", 1)
+    with pytest.raises(AttributeError):
+        receipt.lsn = 2  # type: ignore[misc]
+
+
+def test_every_public_callable_says_its_types() -> None:
+    for function in (wald.connect, *dict(inspect.getmembers(wald.Producer, callable)).values()):
+        if function.__name__.startswith("_") or not inspect.isfunction(function):
+            continue
+        said = inspect.signature(function)
+        assert said.return_annotation is not said.empty, function
+        parameters = [each for each in said.parameters.values() if each.name != "self"]
+        assert all(each.annotation is not each.empty for each in parameters), function
+
+
+def test_the_package_says_that_it_has_types() -> None:
+    assert (files("wald") / "py.typed").is_file()

@@ -286,13 +286,47 @@ def test_a_missing_segment_is_a_lost_range(fs, log):
     first, second, *_ = sorted(lsns)
     fs.unlink(segment_path(DATA, second))
     tail = reader(fs, log)
-    hole, *rest = tail.read(log.frontier)
-    assert isinstance(hole, LostRange)
-    assert (hole.first_lsn, hole.last_lsn) == (1, lsns[second][-1])
-    expected = [lsn for number in sorted(lsns)[2:] for lsn in lsns[number]]
-    assert lsns_of(rest) == expected
+    items = list(tail.read(log.frontier))
+    (hole,) = [item for item in items if isinstance(item, LostRange)]
+    assert (hole.first_lsn, hole.last_lsn) == (lsns[second][0], lsns[second][-1])
+    expected = [lsn for number in sorted(lsns) if number != second for lsn in lsns[number]]
+    assert lsns_of(item for item in items if item is not hole) == expected
     assert not tail.holds_after(lsns[first][0], log.frontier)
     assert tail.holds_after(lsns[second][-1], log.frontier)
+    tail.close()
+
+
+def test_a_missing_first_segment_is_a_lost_range_too(fs, log):
+    lsns = rolled(log)
+    first, *others = sorted(lsns)
+    fs.unlink(segment_path(DATA, first))
+    tail = reader(fs, log)
+    hole, *rest = tail.read(log.frontier)
+    assert isinstance(hole, LostRange)
+    assert (hole.first_lsn, hole.last_lsn) == (1, lsns[first][-1])
+    assert lsns_of(rest) == [lsn for number in others for lsn in lsns[number]]
+    tail.close()
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_segment_lost_behind_a_reader_s_place_takes_only_its_own_records(fs, log, restart):
+    lsns = fill(log, 2)
+    tail = reader(fs, log)
+    assert lsns_of(tail.read(log.frontier)) == lsns
+    place = log.frontier.segment
+    if restart:
+        fs.kill()
+        log = open_log(fs)
+    lost = rolled(log)
+    second = min(number for number in lost if number > place)
+    lost[place] = lost.get(place, [])
+    fs.unlink(segment_path(DATA, second))
+    items = list(tail.read(log.frontier))
+    (hole,) = [item for item in items if isinstance(item, LostRange)]
+    assert hole.last_lsn == lost[second][-1]
+    assert lost[second][0] - hole.first_lsn in ({0, 1 << 24} if restart else {0})
+    rest = [lsn for number in sorted(lost) if number != second for lsn in lost[number]]
+    assert lsns_of(item for item in items if item is not hole) == rest
     tail.close()
 
 

@@ -19,6 +19,7 @@ from wald.core.frame import BlockHeader, BlockKind, Section, SectionKind, Segmen
 from wald.errors import FormatDamaged
 from wald.model import NO_ANCHOR, Anchor, Frontier, LostRange, Lsn, StreamId
 from wald.ports import File, FileSystem
+from wald.storage.segment import segment_number
 
 
 class TailBlock(NamedTuple):
@@ -144,17 +145,22 @@ class TailReader:
     def _extents(
         self, frontier: Frontier, *, stop_at_current: bool = True
     ) -> tuple[list[_Extent], bool]:
-        """Return the segments from the cursor to the frontier, and whether the first is the one.
+        """Return the segments from the cursor to the frontier, and whether none is missing.
 
         A finished segment ends where its successor's header says, not where its blocks seem to.
         """
         extents: list[_Extent] = []
+        complete = True
         number, end, last = frontier.segment, frontier.end_bytes, frontier.lsn
         while number:
             try:
                 header = self._segment_header(number)
             except FileNotFoundError:
-                return extents[::-1], False
+                complete = False
+                if not extents:
+                    break
+                number, end, last = self._present_below(number, last)
+                continue
             extents.append(_Extent(number, header, end, last))
             if stop_at_current and number == self._segment and self._offset <= end:
                 break
@@ -166,7 +172,7 @@ class TailReader:
             if before.last_lsn <= self.cursor:
                 break
             number, end, last = before
-        return extents[::-1], True
+        return extents[::-1], complete
 
     def _segment_header(self, number: int) -> SegmentHeader | None:
         """Return a header; None where it is damaged. FileNotFoundError where it is gone."""
@@ -200,10 +206,19 @@ class TailReader:
         found = self._next_block(extent)
         self._leave()
         last_lsn = found.prev_lsn if found else self.cursor
-        for number in range(extent.segment - 1, 0, -1):
-            stat = self._fs.stat(segment_path(self._data_dir, number))
-            if stat is not None and self._is_in_use(number):
-                return _Before(number, stat.size_bytes, last_lsn)
+        return self._present_below(extent.segment, last_lsn)
+
+    def _present_below(self, number: int, last_lsn: Lsn) -> "_Before":
+        """Return the next older segment that is there, where no header says which it is.
+
+        Where it ends is not known either: at the end of its file, with that LSN, at the latest.
+        """
+        names = self._fs.list_directory(f"{self._data_dir}/log")
+        present = filter(None, map(segment_number, names))
+        for older in sorted((each for each in present if each < number), reverse=True):
+            stat = self._fs.stat(segment_path(self._data_dir, older))
+            if stat is not None and self._is_in_use(older):
+                return _Before(older, stat.size_bytes, last_lsn)
         return _Before(0, 0, last_lsn)
 
     def _is_in_use(self, number: int) -> bool:
@@ -246,14 +261,14 @@ class TailReader:
             at = self._offset
             header = self._next_block(extent)
             if header is None:
-                self._offset = extent.end_bytes
-                yield from self._lost_to(extent, extent.last_lsn, at, newest=newest)
                 break
             if header.offset != at or self._chain_lsn not in {None, header.prev_lsn}:
                 yield from self._lost_to(extent, header.prev_lsn, at, newest=newest)
             self._offset = header.end(self._alignment)
             self._chain_lsn = header.last_lsn
             yield from self._read_block(header, extent, newest=newest)
+        yield from self._lost_to(extent, extent.last_lsn, self._offset, newest=newest)
+        self._offset = max(self._offset, extent.end_bytes)
 
     def _must_be_there(self, extent: _Extent, *, newest: bool) -> None:
         """Before anything is called lost: the file must still be the frontier's.

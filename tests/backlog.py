@@ -15,7 +15,7 @@ from wald.drainer.frontier import FrontierBoard
 from wald.drainer.route import Shared
 from wald.model import Content
 from wald.storage.deadlog import DeadLog
-from wald.storage.log import Log
+from wald.storage.log import Log, LogOptions
 from wald.system import PosixFileSystem, SystemClock
 from wald.testing.memory_ledger import MemoryLedger
 
@@ -34,10 +34,12 @@ class Impatient(Random):
 class Backlog:
     """A log with streams, one route each, appended to by hand."""
 
-    def __init__(self, path: Path, *streams: str, batch: int = 10) -> None:
+    def __init__(
+        self, path: Path, *streams: str, batch: int = 10, options: LogOptions | None = None
+    ) -> None:
         self.data_dir = str(path / "data")
         self.chance = Impatient(11)
-        self.log = Log.open(FS, self.data_dir, CLOCK, self.chance)
+        self.log = Log.open(FS, self.data_dir, CLOCK, self.chance, options or LogOptions())
         self.batch = batch
         self.sequence = 0
         self.settings = Settings(
@@ -92,6 +94,7 @@ class Backlog:
             board,
             make_sink,
             lambda: len(self.log.state.streams),
+            lambda _: 0,
         )
 
     def fleet(self, shared: Shared) -> Fleet:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.backlog import CLOCK, FS, OWNER, Backlog, end, eventually
+from tests.logtools import SMALL
 from wald import limits
 from wald.core import state
 from wald.core.events import Failed, FrontierMoved, Welcome
@@ -24,6 +25,7 @@ from wald.drainer import process
 from wald.drainer.fleet import _figures, fitting_the_page
 from wald.drainer.frontier import FrontierBoard, Subscription, read_hint
 from wald.drainer.lane import LaneFigures
+from wald.drainer.released import ProgressPage
 from wald.errors import DataDirectoryHeld
 from wald.model import (
     NO_ANCHOR,
@@ -528,6 +530,60 @@ def test_a_record_set_aside_and_then_lost_is_one_dead_letter_with_its_body(backl
         entry = shared.dead_log.read(DeadPlace(letter.dead_file, letter.dead_offset))
         assert letter.lsn in [record.lsn for record in entry.excluded]
     shared.dead_log.close()
+
+
+def segments_of(backlog):
+    return sorted((Path(backlog.data_dir) / "log").glob("seg-*.wal"))
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_lost_segment_is_declared_and_all_else_is_delivered(place, which, begun):
+    """Also by a lane that begins behind the damage: a gap in our own log parks nobody."""
+    backlog = Backlog(place, "events", options=SMALL)
+    target = RecordingTarget()
+    lsns = backlog.append(b"first")
+    if begun:
+        backlog.replay(sink_of(target))
+    for number in range(60):
+        lsns += backlog.append(b"%d" % number)
+    assert len(segments_of(backlog)) > 4
+    segments_of(backlog)[which].unlink()
+    route = backlog.replay(sink_of(target))["routes"]["events"]
+    assert (route["parked"], route["pending"]) == (None, 0)
+    assert target.lsns == sorted(set(target.lsns))
+    assert len(target.lsns) > 40
+    assert target.lsns[-1] == lsns[-1]
+    assert route["delivered"] == len(target.lsns)
+    assert route["dead_letters"] == len(lsns) - len(target.lsns) > 0
+    backlog.close()
+
+
+def test_where_ledger_and_target_both_went_back_behind_the_log_the_lane_is_parked(place):
+    backlog = Backlog(place, "events", options=SMALL)
+    for number in range(60):
+        backlog.append(b"%d" % number)
+    backlog.replay(sink_of(RecordingTarget()))
+    shutil.rmtree(Path(backlog.data_dir) / "ledger")
+    segments_of(backlog)[0].unlink()  # as retirement does
+    for _ in range(2):  # what was told stays known
+        route = backlog.replay(sink_of(RecordingTarget()))["routes"]["events"]
+        assert (route["parked"], route["delivered"]) == ("target-behind", 0)
+    backlog.close()
+
+
+def test_what_was_released_is_remembered_for_living_routes(place):
+    progress = ProgressPage(FS, str(place))
+    progress.write({"1": 50, "2": 60}, {1, 2})
+    progress.write({"1": 20}, {1})
+    progress.close()
+    progress = ProgressPage(FS, str(place))
+    assert [progress.released(route_id) for route_id in (1, 2, 3)] == [50, 0, 0]
+    progress.write({}, {1})
+    progress.close()
+    progress = ProgressPage(FS, str(place))
+    assert progress.released(1) == 50
+    progress.close()
 
 
 # --- routes -------------------------------------------------------------------------------------

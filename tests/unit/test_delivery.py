@@ -54,8 +54,8 @@ def row(batch_no, rev_id, owner=OURS):
     return ProgressRow(batch_no, rev_id, 50, NO_ANCHOR, owner, NO_REVISION)
 
 
-def facts(found, checkpoint=AT_5, *, lane_owner=OURS, anchor=MATCHES, holds=True):
-    return RowFacts(found, checkpoint, (OPEN, OPEN_2), OURS, lane_owner, anchor, holds)
+def facts(found, checkpoint=AT_5, *, lane_owner=OURS, anchor=MATCHES, went_back=False):
+    return RowFacts(found, checkpoint, (OPEN, OPEN_2), OURS, lane_owner, anchor, went_back)
 
 
 # --- the progress row ---------------------------------------------------------------------------
@@ -66,9 +66,9 @@ JUDGED = [
     ("other-owner", facts(row(5, PREV, THEIRS)), Parked.DIVERGED),
     ("other-owner", facts(row(6, OPEN, THEIRS)), Parked.DIVERGED),
     ("applied", facts(row(6, OPEN)), None),
-    ("applied", facts(row(6, OPEN_2), holds=False), None),
-    ("log-short", facts(row(5, PREV), holds=False), Parked.TARGET_BEHIND),
-    ("log-short", facts(None, AT_0, holds=False), Parked.TARGET_BEHIND),
+    ("applied", facts(row(6, OPEN_2), went_back=True), None),
+    ("log-short", facts(row(5, PREV), went_back=True), Parked.TARGET_BEHIND),
+    ("log-short", facts(None, AT_0, went_back=True), Parked.TARGET_BEHIND),
     ("at-checkpoint", facts(row(5, PREV)), None),
     ("at-checkpoint", facts(row(5, PREV), anchor=AnchorFinding.GONE), None),
     ("at-birth", facts(None, AT_0), None),

@@ -153,7 +153,8 @@ class RowFacts:
         owner: ours.
         lane_owner: who the lane was born under; another one if the directory was moved since.
         anchor: what our log says of the row's position.
-        log_holds_next: whether every LSN behind the checkpoint is still in our log.
+        went_back: whether our log no longer holds what lies behind the checkpoint because it was
+            delivered once: a gap that damage made is none, and what it took is declared lost.
     """
 
     row: ProgressRow | None
@@ -162,7 +163,7 @@ class RowFacts:
     owner: int
     lane_owner: int
     anchor: AnchorFinding
-    log_holds_next: bool
+    went_back: bool
 
 
 class RowCase(NamedTuple):
@@ -185,7 +186,7 @@ ROW_CASES: tuple[RowCase, ...] = (
     RowCase("applied", "n+1 with a revision of the open batch", Event.ROW_APPLIED),
     RowCase(
         "log-short",
-        "(n, prev), or absent at n = 0, but our log no longer holds what follows",
+        "(n, prev), or absent at n = 0, but what follows was delivered once and left our log",
         Event.ROW_STRANGE,
         Parked.TARGET_BEHIND,
     ),
@@ -226,7 +227,7 @@ def _row_label(facts: RowFacts) -> str:
     if facts.owner != facts.lane_owner:
         return "directory-moved"
     if row is None:
-        fits = "at-birth" if facts.log_holds_next else "log-short"
+        fits = "log-short" if facts.went_back else "at-birth"
         return "row-lost" if n > 0 else fits
     if row.owner != facts.owner:
         return "other-owner"
@@ -238,7 +239,7 @@ def _row_label(facts: RowFacts) -> str:
 def _unapplied_label(row: ProgressRow, facts: RowFacts) -> str:
     n = facts.checkpoint.batch_no
     if (row.batch_no, row.rev_id) == (n, facts.checkpoint.rev_id):
-        return "at-checkpoint" if facts.log_holds_next else "log-short"
+        return "log-short" if facts.went_back else "at-checkpoint"
     return _stranger_label(row, n, facts.anchor)
 
 

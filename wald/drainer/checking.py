@@ -45,7 +45,8 @@ def _judge(route: Route, memory: LaneMemory, row: ProgressRow | None) -> RowCase
         route.shared.owner,
         route.birth.owner,
         AnchorFinding.MATCHES,
-        reader.holds_after(checkpoint.lsn, frontier),
+        went_back=route.shared.released(route.birth.route_id) > checkpoint.lsn
+        and not reader.holds_after(checkpoint.lsn, frontier),
     )
     case = delivery.judge_row(facts)
     if case.parked is None or row is None:

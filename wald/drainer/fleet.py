@@ -1,7 +1,7 @@
 """The lanes of all routes: begun when a route is born, ended when it dies; their figures."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,6 +99,10 @@ class Fleet:
         births = [lane.route.birth for lane in self.lanes.values()]
         births += [orphan.birth for orphan in self.orphans.values()]
         return max((birth.route_id for birth in births if birth.name == name), default=None)
+
+    def route_ids(self) -> Collection[RouteId]:
+        """Return the ids of the living routes."""
+        return self.lanes.keys() | self.orphans.keys()
 
     def figures(self) -> dict[str, dict[str, Any]]:
         """Return the routes as ``drain.page`` says them."""

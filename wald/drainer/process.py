@@ -21,9 +21,10 @@ from wald.drainer.asks import Asks
 from wald.drainer.catalogue import Catalogue
 from wald.drainer.fleet import Fleet, fitting_the_page
 from wald.drainer.frontier import FrontierBoard, Subscription, read_hint
+from wald.drainer.released import ProgressPage
 from wald.drainer.route import MakeSink, Shared
 from wald.errors import DataDirectoryHeld, InputError
-from wald.model import Frontier, LaneKey
+from wald.model import Frontier, LaneKey, Lsn
 from wald.ports import Chance, Clock, FileSystem
 from wald.storage import identity
 from wald.storage.deadlog import DeadLog
@@ -36,7 +37,6 @@ _LOCK = "ledger.lock"
 _POLL_S = 0.05
 _REPLAY_POLL_S = 0.01
 _JOIN_GRACE_S = 5.0  # an attempt under way is waited for, but the supervisor does not wait for ever
-_PROGRESS_SLOT_BYTES = 16 * limits.PAGE_SLOT_BYTES
 _NS = limits.CLOCK_NS_PER_S
 
 
@@ -115,21 +115,21 @@ class Drainer:
         self._board = FrontierBoard()
         self._catalogue = Catalogue(fs, settings.data_dir, log_id)
         stack.callback(self._catalogue.close)
+        self._progress = ProgressPage(fs, settings.data_dir)
+        stack.callback(self._progress.close)
         self._fleet = Fleet(
             settings,
-            _open_shared(doors, log_id, self._board, self._catalogue.count_streams, stack),
+            _open_shared(
+                doors, log_id, self._board, self._catalogue.count_streams, self._progress, stack
+            ),
             self._catalogue.stream_name,
         )
         self._page = TwoSlotPage.open(
             fs, doors.path("drain.page"), slot_bytes=limits.FIGURES_SLOT_BYTES, write=True
         )
         stack.callback(self._page.close)
-        self._progress = TwoSlotPage.open(
-            fs, doors.path("progress"), slot_bytes=_PROGRESS_SLOT_BYTES, write=True
-        )
-        stack.callback(self._progress.close)
         self._said: dict[str, Any] = {}
-        self._said_progress: dict[str, Any] = {}
+        self._said_progress: dict[str, Lsn] = {}
         self._progress_ns = 0
         self._trouble = ""
         self._unwritten = ""
@@ -215,10 +215,10 @@ class Drainer:
 
     def _publish_progress(self) -> None:
         now_ns = self._doors.clock.monotonic_ns()
-        said: dict[str, Any] = {"routes": self._fleet.checkpoints()}
-        if said != self._said_progress and now_ns >= self._progress_ns:
+        said = self._fleet.checkpoints()
+        if said and said != self._said_progress and now_ns >= self._progress_ns:
             self._progress_ns = now_ns + round(limits.PROGRESS_EVERY_S * _NS)
-            self._progress.write(said, sync=True)
+            self._progress.write(said, self._fleet.route_ids())
             self._said_progress = said
 
     # --- asks -----------------------------------------------------------------------------------
@@ -226,6 +226,8 @@ class Drainer:
     def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Answer one request of ``drain.sock``."""
         match request.get("op"):
+            case "drain.ping":
+                return {}
             case "drain.flush":
                 return self._flush(request)
             case "drain.dlq":
@@ -321,7 +323,9 @@ def replay(  # noqa: PLR0913 - a composition of ports
     with _locked(doors), ExitStack() as stack:
         board, state = FrontierBoard(), log.state
         board.pin(log.frontier)
-        shared = _open_shared(doors, log.log_id, board, lambda: len(state.streams), stack)
+        progress = ProgressPage(fs, settings.data_dir)
+        stack.callback(progress.close)
+        shared = _open_shared(doors, log.log_id, board, lambda: len(state.streams), progress, stack)
         fleet = Fleet(settings, shared, lambda stream_id: state.streams[stream_id].name)
         began_ns = clock.monotonic_ns()
         fleet.follow(state.routes)
@@ -331,7 +335,7 @@ def replay(  # noqa: PLR0913 - a composition of ports
         finally:
             fleet.stop(0.0)
             fleet.join(limits.CHILD_STOP_S)
-            _write_progress(doors, fleet)
+            progress.write(fleet.checkpoints(), fleet.route_ids())
         return _books(fleet, state) | {"seconds": (clock.monotonic_ns() - began_ns) / _NS}
 
 
@@ -372,16 +376,6 @@ def _books(fleet: Fleet, state: LogState) -> dict[str, Any]:
     return {"routes": routes, "pending": sum(item["pending"] for item in routes.values())}
 
 
-def _write_progress(doors: Doors, fleet: Fleet) -> None:
-    page = TwoSlotPage.open(
-        doors.fs, doors.path("progress"), slot_bytes=_PROGRESS_SLOT_BYTES, write=True
-    )
-    try:
-        page.write({"routes": fleet.checkpoints()}, sync=True)
-    finally:
-        page.close()
-
-
 def _natural(request: Mapping[str, Any], name: str, default: int) -> int:
     value = request.get(name, default)
     if type(value) is not int or not 0 <= value < limits.LSN_MAX:
@@ -398,6 +392,7 @@ def _open_shared(
     log_id: bytes,
     board: FrontierBoard,
     count_streams: Callable[[], int],
+    progress: ProgressPage,
     stack: ExitStack,
 ) -> Shared:
     data_dir = doors.settings.data_dir
@@ -420,6 +415,7 @@ def _open_shared(
         board,
         doors.make_sink,
         count_streams,
+        progress.released,
     )
 
 

@@ -31,6 +31,7 @@ from wald.model import (
     ReplayClass,
     RevisionId,
     RouteBirth,
+    RouteId,
     RowMoved,
     Systemic,
     Unknown,
@@ -43,7 +44,11 @@ MakeSink = Callable[[RouteSettings, SinkSettings], Sink]
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What all lanes of a drainer share. ``owner`` is who we are, to the targets."""
+    """What all lanes of a drainer share.
+
+    ``owner`` is who we are, to the targets; ``released`` says up to where the log may have let
+    the records of a route go.
+    """
 
     fs: FileSystem
     data_dir: str
@@ -56,6 +61,7 @@ class Shared:
     board: FrontierBoard
     make_sink: MakeSink
     count_streams: Callable[[], int]
+    released: Callable[[RouteId], Lsn]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,56 @@
+"""``progress``: what the drainer tells ingest may be released, and has ever told it.
+
+    {"routes": {route: checkpoint}, "released": {route: the highest checkpoint ever told}}
+
+Ingest retires by ``routes``. ``released`` outlives a ledger that went back: what lies behind a
+checkpoint and is not in the log any more was either released after it was delivered, or damage
+took it.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from wald import limits
+from wald.model import Lsn, RouteId
+from wald.ports import FileSystem
+from wald.storage.progress import TwoSlotPage
+
+SLOT_BYTES = 16 * limits.PAGE_SLOT_BYTES
+
+
+class ProgressPage:
+    """The page and its memory. Written by one thread, read by any."""
+
+    def __init__(self, fs: FileSystem, data_dir: str) -> None:
+        self._page = TwoSlotPage.open(fs, f"{data_dir}/progress", slot_bytes=SLOT_BYTES, write=True)
+        said = self._page.read() or {}
+        self._released: dict[str, Lsn] = {}
+        for part in (said.get("routes"), said.get("released")):
+            self._raise(part if isinstance(part, dict) else {})
+
+    def released(self, route_id: RouteId) -> Lsn:
+        """Return up to where the log may have let a route's records go; 0 if nothing was told."""
+        return self._released.get(str(route_id), 0)
+
+    def write(self, checkpoints: Mapping[str, Lsn], living: Collection[RouteId]) -> None:
+        """Tell the checkpoints, durable in the ledger; durable here on return.
+
+        Of routes that live no more nothing is remembered.
+
+        Raises:
+            OSError, ValueError: it cannot be written.
+        """
+        self._raise(checkpoints)
+        names = {str(route_id) for route_id in living}
+        self._released = {route: lsn for route, lsn in self._released.items() if route in names}
+        said: dict[str, Any] = {"routes": dict(checkpoints), "released": dict(self._released)}
+        self._page.write(said, sync=True)
+
+    def close(self) -> None:
+        """Close the file; harmless to repeat."""
+        self._page.close()
+
+    def _raise(self, told: Mapping[str, Lsn]) -> None:
+        for route, lsn in told.items():
+            if type(lsn) is int:
+                self._released[route] = max(lsn, self._released.get(route, 0))

@@ -17,6 +17,7 @@ EXIT_UNAVAILABLE = 69
 EXIT_IO = 74
 EXIT_TIMEOUT = 75
 EXIT_CONFIG = 78
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 
 
 class WaldError(Exception):
@@ -160,6 +161,12 @@ class WaitTimeout(WaldError):
     code = "timeout"
     retryable = True
     exit_code = EXIT_TIMEOUT
+
+
+class Undeliverable(WaldError):
+    """What is waited for is delivered by no amount of waiting: a person has to decide."""
+
+    code = "undeliverable"
 
 
 # --- what an operator meets ---------------------------------------------------------------------

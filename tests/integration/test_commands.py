@@ -238,6 +238,89 @@ def test_wait_gives_up_while_the_target_is_down_and_says_why(directory: Path) ->
     assert rows(directory / "x.db", "select count(*) from things") == [(1,)]
 
 
+def test_wait_goes_on_while_drain_starts_anew(shared: Daemon) -> None:
+    os.kill(shared.pids()["drain"], signal.SIGKILL)
+    run("append", "restarts", "--format", "lines", socket=shared.socket, stdin="x\n")
+    shared.command("wait", "restarts", "--timeout", "30s")
+    assert rows(shared.directory / "x.db", "select count(*) from restarts") == [(1,)]
+
+
+def test_a_hung_drain_is_seen_and_no_command_waits_for_it(directory: Path) -> None:
+    with Daemon(directory, to=f"sqlite:{directory}/x.db") as daemon:
+        drain = daemon.pids()["drain"]
+        os.kill(drain, signal.SIGSTOP)
+        try:
+            run("append", "things", "--format", "lines", socket=daemon.socket, stdin="x\n")
+            done = run("wait", "--all", "--timeout", "300ms", socket=daemon.socket, timeout=8)
+            assert (done.returncode, "error[timeout]" in done.stderr) == (75, True), done.stderr
+            status = run("status", socket=daemon.socket)
+            assert "drain does not answer; its figures are the last it wrote" in status.stderr
+            assert json.loads(run("status", "--json", socket=daemon.socket).stdout)["stale"]
+        finally:
+            os.kill(drain, signal.SIGCONT)
+        daemon.command("wait", "--all", "--timeout", "30s")
+        wait_until(lambda: run("status", socket=daemon.socket).stderr == "", "it answers again")
+
+
+def test_a_hung_daemon_is_said_to_hang(directory: Path) -> None:
+    with Daemon(directory, to=f"sqlite:{directory}/x.db") as daemon:
+        supervisor = daemon.pids()["supervisor"]
+        os.kill(supervisor, signal.SIGSTOP)
+        try:
+            done = run("wait", "--all", "--timeout", "300ms", socket=daemon.socket, timeout=8)
+            assert done.returncode == 75
+            assert "did not answer within 0.3 s" in done.stderr
+            done = run("status", socket=daemon.socket, timeout=8)
+            assert (done.returncode, "hint: it runs and does not answer" in done.stderr) == (
+                69,
+                True,
+            )
+        finally:
+            os.kill(supervisor, signal.SIGCONT)
+
+
+CONFIG = """
+[sinks.db]
+type = "sqlite"
+path = "{directory}/x.db"
+[routes.{name}]
+stream = "things"
+sink = "db"
+"""
+
+
+def test_wait_does_not_wait_for_an_orphan(directory: Path) -> None:
+    (directory / "x.db").mkdir()
+    with Daemon(directory, config=CONFIG.format(directory=directory, name="old")) as daemon:
+        run("append", "things", "--format", "lines", socket=daemon.socket, stdin="x\n")
+    config = CONFIG.format(directory=directory, name="new") + 'start = "now"\n'
+    (directory / "wald.toml").write_text(config)
+    with daemon:
+        done = run("wait", "old", socket=daemon.socket, timeout=30)
+    assert done.returncode == 1
+    assert "error[undeliverable]: old is orphan (1 pending)" in done.stderr
+    assert "hint: the configuration does not name the route" in done.stderr
+
+
+def forget(target: Path) -> None:
+    """Delete a database; its data directory beside it stays."""
+    for path in target.parent.glob(f"{target.name}*"):
+        if path.is_file():
+            path.unlink()
+
+
+def test_wait_does_not_wait_for_a_parked_route(directory: Path) -> None:
+    with Daemon(directory, to=f"sqlite:{directory}/x.db") as daemon:
+        run("append", "things", "--format", "lines", socket=daemon.socket, stdin="x\n")
+        daemon.command("wait", "--all", "--timeout", "30s")
+        forget(directory / "x.db")
+        run("append", "things", "--format", "lines", socket=daemon.socket, stdin="x\n")
+        done = run("wait", "--all", socket=daemon.socket, timeout=30)
+    assert done.returncode == 1
+    assert "error[undeliverable]: things is parked: target-behind (1 pending)" in done.stderr
+    assert "hint: " in done.stderr
+
+
 def test_no_dead_letters_is_an_empty_list(shared: Daemon) -> None:
     assert json.loads(shared.command("dlq", "list", "--json")) == {"dead_letters": []}
 
@@ -301,6 +384,61 @@ def test_run_gives_a_command_a_daemon_and_prints_the_books(directory: Path) -> N
 def test_run_leaves_with_the_exit_code_of_its_command(directory: Path) -> None:
     done = run("run", "--to", f"sqlite:{directory}/x.db", "--", "sh", "-c", "exit 7")
     assert done.returncode == 7
+
+
+PRODUCE = "import wald; wald.connect().append('things', {'n': 1})"
+
+
+def test_run_says_why_nothing_was_delivered_and_where_it_is(directory: Path) -> None:
+    target = directory / "x.db"
+    target.mkdir()
+    arguments = ["run", "--to", f"sqlite:{target}", "--deliver-for", "2500ms"]
+    done = run(*arguments, "--", sys.executable, "-c", PRODUCE)
+    assert done.returncode == 75
+    assert "wald: delivering things (1 pending: " in done.stderr
+    assert "not drained within 2.5 s: things (1 pending) (last error: " in done.stderr
+    assert "unable to open database file" in done.stderr
+    assert f"; kept in {target}.wald" in done.stderr
+
+
+def test_run_does_not_wait_for_a_parked_route(directory: Path) -> None:
+    target = directory / "x.db"
+    arguments = ["run", "--to", f"sqlite:{target}", "--", sys.executable, "-c", PRODUCE]
+    assert run(*arguments).returncode == 0
+    forget(target)
+    done = run(*arguments, timeout=40)
+    assert done.returncode == 75
+    assert "wald: things is parked: target-behind (1 pending) (" in done.stderr
+    assert "2 accepted = 1 delivered + 1 pending" in done.stderr
+
+
+def test_an_interrupt_while_run_delivers_still_prints_the_books(directory: Path) -> None:
+    target = directory / "x.db"
+    target.mkdir()
+    running = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "wald",
+            "run",
+            "--to",
+            f"sqlite:{target}",
+            "--",
+            sys.executable,
+            "-c",
+            PRODUCE,
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stderr is not None
+    said = running.stderr.readline()
+    assert "delivering things" in said
+    running.send_signal(signal.SIGINT)
+    _, rest = running.communicate(timeout=40)
+    assert running.returncode == 130
+    assert "1 accepted = 0 delivered + 1 pending" in rest
+    assert f"interrupted before everything was delivered; kept in {target}.wald" in rest
 
 
 def test_replay_delivers_what_a_killed_daemon_left(directory: Path) -> None:

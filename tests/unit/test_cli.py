@@ -37,7 +37,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["wait"], 2, "usage", "wald wait --help"),
         (["wait", "--all", "--timeout", "soon"], 2, "usage", ""),
         (["status", "--socket", "/nowhere/wald.sock"], 69, "unavailable", "wald serve"),
-        (["status", "--socket", "/" + "x" * 200], 69, "unavailable", "wald serve"),
+        (["status", "--socket", "/" + "x" * 200], 69, "unavailable", "name a shorter path"),
         (["serve", "--config", "/nowhere/wald.toml"], 78, "config", "--to sqlite:events.db"),
         (["serve", "--to", "sqlite"], 78, "config.wrong-value", "--to sqlite:events.db"),
         (["check", "--to", "nosuch:x"], 78, "config.wrong-value", "known types: sqlite"),
@@ -61,6 +61,17 @@ def test_a_mistake_is_two_lines_and_an_exit_code(
     assert hint in said.err
     assert "Traceback" not in said.err
     assert list(empty.iterdir()) == []
+
+
+def test_a_file_that_no_daemon_listens_at_is_not_said_to_be_absent(
+    capsys: pytest.CaptureFixture[str], empty: Path
+) -> None:
+    (empty / "plain").touch()
+    assert cli.run_command(["status", "--socket", "plain"]) == errors.EXIT_UNAVAILABLE
+    assert capsys.readouterr().err == (
+        "error[unavailable]: no daemon answers at plain: there is no plain.ctl\n"
+        "hint: name the data socket of a running daemon; commands go to that path + .ctl\n"
+    )
 
 
 def test_nothing_says_where_records_go(

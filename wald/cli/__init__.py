@@ -12,9 +12,7 @@ from traceback import walk_tb
 import click
 
 from wald.cli.output import print_error
-from wald.errors import EXIT_USAGE, OutputFailed, WaldError
-
-_INTERRUPTED = 130  # 128 + SIGINT, as shells say it
+from wald.errors import EXIT_INTERRUPTED, EXIT_USAGE, OutputFailed, WaldError
 
 COMMANDS = {
     "run": "wald.cli.run:run",
@@ -96,7 +94,7 @@ def _run(arguments: list[str]) -> int:
         print_error(error.code, error.message, error.hint)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        return _INTERRUPTED
+        return EXIT_INTERRUPTED
     return result if isinstance(result, int) else 0
 
 

@@ -10,30 +10,25 @@ from wald import limits
 from wald.config.places import CONTROL_SUFFIX
 from wald.errors import ProtocolMismatch, Unavailable, reported
 
-_TIMEOUT_S = 40.0  # a forwarded question may take the supervisor 30 s
+_TIMEOUT_S = 15.0  # a forwarded question may take the supervisor 10 s
+_STATUS_S = 5.0
 
 
 class Control:
-    """A connection to the control socket of a daemon.
+    """A connection to the control socket of a daemon; made anew after an answer that did not come.
 
     Raises:
         Unavailable: no daemon answers there.
     """
 
     def __init__(self, data_socket: str) -> None:
+        self._data_socket = data_socket
         self._path = data_socket + CONTROL_SUFFIX
+        self._socket: socket.socket | None = None
         if len(os.fsencode(self._path)) > limits.SOCKET_PATH_MAX_BYTES:
             msg = f"{self._path} is longer than a socket's path can be"
-            raise Unavailable(msg)
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(_TIMEOUT_S)
-        try:
-            self._socket.connect(self._path)
-        except OSError as error:
-            self._socket.close()
-            msg = f"no daemon answers at {data_socket}: {error.strerror}"
-            raise Unavailable(msg) from error
-        self._lines = self._socket.makefile("rb")
+            raise Unavailable(msg, hint="name a shorter path with --socket or WALD_SOCKET")
+        self._connect(_STATUS_S)
 
     def __enter__(self) -> Self:
         return self
@@ -48,25 +43,23 @@ class Control:
 
     def close(self) -> None:
         """Close the connection."""
-        self._lines.close()
-        self._socket.close()
+        if self._socket is not None:
+            self._lines.close()
+            self._socket.close()
+            self._socket = None
 
-    def ask(self, op: str, **request: object) -> dict[str, Any]:
+    def status(self, timeout_s: float = _STATUS_S) -> dict[str, Any]:
+        """Ask for the figures of all routes and processes; raises as ``ask`` does."""
+        return self.ask("status", timeout_s)
+
+    def ask(self, op: str, timeout_s: float = _TIMEOUT_S, **request: object) -> dict[str, Any]:
         """Ask one thing and return the answer.
 
         Raises:
-            Unavailable: the daemon ended before it answered.
+            Unavailable: the daemon ended before it answered, or did not answer in time.
             WaldError: what the daemon said instead of an answer.
         """
-        try:
-            self._socket.sendall(json.dumps({"op": op, **request}).encode() + b"\n")
-            line = self._lines.readline()
-        except OSError as error:
-            msg = f"the daemon at {self._path} did not answer: {error}"
-            raise Unavailable(msg) from error
-        if not line.endswith(b"\n"):
-            msg = f"the daemon at {self._path} ended before it answered"
-            raise Unavailable(msg)
+        line = self._exchange(json.dumps({"op": op, **request}).encode() + b"\n", timeout_s)
         try:
             answer = cast("dict[str, Any]", json.loads(line))
         except ValueError as error:
@@ -75,3 +68,52 @@ class Control:
         if not answer.get("ok"):
             raise reported(answer.get("error") or {})
         return answer
+
+    def _exchange(self, request: bytes, timeout_s: float) -> bytes:
+        try:
+            connected = self._socket or self._connect(timeout_s)
+            connected.settimeout(max(timeout_s, _SHORTEST_S))
+            connected.sendall(request)
+            line = self._lines.readline()
+        except TimeoutError as error:
+            self.close()  # its answer may come later, and would be taken for the next one
+            msg = f"the daemon at {self._data_socket} did not answer within {timeout_s:.3g} s"
+            raise Unavailable(msg, hint=_HUNG) from error
+        except OSError as error:
+            self.close()
+            msg = f"the daemon at {self._data_socket} did not answer: {error.strerror}"
+            raise Unavailable(msg) from error
+        if not line.endswith(b"\n"):
+            self.close()
+            msg = f"the daemon at {self._data_socket} ended before it answered"
+            raise Unavailable(msg)
+        return line
+
+    def _connect(self, timeout_s: float) -> socket.socket:
+        connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connecting.settimeout(max(timeout_s, _SHORTEST_S))
+        try:
+            connecting.connect(self._path)
+        except OSError as error:
+            connecting.close()
+            raise self._unreachable(error) from error
+        self._socket = connecting
+        self._lines = connecting.makefile("rb")
+        return connecting
+
+    def _unreachable(self, error: OSError) -> Unavailable:
+        why = "it does not answer" if isinstance(error, TimeoutError) else error.strerror
+        msg = f"no daemon answers at {self._data_socket}: {why}"
+        hint = ""
+        if isinstance(error, TimeoutError):
+            hint = _HUNG
+        elif isinstance(error, PermissionError):
+            hint = "it answers only its own user and root: sudo -u USER wald ..."
+        elif isinstance(error, FileNotFoundError) and os.path.lexists(self._data_socket):
+            msg = f"no daemon answers at {self._data_socket}: there is no {self._path}"
+            hint = "name the data socket of a running daemon; commands go to that path + .ctl"
+        return Unavailable(msg, hint=hint)
+
+
+_SHORTEST_S = 0.001  # 0 would not block at all
+_HUNG = "it runs and does not answer: see its log, and its processes"

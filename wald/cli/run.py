@@ -18,7 +18,14 @@ from wald.cli.daemon import OwnDaemon
 from wald.cli.options import Duration, config_option, data_dir_option, load_settings, to_option
 from wald.cli.output import books, say
 from wald.cli.status import say_alarms, wait_for_routes
-from wald.errors import EXIT_TIMEOUT, InputError, WaitTimeout, WaldError
+from wald.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_TIMEOUT,
+    InputError,
+    Undeliverable,
+    WaitTimeout,
+    WaldError,
+)
 from wald.ports import Clock
 
 
@@ -70,8 +77,10 @@ def run(
         say(f"wald: {books(route['stream'] if name == route['stream'] else name, to, *figures)}")
     say_alarms(status)
     if undelivered is not None:
-        say(f"wald: {undelivered.message}; kept in {settings.data_dir}")
-        return code or EXIT_TIMEOUT
+        why = f" ({undelivered.hint})" if undelivered.hint else ""
+        say(f"wald: {undelivered.message}{why}; kept in {settings.data_dir}")
+        say("wald: the next run delivers it; so does 'wald replay' with the same options")
+        return code or (EXIT_INTERRUPTED if isinstance(undelivered, _Interrupted) else EXIT_TIMEOUT)
     return code
 
 
@@ -82,10 +91,21 @@ def _deliver(
     undelivered: WaldError | None = None
     with Control(daemon.socket) as control:
         try:
-            wait_for_routes(control, None, deliver_for_s, clock)
-        except WaitTimeout as error:
+            wait_for_routes(control, None, deliver_for_s, clock, tell=_say_delivering)
+        except (WaitTimeout, Undeliverable) as error:
             undelivered = error
-        return control.ask("status"), undelivered
+        except KeyboardInterrupt:
+            control.close()  # a question may be under way
+            undelivered = _Interrupted("interrupted before everything was delivered")
+        return control.status(), undelivered
+
+
+def _say_delivering(left: str) -> None:
+    say(f"wald: delivering {left}; Ctrl-C leaves the rest to the next run")
+
+
+class _Interrupted(WaldError):
+    exit_code = EXIT_INTERRUPTED
 
 
 @contextmanager

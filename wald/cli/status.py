@@ -1,18 +1,21 @@
 """``wald status`` and ``wald wait``: where the records are."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
 
 from wald.cli.ask import Control
 from wald.cli.options import Duration, json_option, socket_option, socket_path
-from wald.cli.output import duration, print_json, print_table, say
-from wald.errors import InputError, Unavailable, WaitTimeout
+from wald.cli.output import duration, print_json, print_table, printable, say
+from wald.errors import InputError, Unavailable, Undeliverable, WaitTimeout
 from wald.limits import CLOCK_NS_PER_S
 from wald.ports import Clock
 
 _POLL_S = 0.05
+_ASK_S = 5.0
+_MOMENT_S = 0.2
+_SLOW_S = 2.0
 _HEAD = ("STREAM", "ROUTE", "CLASS", "STATE", "ACCEPTED", "DELIVERED", "PENDING", "DEAD", "OLDEST")
 
 
@@ -25,7 +28,7 @@ def status(socket: str | None, *, as_json: bool) -> None:
     The books of a route balance: accepted = delivered + pending + dead letters.
     """
     with Control(socket_path(socket)) as control:
-        answer = control.ask("status")
+        answer = control.status()
     del answer["ok"]
     if as_json:
         print_json(answer)
@@ -38,7 +41,9 @@ def status(socket: str | None, *, as_json: bool) -> None:
     for role, process in answer["processes"].items():
         if process["stale"]:
             reason = f" ({process['last_error']})" if process["last_error"] else ""
-            say(f"{role} is {process['state']}{reason}; its figures are the last it wrote")
+            hung = process["ready"] and process.get("answers") is False
+            state = "does not answer" if hung else f"is {process['state']}{reason}"
+            say(f"{role} {state}; its figures are the last it wrote")
 
 
 def say_alarms(answer: Mapping[str, Any]) -> None:
@@ -65,8 +70,6 @@ def _row(name: str, route: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _last_error(route: Mapping[str, Any]) -> str:
-    from wald.cli.output import printable
-
     attempts = f", attempt {route['attempts']}" if route["attempts"] else ""
     return printable(f"{route['last_error']}{attempts}")
 
@@ -107,38 +110,101 @@ def wait(
 
 
 def wait_for_routes(
-    control: Control, route: str | None, timeout_s: float, clock: Clock
+    control: Control,
+    route: str | None,
+    timeout_s: float,
+    clock: Clock,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Wait until a route, or every one, has finished what is durable now; return the routes.
 
+    Args:
+        control: the daemon.
+        route: its name; None for all that are delivered.
+        timeout_s: how long.
+        clock: real time.
+        tell: told once, after a moment, what is waited for.
+
     Raises:
         WaitTimeout: not within the time.
+        Undeliverable: what is left is delivered by no amount of waiting.
         InputError: there is no such route.
     """
-    deadline_ns = clock.monotonic_ns() + int(timeout_s * CLOCK_NS_PER_S)
-    goal_lsn = control.ask("status")["frontier_lsn"]
-    flushed = False
-    while True:
-        flushed = flushed or _flush(control)
-        now = control.ask("status")
-        # figures of before the call may not know a route that was born with the last records
-        known = now["figures_lsn"] >= goal_lsn
-        routes = _chosen(now["routes"], route) if known else {}
-        waiting = {name: one for name, one in routes.items() if one["through_lsn"] < goal_lsn}
-        if known and not waiting:
-            return routes
-        if clock.monotonic_ns() > deadline_ns:
-            raise _too_late(waiting, timeout_s)
-        clock.sleep(_POLL_S)
-
-
-def _flush(control: Control) -> bool:
-    """Ask drain to seal what is pending; False while it is starting anew."""
+    deadline = _Deadline(clock, timeout_s)
+    waiting: dict[str, Any] = {}
     try:
-        control.ask("drain.flush")
+        goal_lsn = control.status(deadline.bound_s(_ASK_S))["frontier_lsn"]
+        flushed = False
+        while True:
+            flushed = flushed or _flush(control, deadline)
+            now = control.status(deadline.bound_s(_ASK_S))
+            # figures of before the call may not know a route that was born with the last records
+            known = now["figures_lsn"] >= goal_lsn
+            routes = _chosen(now["routes"], route) if known else {}
+            waiting = {name: one for name, one in routes.items() if one["through_lsn"] < goal_lsn}
+            if known and not waiting:
+                return routes
+            if not now["processes"]["drain"]["stale"]:
+                _refuse_undeliverable(waiting)
+            if deadline.has_passed():
+                raise _too_late(waiting, timeout_s)
+            if deadline.lasted_s() > _SLOW_S:
+                tell(_left(waiting))
+                tell = _say_nothing
+            clock.sleep(_POLL_S)
+    except Unavailable as error:
+        if deadline.has_passed():
+            raise _too_late(waiting, timeout_s, error.message) from error
+        raise
+
+
+class _Deadline:
+    """A point in time, and what is left until then."""
+
+    def __init__(self, clock: Clock, timeout_s: float) -> None:
+        self._clock = clock
+        self._began_ns = clock.monotonic_ns()
+        self._timeout_s = timeout_s
+
+    def lasted_s(self) -> float:
+        return (self._clock.monotonic_ns() - self._began_ns) / CLOCK_NS_PER_S
+
+    def bound_s(self, seconds: float) -> float:
+        """Return what is left, and no more than so much; a first question gets a moment."""
+        return max(min(seconds, self._timeout_s - self.lasted_s()), _MOMENT_S)
+
+    def has_passed(self) -> bool:
+        return self.lasted_s() > self._timeout_s
+
+
+def _say_nothing(_: str) -> None:
+    pass
+
+
+def _flush(control: Control, deadline: _Deadline) -> bool:
+    """Ask drain to seal what is pending; False while it does not answer."""
+    try:
+        control.ask("drain.flush", deadline.bound_s(_ASK_S))
     except Unavailable:
         return False
     return True
+
+
+def _refuse_undeliverable(waiting: Mapping[str, Any]) -> None:
+    """Raise if all that is left waits for a person."""
+    stands = {
+        name: f"parked: {route['parked']}" if route["parked"] else "orphan"
+        for name, route in waiting.items()
+        if route["parked"] or route["state"] == "orphan"
+    }
+    if not stands or len(stands) < len(waiting):
+        return
+    left = ", ".join(
+        f"{name} is {why} ({waiting[name]['pending']:,} pending)" for name, why in stands.items()
+    )
+    errors = [_last_error(waiting[name]) for name in stands if waiting[name]["last_error"]]
+    orphan = "the configuration does not name the route: add it, and start the daemon again"
+    raise Undeliverable(left, hint=errors[0] if errors else orphan)
 
 
 def _chosen(routes: Mapping[str, Any], name: str | None) -> dict[str, Any]:
@@ -151,12 +217,22 @@ def _chosen(routes: Mapping[str, Any], name: str | None) -> dict[str, Any]:
     return {name: routes[name]}
 
 
-def _too_late(waiting: Mapping[str, Any], timeout_s: float) -> WaitTimeout:
+def _left(waiting: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name} ({route['pending']:,} pending{_why(route)})" for name, route in waiting.items()
+    )
+
+
+def _why(route: Mapping[str, Any]) -> str:
+    return f": {_last_error(route)}" if route["last_error"] else ""
+
+
+def _too_late(waiting: Mapping[str, Any], timeout_s: float, why: str = "") -> WaitTimeout:
     if not waiting:
-        msg = f"ingest did not report within {timeout_s:g} s"
+        msg = why or f"ingest did not report within {timeout_s:g} s"
         return WaitTimeout(msg, hint="see 'wald status'")
     left = ", ".join(f"{name} ({route['pending']:,} pending)" for name, route in waiting.items())
     errors = [route["last_error"] for route in waiting.values() if route["last_error"]]
     msg = f"not drained within {timeout_s:g} s: {left}"
-    hint = f"last error: {errors[0]}" if errors else "they are durable; see 'wald status'"
+    hint = f"last error: {errors[0]}" if errors else why or "they are durable; see 'wald status'"
     return WaitTimeout(msg, hint=hint)

@@ -22,7 +22,10 @@ Operation: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]
 
 _CONNECTIONS_MAX = 64
 _IDLE_S = 60.0
-_FORWARD_S = 30.0
+_FORWARD_S = 10.0
+_PING_S = 1.0
+_PING = b'{"op":"drain.ping"}\n'
+_SEE_STATUS = "see 'wald status'"
 FORWARDED = "drain."
 
 
@@ -81,27 +84,40 @@ class ControlServer:
             answer = {"ok": False, "error": error.as_dict()}
         return json.dumps(answer, separators=(",", ":")).encode() + b"\n"
 
-    async def _forwarded(self, line: bytes) -> bytes:
+    async def drain_answers(self) -> bool:
+        """Whether the drain process answers now."""
         try:
-            with _short_address(self._drain_address) as address:
-                reader, writer = await asyncio.open_unix_connection(
-                    address, limit=limits.CONTROL_LINE_MAX_BYTES
-                )
-        except OSError as error:
-            msg = f"the drain process does not answer: {error.strerror}"
-            raise Unavailable(msg, hint="see 'wald status'") from error
+            await self._forwarded(_PING, _PING_S)
+        except Unavailable:
+            return False
+        return True
+
+    async def _forwarded(self, line: bytes, within_s: float = _FORWARD_S) -> bytes:
+        try:
+            async with asyncio.timeout(within_s):
+                return await self._exchange(line)
+        except TimeoutError as error:
+            msg = f"the drain process did not answer within {within_s:g} s"
+            raise Unavailable(msg, hint=_SEE_STATUS) from error
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            msg = f"the drain process does not answer: {why}"
+            raise Unavailable(msg, hint=_SEE_STATUS) from error
+
+    async def _exchange(self, line: bytes) -> bytes:
+        with _short_address(self._drain_address) as address:
+            reader, writer = await asyncio.open_unix_connection(
+                address, limit=limits.CONTROL_LINE_MAX_BYTES
+            )
         try:
             writer.write(line)
             await writer.drain()
-            answer = await asyncio.wait_for(reader.readline(), _FORWARD_S)
-        except (OSError, TimeoutError, ValueError) as error:
-            msg = "the drain process did not answer"
-            raise Unavailable(msg, hint="see 'wald status'") from error
+            answer = await reader.readline()
         finally:
             writer.close()
         if not answer.endswith(b"\n"):
-            msg = "the drain process ended before it answered"
-            raise Unavailable(msg, hint="try again")
+            msg = "it ended before it answered"
+            raise ConnectionResetError(msg)
         return answer
 
 

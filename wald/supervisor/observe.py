@@ -148,7 +148,8 @@ def _route(
 
 def _is_stale(figures: Mapping[str, Any], process: Mapping[str, Any]) -> bool:
     pid = process.get("pid")
-    return pid is None or not process.get("ready") or figures.get("pid") != pid
+    hung = process.get("answers") is False
+    return pid is None or hung or not process.get("ready") or figures.get("pid") != pid
 
 
 def _read(

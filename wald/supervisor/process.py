@@ -32,6 +32,7 @@ from wald.supervisor.observe import build_status, read_figures, resident_bytes
 log = logging.getLogger("wald.supervisor")
 
 _DRAIN_SOCKET = "drain.sock"
+_HUNG_ASKED_EVERY_NS = limits.CLOCK_NS_PER_S
 _OWN_VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")  # not the children's
 
 
@@ -87,6 +88,7 @@ class _Supervisor:
         self._announced = False
         self._ingest_served = asyncio.Event()
         self._stopping = False
+        self._drain_hung_until_ns = 0
 
     async def run(self) -> WaldError | None:
         """Keep both children running until a signal, or until one of them gives up."""
@@ -96,7 +98,7 @@ class _Supervisor:
             loop.add_signal_handler(number, ending.set)
         self._ingest = self._child("ingest", (self._sockets.data.fileno(),))
         self._drain = self._child("drain", ())
-        control = ControlServer(
+        self._control = control = ControlServer(
             {"status": self._status, "ping": self._ping},
             posixpath.join(self._settings.data_dir, _DRAIN_SOCKET),
         )
@@ -169,6 +171,7 @@ class _Supervisor:
         # a disk that stalls must not keep the loop from its children
         figures = await asyncio.to_thread(read_figures, fs, data_dir)
         processes = {child.role: child.figures() for child in (self._ingest, self._drain)}
+        processes["drain"]["answers"] = await self._drain_answers()
         status = build_status(figures, processes, self._around.clock.wall_ns())
         return {
             **status,
@@ -177,6 +180,17 @@ class _Supervisor:
             "pid": os.getpid(),
             "resident_bytes": resident_bytes(os.getpid()),
         }
+
+    async def _drain_answers(self) -> bool:
+        """Whether drain does more than exist; a hung one is not waited for at every question."""
+        if self._drain.state is not ChildState.READY:
+            return False
+        if self._around.clock.monotonic_ns() < self._drain_hung_until_ns:
+            return False
+        answers = await self._control.drain_answers()
+        if not answers:
+            self._drain_hung_until_ns = self._around.clock.monotonic_ns() + _HUNG_ASKED_EVERY_NS
+        return answers
 
     async def _ping(self, _: Mapping[str, Any]) -> dict[str, Any]:
         return {"pid": os.getpid()}

@@ -24,7 +24,16 @@ from wald.client.link import ROOT_SOCKET, default_socket
 from wald.client.requests import Columns, outgoing
 from wald.core import body as bodies
 from wald.core.body import Body
-from wald.core.events import Failed, Goodbye, Hello, StreamOpened, Welcome
+from wald.core.events import (
+    Ack,
+    Append,
+    Failed,
+    Goodbye,
+    Hello,
+    OpenStream,
+    StreamOpened,
+    Welcome,
+)
 from wald.core.frame import request_entries
 from wald.core.wire import FrameReader, Side
 from wald.model import Receipt, Refused
@@ -377,6 +386,13 @@ def test_a_session_that_is_gone_leaves_the_outcome_unknown(impostor: Impostor):
             assert isinstance(again, Hello)
             assert again.session == 0
             connection.sendall(Welcome(again.request, 6, 0, bytes(16)).encode())
+            opened = impostor.read(connection)  # the ids of streams may be gone with the session
+            assert isinstance(opened, OpenStream)
+            connection.sendall(StreamOpened(opened.request, 9).encode())
+            request = impostor.read(connection)
+            assert isinstance(request, Append)
+            assert (request.stream, request.sequence, request.lag) == (9, 1, 1)
+            connection.sendall(Ack(1, 1, 1, 1).encode())
             impostor.read(connection)
 
     thread = answered_by(script)
@@ -384,6 +400,7 @@ def test_a_session_that_is_gone_leaves_the_outcome_unknown(impostor: Impostor):
         with pytest.raises(wald.OutcomeUnknown):
             producer.append("s", b"x")
         assert producer.session.session_id == 6
+        assert producer.append("s", b"y").lsn == 1
     thread.join(DEADLINE_S)
 
 

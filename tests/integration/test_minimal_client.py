@@ -11,8 +11,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -190,16 +190,30 @@ def of_request(frame: bytes, number: int) -> bytes:
 
 
 class Script:
-    """A daemon that says what it is told: how many frames to hear, then what to say."""
+    """A daemon that says what it is told: how many frames to hear, then what to say.
 
-    def __init__(self, path: str, *connections: list[tuple[int, bytes]]) -> None:
+    Args:
+        path: of its socket.
+        connections: the steps of each connection, one after the other; behind them it ends.
+    """
+
+    def __init__(self, path: Path, *connections: list[tuple[int, bytes]]) -> None:
+        self.path = str(path)
         self.heard: list[bytes] = []
         self._listening = socket.socket(socket.AF_UNIX)
-        self._listening.bind(path)
+        self._listening.bind(self.path)
         self._listening.listen()
         self._listening.settimeout(DEADLINE_S)
         self._thread = threading.Thread(target=self._play, args=(connections,), daemon=True)
+
+    def __enter__(self) -> Self:
         self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join(DEADLINE_S)
+        self._listening.close()
+        assert not self._thread.is_alive(), "the script was not played to its end"
 
     def _play(self, connections: tuple[list[tuple[int, bytes]], ...]) -> None:
         for steps in connections:
@@ -209,25 +223,8 @@ class Script:
                 for count, said in steps:
                     for _ in range(count):
                         head = reading.read(24)
-                        self.heard.append(head + reading.read(struct.unpack_from("<I", head)[0]))
+                        self.heard.append(head + reading.read(int.from_bytes(head[:4], "little")))
                     connected.sendall(said)
-
-    def close(self) -> None:
-        self._thread.join(DEADLINE_S)
-        self._listening.close()
-        assert not self._thread.is_alive(), "the script was not played to its end"
-
-
-@contextmanager
-def script(
-    directory: Path, *connections: list[tuple[int, bytes]]
-) -> Iterator[tuple[str, list[bytes]]]:
-    path = str(directory / "g")
-    played = Script(path, *connections)
-    try:
-        yield path, played.heard
-    finally:
-        played.close()
 
 
 def golden(*names: str) -> bytes:
@@ -247,8 +244,10 @@ def test_it_sends_the_golden_requests_and_understands_the_golden_answers(directo
         (1, golden("goodbye-daemon")),
     ]
     told: list[tuple[str, bytes]] = []
-    with script(directory, steps) as (path, heard):
-        client = MinimalClient(path, transcript=lambda side, frame: told.append((side, frame)))
+    with Script(directory / "g", steps) as played:
+        client = MinimalClient(
+            played.path, transcript=lambda side, frame: told.append((side, frame))
+        )
         with client:
             assert client.session == 0x1122334455667788
             assert client.open_stream("signups") == STREAM
@@ -267,17 +266,17 @@ def test_it_sends_the_golden_requests_and_understands_the_golden_answers(directo
         *("hello", "open-stream", "append-two", "append-keyed", "append-partly"),
         *("", "", "", "ping", "goodbye"),
     ]
-    for name, frame in zip(requests, heard, strict=True):
+    for name, frame in zip(requests, played.heard, strict=True):
         assert not name or frame == GOLDEN[name], name
-    assert [frame for side, frame in told if side == "sent"] == heard
+    assert [frame for side, frame in told if side == "sent"] == played.heard
     assert b"".join(f for side, f in told if side == "received") == b"".join(s for _, s in steps)
 
 
 def test_it_comes_back_as_the_golden_frames_do(directory: Path) -> None:
     unknown = of_request(GOLDEN["error-stream"], 1)
     unknown = unknown[:12] + (2).to_bytes(4, "little") + unknown[16:]  # it answers HELLO
-    with script(
-        directory,
+    with Script(
+        directory / "g",
         [(1, golden("welcome"))],
         [(1, of_request(GOLDEN["welcome-resumed"], 1))],
         [
@@ -285,8 +284,8 @@ def test_it_comes_back_as_the_golden_frames_do(directory: Path) -> None:
             (1, of_request(GOLDEN["welcome-resumed"], 2)),
             (1, golden("goodbye-daemon")),
         ],
-    ) as (path, heard):
-        client = MinimalClient(path)
+    ) as played:
+        client = MinimalClient(played.path)
         client.connect()
         client.hello()
         with pytest.raises(ProtocolError, match="fenced"):
@@ -296,7 +295,13 @@ def test_it_comes_back_as_the_golden_frames_do(directory: Path) -> None:
         client.hello("once:import")
         client.close()
     resumed = of_request(GOLDEN["hello-resume"], 1)
-    assert heard == [GOLDEN["hello"], resumed, resumed, GOLDEN["hello-named"], GOLDEN["goodbye"]]
+    assert played.heard == [
+        GOLDEN["hello"],
+        resumed,
+        resumed,
+        GOLDEN["hello-named"],
+        GOLDEN["goodbye"],
+    ]
 
 
 def welcomed(last: int) -> bytes:
@@ -324,8 +329,8 @@ def ack(sequence: int) -> bytes:
 def test_it_understands_the_golden_refusals(
     directory: Path, last: int, answer: bytes, refusals: object, stored: int
 ) -> None:
-    with script(directory, [(1, welcomed(last)), (1, answer)]) as (path, _):
-        client = MinimalClient(path)
+    with Script(directory / "g", [(1, welcomed(last)), (1, answer)]) as played:
+        client = MinimalClient(played.path)
         client.connect()
         client.hello("once:import")
         with pytest.raises(RefusedError) as caught:
@@ -347,8 +352,8 @@ def test_it_understands_the_golden_refusals(
 def test_it_understands_the_golden_errors(
     directory: Path, name: str, code: str, *, closing: bool, not_stored: bool
 ) -> None:
-    with script(directory, [(1, welcomed(11)), (1, GOLDEN[name])]) as (path, _):
-        client = MinimalClient(path)
+    with Script(directory / "g", [(1, welcomed(11)), (1, GOLDEN[name])]) as played:
+        client = MinimalClient(played.path)
         client.connect()
         client.hello()
         with pytest.raises(ServerError) as caught:

@@ -326,6 +326,7 @@ class Session:
         welcome = self._hello(link, outbox.session, deadline)
         if welcome is None:
             outbox.lose_session()
+            self._streams.clear()  # a log that lost its sessions may have lost these ids too
             self._changed.notify_all()
             welcome = self._hello(link, 0, deadline)
             assert welcome is not None

@@ -11,7 +11,7 @@ from wald import limits
 from wald.config import RouteSettings, Settings, SinkSettings
 from wald.core import body
 from wald.core.commit import READ_SLACK_BYTES
-from wald.core.events import Ack, Append, Event, Failed, Hello, OpenStream, Welcome
+from wald.core.events import Ack, Append, Event, Failed, Goodbye, Hello, OpenStream, Welcome
 from wald.core.wire import FrameReader, Side
 from wald.ingest.committer import Committer
 from wald.ingest.connection import Connection
@@ -191,3 +191,93 @@ def test_whatever_comes_in_a_turn_no_group_is_above_its_bound(
     site.log.close()
     refused = [each for client in clients for each in client.wire.events()]
     assert not [each for each in refused if isinstance(each, Failed) and each.closing]
+
+
+# --- the end of sessions ------------------------------------------------------------------------
+
+
+def test_sessions_that_were_left_do_not_come_back_with_a_restart():
+    site = Site()
+    known: set[int] = set()
+    for _ in range(3):
+        for _ in range(50):
+            client = site.client()
+            client.hello()
+            client.send(Goodbye().encode())
+        named, silent = site.client(), site.client()
+        named.hello("ann")
+        silent.hello()
+        known = set(site.log.state.sessions)
+        site.committer.commit(mentioned=True)
+        site = site.restarted()
+        assert set(site.log.state.sessions) == known
+    assert len(known) == 5  # that of the first group, ann's, and the silent ones
+
+
+def test_the_end_of_a_session_makes_no_group_of_its_own_until_there_are_many():
+    site = Site()
+    clients = [site.client() for _ in range(limits.MENTIONS_MAX_COUNT)]
+    for client in clients:
+        client.hello()
+    groups = site.committer.groups
+    for client in clients[:-1]:
+        client.send(Goodbye().encode())
+    site.loop.turn()
+    assert site.committer.groups == groups
+    clients[-1].send(Goodbye().encode())
+    site.loop.turn()
+    assert site.committer.groups == groups + 1
+    site = site.restarted()
+    assert len(site.log.state.sessions) == 1
+
+
+def test_on_a_full_disk_the_end_of_a_session_waits_for_room():
+    site = Site()
+    producer, leaving = site.client(), site.client()
+    producer.hello()
+    session = leaving.hello().session
+    site.fs.capacity_bytes = 0
+    sequence, told = 0, list[Event]()
+    while not (told and isinstance(told[-1], Failed)):
+        sequence += 1
+        producer.send(append(sequence, 1_000_000))
+        site.loop.turn()
+        told = producer.wire.events()
+    leaving.send(Goodbye().encode())
+    producer.send(append(sequence, 1_000_000))
+    site.loop.turn()
+    assert isinstance(producer.wire.events()[-1], Failed)
+    site.fs.capacity_bytes = None
+    site.clock.advance(limits.DISK_FULL_RETRY_S)
+    producer.send(append(sequence, 1_000_000))
+    site.loop.turn()
+    assert isinstance(producer.wire.events()[-1], Ack)
+    site = site.restarted()
+    assert session not in site.log.state.sessions
+    site.log.close()
+
+
+def test_idleness_counts_from_the_lost_connection(monkeypatch: pytest.MonkeyPatch):
+    site = Site()
+    first, second, third = site.client(), site.client(), site.client()
+    ids = [client.hello().session for client in (first, second, third)]
+    monkeypatch.setattr(limits, "SESSIONS_MAX", len(site.log.state.sessions))
+    for client, session in ((first, ids[0]), (second, ids[1]), (third, ids[2])):
+        client.send(append(1, 10))
+        site.loop.turn()
+        assert session in site.log.state.sessions
+    # the first appended first, and left last
+    for client in (second, third, first):
+        client.leave()
+        site.clock.advance(1.0)
+    newer = site.client()
+    newer.hello()
+    assert [session in site.log.state.sessions for session in ids] == [True, False, True]
+    again = site.client()  # whoever comes back has a connection, and stays
+    again.hello(session=ids[2])
+    site.client().hello()
+    assert [session in site.log.state.sessions for session in ids] == [False, False, True]
+    site.committer.commit(mentioned=True)
+    site = site.restarted()
+    assert [session in site.log.state.sessions for session in ids] == [False, False, True]
+    site.log.close()

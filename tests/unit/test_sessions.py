@@ -193,29 +193,42 @@ def test_a_hello_is_answered_as_the_table_says(session, name, plan, restart):
     state = state_of(run(1, 2), name="ann")
     if restart:
         state = restarted(state)
-    assert plan_greeting(state, session, name, (), NOW_NS) == plan
+    assert plan_greeting(state, session, name, {}, NOW_NS) == plan
 
 
-def test_at_the_bound_sessions_beyond_the_horizon_make_room(monkeypatch):
-    old_s = limits.SESSION_IDLE_S + 1
-    state = filled(monkeypatch, bound=3, ages_s=[old_s, 5.0, old_s])
-    plan = plan_greeting(state, 0, "", {1}, NOW_NS)  # session 1 has a connection: it stays
-    assert plan == GreetingPlan(Greeting.ISSUE, evict=(3,))
+@pytest.mark.parametrize(
+    ("idle", "evicted"),
+    [
+        ([3, 1, 2], (3,)),  # the longest without a connection, whenever its last group was
+        ([1, 3, 2], (1,)),
+        ([4, 3, 2], (3,)),  # before one that has a name
+        ([5, 4], (4,)),  # named ones last, and not one of 'once' within its days
+    ],
+)
+def test_at_the_bound_the_session_longest_without_a_connection_makes_room(
+    monkeypatch: pytest.MonkeyPatch, idle: list[int], evicted: tuple[int, ...]
+):
+    state = filled(monkeypatch, bound=5, ages_s=[5.0, 90_000.0, 1.0])
+    state.apply(session_issued(4, "ann"), 1, NOW_NS)
+    state.apply(session_issued(5, "once:import"), 1, NOW_NS)
+    since = dict.fromkeys(idle, NOW_NS - 10**9)
+    plan = plan_greeting(state, 0, "", since, NOW_NS)
+    assert plan == GreetingPlan(Greeting.ISSUE, evict=evicted)
 
 
-def test_at_the_bound_a_hello_is_refused_if_nobody_is_beyond_the_horizon(monkeypatch):
-    state = filled(monkeypatch, bound=2, ages_s=[1.0, limits.SESSION_IDLE_S - 1])
-    assert plan_greeting(state, 0, "", (), NOW_NS) == GreetingPlan(Greeting.FULL)
+def test_at_the_bound_a_hello_is_refused_if_all_sessions_have_a_connection(monkeypatch):
+    state = filled(monkeypatch, bound=2, ages_s=[1e9, 1e9])
+    assert plan_greeting(state, 0, "", {}, NOW_NS) == GreetingPlan(Greeting.FULL)
 
 
-def test_a_session_of_once_is_kept_longer(monkeypatch):
+def test_a_session_of_once_is_kept_for_its_days(monkeypatch):
     monkeypatch.setattr(limits, "SESSIONS_MAX", 1)
     state = LogState()
     state.apply(session_issued(1, "once:import"), 1, NOW_NS)
-    day_ns, second_ns = int(limits.SESSION_IDLE_S) * 10**9, 10**9
-    later = plan_greeting(state, 0, "", (), NOW_NS + day_ns + second_ns)
+    day_ns = 86_400 * 10**9
+    later = plan_greeting(state, 0, "", {1: NOW_NS}, NOW_NS + 6 * day_ns)
     assert later.greeting is Greeting.FULL
-    much_later = plan_greeting(state, 0, "", (), NOW_NS + 8 * day_ns)
+    much_later = plan_greeting(state, 0, "", {1: NOW_NS}, NOW_NS + 8 * day_ns)
     assert much_later == GreetingPlan(Greeting.ISSUE, evict=(1,))
 
 
@@ -224,9 +237,13 @@ def test_the_entries_of_all_windows_together_are_bounded(monkeypatch):
     state = state_of(run(1, 44))
     state.apply(session_issued(78, ""), 1, NOW_NS)
     # two sessions may hold two windows, above the bound: so they are counted, and one more fits
-    assert plan_greeting(state, 0, "", (), NOW_NS).greeting is Greeting.ISSUE
+    assert plan_greeting(state, 0, "", {}, NOW_NS).greeting is Greeting.ISSUE
     state.apply(run(45, 1), 100, NOW_NS)
-    assert plan_greeting(state, 0, "", (), NOW_NS).greeting is Greeting.FULL
+    assert plan_greeting(state, 0, "", {}, NOW_NS).greeting is Greeting.FULL
+    # one with an empty window would make no room
+    idle = {78: 0, SESSION: NOW_NS}
+    plan = plan_greeting(state, 0, "", idle, NOW_NS)
+    assert plan == GreetingPlan(Greeting.ISSUE, evict=(SESSION,))
 
 
 def test_the_table_of_the_page_has_a_verdict_for_each_row():

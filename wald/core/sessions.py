@@ -4,7 +4,7 @@ The table of docs/protocol.md ("Sequences and duplicates"), over what the log kn
 and what was accepted for it but is not durable yet. Pure: the state is read, never changed.
 """
 
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from struct import Struct
 from typing import NamedTuple, TypeAlias
@@ -132,15 +132,15 @@ class GreetingPlan(NamedTuple):
 
 
 def plan_greeting(
-    state: LogState, session: int, name: str, connected: Container[int], now_ns: int
+    state: LogState, session: int, name: str, idle: Mapping[int, int], now_ns: int
 ) -> GreetingPlan:
-    """Decide on a HELLO. Sessions with a connection are never evicted, others beyond the horizon.
+    """Decide on a HELLO. A session with a connection is never evicted.
 
     Args:
         state: the durable state.
         session: the session to come back to, or 0.
         name: the producer's name, or empty.
-        connected: the ids of sessions that have a connection.
+        idle: the sessions without a connection, and since when; the longest first.
         now_ns: the wall clock.
     """
     if session:
@@ -149,28 +149,52 @@ def plan_greeting(
     named = state.sessions_by_name.get(name) if name else None
     if named is not None:
         return GreetingPlan(Greeting.RESUME, named.session_id)
-    if _has_room(state):
-        return GreetingPlan(Greeting.ISSUE)
-    evict = tuple(
-        each.session_id
-        for each in state.sessions.values()
-        if each.session_id not in connected and now_ns - each.active_ns > _horizon_ns(each)
-    )
-    return GreetingPlan(Greeting.ISSUE if evict else Greeting.FULL, evict=evict)
+    lacking = _lacking(state)
+    evict: list[int] = []
+    if max(lacking) > 0:
+        for each in _expendable(state, idle, now_ns):
+            entries = _entries(each)
+            if lacking.sessions > 0 or entries:  # an empty window makes no room for another one
+                evict.append(each.session_id)
+                lacking = Room(lacking.sessions - 1, lacking.entries - entries)
+            if max(lacking) <= 0:
+                break
+        else:
+            return GreetingPlan(Greeting.FULL)
+    return GreetingPlan(Greeting.ISSUE, evict=tuple(evict))
 
 
-def _has_room(state: LogState) -> bool:
+class Room(NamedTuple):
+    """Of the table: sessions, and requests in their windows."""
+
+    sessions: int
+    entries: int
+
+
+def _lacking(state: LogState) -> Room:
+    """Return how much too little room there is for one session more."""
     sessions = state.sessions
-    if len(sessions) >= limits.SESSIONS_MAX:
-        return False
+    lacking = len(sessions) + 1 - limits.SESSIONS_MAX
     # each may hold one window: only beyond so many does it pay to count
     if len(sessions) * limits.WINDOW_REQUESTS < limits.WINDOW_ENTRIES_MAX:
-        return True
-    entries = sum(len(run.requests) for each in sessions.values() for run in each.runs)
-    return entries // REQUEST_BYTES + limits.WINDOW_REQUESTS <= limits.WINDOW_ENTRIES_MAX
+        return Room(lacking, 0)
+    entries = sum(map(_entries, sessions.values()))
+    return Room(lacking, entries + limits.WINDOW_REQUESTS - limits.WINDOW_ENTRIES_MAX)
 
 
-def _horizon_ns(session: SessionState) -> int:
-    once = session.name.startswith("once:")
-    idle_s = limits.SESSION_ONCE_IDLE_S if once else limits.SESSION_IDLE_S
-    return int(idle_s) * limits.CLOCK_NS_PER_S
+def _entries(session: SessionState) -> int:
+    return sum(len(run.requests) for run in session.runs) // REQUEST_BYTES
+
+
+def _expendable(state: LogState, idle: Mapping[int, int], now_ns: int) -> Iterator[SessionState]:
+    """Yield whom to evict first: nobody comes back for a session without a name, or soon."""
+    for has_name in (False, True):
+        for session_id, since_ns in idle.items():
+            session = state.sessions.get(session_id)
+            if session is None or bool(session.name) is not has_name:
+                continue
+            if not session.name.startswith("once:") or now_ns - since_ns > _ONCE_IDLE_NS:
+                yield session
+
+
+_ONCE_IDLE_NS = int(limits.SESSION_ONCE_IDLE_S) * limits.CLOCK_NS_PER_S

@@ -8,7 +8,7 @@ from wald import limits
 from wald.config import Settings
 from wald.core.events import Capability, Failed, Hello, OpenStream, StreamOpened
 from wald.core.sessions import Greeting, plan_greeting
-from wald.core.state import session_issued
+from wald.core.state import session_ended, session_issued
 from wald.errors import Backpressure, UnknownStream
 from wald.ingest.catalogue import plan_stream
 from wald.ingest.committer import Committer, Contributor, Statement
@@ -100,6 +100,10 @@ class House(Generic[Peer]):
         self._chance = chance
         self._empty = empty
         self._by_session: dict[int, Peer] = {}
+        # sessions without a connection, and since when; of those before this start their last
+        # group is known. The longest first, since each is added at the end.
+        sessions = sorted(log.state.sessions.values(), key=lambda each: each.active_ns)
+        self._idle = {each.session_id: each.active_ns for each in sessions}
         self._producers: set[Peer] = set()
         self._subscribers: set[Peer] = set()
         self._charged_bytes = 0
@@ -136,6 +140,8 @@ class House(Generic[Peer]):
         self._subscribers.discard(connection)
         if self._by_session.get(connection.session) is connection:
             del self._by_session[connection.session]
+            if connection.session in self.log.state.sessions:
+                self._idle[connection.session] = self._clock.wall_ns()
         if not self.connections:
             self._empty()
 
@@ -144,7 +150,17 @@ class House(Generic[Peer]):
         self.committer.commit()
         session = self.log.state.sessions.get(connection.session)
         if session is not None and not session.name:
-            self.log.state.forget_session(connection.session)
+            self._end(connection.session)
+
+    def _end(self, session_id: int) -> None:
+        """Forget a session now, and with the next group in the log too."""
+        self.log.state.forget_session(session_id)
+        self._idle.pop(session_id, None)
+        self.committer.mention(session_ended(session_id))
+
+    def _put_to(self, session_id: int, connection: Peer) -> None:
+        self._by_session[session_id] = connection
+        self._idle.pop(session_id, None)
 
     def notify(self) -> None:
         """Tell the subscribers where the frontier is."""
@@ -165,11 +181,10 @@ class House(Generic[Peer]):
             connection.subscribe(hello)
             return
         state = self.log.state
-        plan = plan_greeting(
-            state, hello.session, hello.name, self._by_session, self._clock.wall_ns()
-        )
+        now_ns = self._clock.wall_ns()
+        plan = plan_greeting(state, hello.session, hello.name, self._idle, now_ns)
         for session_id in plan.evict:
-            state.forget_session(session_id)
+            self._end(session_id)
         match plan.greeting:
             case Greeting.RESUME:
                 self._resume(connection, hello, plan.session)
@@ -191,7 +206,7 @@ class House(Generic[Peer]):
         older = self._by_session.pop(session_id, None)
         if older is not None:
             older.close_with("fenced", "another connection took this producer's session")
-        self._by_session[session_id] = connection
+        self._put_to(session_id, connection)
         session = self.log.state.sessions[session_id]
         connection.welcome(hello.request, session_id, session.last_sequence)
 
@@ -203,11 +218,11 @@ class House(Generic[Peer]):
 
         def durable() -> None:
             if not connection.issuing:
-                state.forget_session(session_id)  # the connection ended meanwhile
+                self._end(session_id)  # the connection ended meanwhile
             elif session_id not in state.sessions:
                 connection.close_with("fenced", "another client took this producer's name")
             else:
-                self._by_session[session_id] = connection
+                self._put_to(session_id, connection)
                 connection.welcome(hello.request, session_id, 0)
 
         def refused(error: Backpressure) -> None:

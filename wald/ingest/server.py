@@ -202,7 +202,7 @@ class Ingest:
 
     async def _say_goodbye(self) -> None:
         """Commit and answer everything that was accepted, then close every connection."""
-        self._committer.commit()
+        self._committer.commit(mentioned=True)
         if self._failure is not None:
             raise self._failure
         self._empty.clear()

@@ -71,7 +71,7 @@ def _stop_in_preparing(machine: LogMachine) -> None:
 
 
 EVERYTHING: Actions = (
-    (0.40, LogMachine.append),
+    (0.38, LogMachine.append),
     (0.08, LogMachine.fill),
     (0.12, _prepare),
     (0.08, LogMachine.drain),
@@ -81,6 +81,7 @@ EVERYTHING: Actions = (
     (0.06, LogMachine.end),
     (0.02, LogMachine.close),
     (0.02, LogMachine.resend),
+    (0.02, LogMachine.begin_anew),
 )
 
 RECYCLING: Actions = (

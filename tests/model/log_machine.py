@@ -77,6 +77,7 @@ class LogMachine:
         self.model = Model()
         self.attempt: Attempt | None = None
         self.log: Log | None = None
+        self.next_lsn: Lsn = 0  # of the last start
         self.history: list[str] = []
         self.counts: Counter[str] = Counter()
         self.broken = False
@@ -250,6 +251,15 @@ class LogMachine:
         self.stopped_cleanly = True
         self._expect(open_files == 0, f"a closed log leaves {open_files} files open")
 
+    def begin_anew(self) -> None:
+        """Stop cleanly, perhaps move the directory to another machine, and start again."""
+        self.close()
+        if self.log is None and self.chance.random() < 0.5:
+            self.fs.machine = f"machine-{self.chance.getrandbits(32)}"
+            self._note(f"moved to {self.fs.machine}")
+        if self.stopped_cleanly:
+            self.start()
+
     def end(self, *, cut: bool | None = None) -> None:
         """End the process by force; with ``cut`` the machine too (None: as ``self.cut`` says)."""
         cut = self.cut if cut is None else cut
@@ -417,6 +427,8 @@ class LogMachine:
         self._expect(not there, f"never sent, or refused, or lost before: {list(there)[:3]}")
         self._expect(log.frontier.lsn >= model.highest_lsn, "the frontier is below an acked LSN")
         self._expect(log.next_lsn > model.highest_lsn, "the next LSN was used before")
+        self._expect(log.next_lsn >= self.next_lsn, f"LSNs go back from {self.next_lsn}")
+        self.next_lsn = log.next_lsn
         self._check_state(log)
         self._check_duplicates(log)
 

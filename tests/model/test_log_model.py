@@ -118,6 +118,11 @@ class LogStateMachine(RuleBasedStateMachine):
     def close(self) -> None:
         self.machine.close()
 
+    @precondition(running)
+    @rule()
+    def begin_anew(self) -> None:
+        self.machine.begin_anew()
+
     def teardown(self) -> None:
         if not hasattr(self, "machine") or self.machine.broken:
             return

@@ -383,6 +383,30 @@ def test_after_an_unclean_stop_lsns_jump_and_the_last_group_is_copied(stop: str)
     assert values(fs, log) == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("moved", [True, False])
+@pytest.mark.parametrize("stops", [["close"], ["close", "close"], ["kill", "close"], ["crash"]])
+def test_lsns_that_were_skipped_are_not_given_after_idle_restarts_either(
+    moved: bool,  # noqa: FBT001
+    stops: list[str],
+):
+    fs = new_fs()
+    log = open_log(fs)
+    fill(log, 3)
+    fs.kill()
+    if moved:
+        fs.machine = "another"
+    log = open_log(fs)
+    jumped_to = log.recovery.jumped_to
+    assert jumped_to == 4 + (limits.LSN_JUMP_MOVED if moved else limits.LSN_JUMP_UNCLEAN)
+    for stop in stops:
+        log.close() if stop == "close" else getattr(fs, stop)()
+        log = open_log(fs)
+        assert log.next_lsn >= jumped_to
+    assert log.append_group([append(4, b"4:")]).first_lsn >= jumped_to
+    log.close()
+    assert values(fs, open_log(fs)) == [1, 2, 3, 4]
+
+
 def test_a_copied_group_keeps_lsns_payload_and_commit_time():
     fs, clock = new_fs(), ManualClock()
     log = open_log(fs, clock=clock)

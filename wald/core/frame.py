@@ -134,7 +134,11 @@ _BLOCK_KINDS: dict[int, BlockKind] = {int(kind): kind for kind in BlockKind}
 
 
 class SegmentHeader(NamedTuple):
-    """The first page of a segment. ``first_lsn`` is the next LSN when the segment was begun."""
+    """The first page of a segment.
+
+    ``first_lsn`` is the next LSN when the segment was begun: that of the first record in it, or of
+    the first behind the group in doubt that a start copied to its head.
+    """
 
     kind: SegmentKind
     alignment: int

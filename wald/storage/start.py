@@ -206,8 +206,8 @@ def _go_on(
     """Take the fresh path; the last group, if copied, is durable and applied on return."""
     held = found.rebuilt.held if plan.copy else None
     group = None if held is None else _draft_of(held)
-    first_lsn = group.first_lsn if group is not None and group.records else plan.next_lsn
-    header = fresh.fresh_header(place, plan.number, plan.predecessor, first_lsn)
+    # not the copied group's: LSNs that were skipped stay so, whatever happens before the next one
+    header = fresh.fresh_header(place, plan.number, plan.predecessor, plan.next_lsn)
     writer = fresh.make_fresh(place, header, state.snapshot(), group, preallocator.release_one)
     if found.rebuilt.held is not None:
         found.rebuilt.settle()

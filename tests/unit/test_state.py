@@ -2,7 +2,7 @@ import pytest
 
 from tests.logtools import SESSION, STREAM, append, first_group
 from wald import limits
-from wald.core import frame, state
+from wald.core import frame, sessions, state
 from wald.core.frame import RefusedRecord, SectionKind
 from wald.core.state import LogState, RouteState
 from wald.errors import FormatDamaged
@@ -169,6 +169,54 @@ def test_a_statement_that_says_nonsense_is_damage(section):
         built.apply(section, 1, 0)
 
 
+def refusing(sequence: int, count: int, session: int = SESSION):
+    refusals = tuple(RefusedRecord(0, index, "record.content") for index in range(count))
+    return append(sequence, session=session)._replace(refusals=refusals)
+
+
+def refusals_in(built: LogState) -> int:
+    return sum(len(run.refusals) for each in built.sessions.values() for run in each.runs)
+
+
+def test_refusals_that_a_session_keeps_are_bounded_and_the_oldest_requests_go():
+    each = limits.REFUSALS_KEPT_PER_REQUEST
+    kept = limits.REFUSALS_PER_SESSION_MAX // each
+    built = applied(*first_group(), append(1, b"x"))
+    for sequence in range(2, 2 + 2 * kept):
+        built.apply(refusing(sequence, each), sequence, 0)
+    built.apply(append(2 + 2 * kept, b"x"), 99, 0)
+    runs = built.sessions[SESSION].runs
+    assert refusals_in(built) == limits.REFUSALS_PER_SESSION_MAX
+    assert [run.first_sequence for run in runs if run.refusals] == list(
+        range(2 + kept, 2 + 2 * kept)
+    )
+    assert [run.first_sequence for run in runs if not run.refusals] == [1, 2 + 2 * kept]
+    crc = frame.request_entries(refusing(2, 1))[0].body_crc
+    session = built.sessions[SESSION]
+    verdict = {seq: sessions.decide(session, (), STREAM, seq, crc).verdict for seq in (2, 2 + kept)}
+    assert verdict == {2: sessions.Verdict.UNKNOWN, 2 + kept: sessions.Verdict.REPEAT}
+    assert contents(again(built)) == contents(built)
+    built.apply(append(3 + 2 * kept, b"x", answered=2 + 2 * kept), 100, 0)
+    assert (refusals_in(built), session.refusals) == (0, 0)
+
+
+def test_refusals_that_all_sessions_keep_are_bounded_together():
+    built = applied(*first_group())
+    count = limits.REFUSALS_MAX // limits.REFUSALS_PER_SESSION_MAX + 5
+    ids = range(100, 100 + count)
+    for session_id in ids:
+        built.apply(state.session_issued(session_id, ""), 0, 0)
+        for sequence in range(1, 9):
+            built.apply(refusing(sequence, limits.REFUSALS_KEPT_PER_REQUEST, session_id), 1, 0)
+            assert refusals_in(built) <= limits.REFUSALS_MAX
+    assert refusals_in(built) == limits.REFUSALS_MAX
+    assert contents(again(built)) == contents(built)
+    for session_id in ids:
+        built.apply(state.session_ended(session_id), 0, 0)
+    built.apply(refusing(1, 7), 1, 0)
+    assert refusals_in(built) == 7
+
+
 def test_a_snapshot_of_the_largest_state_comes_in_parts_of_bounded_size():
     built = applied(*first_group())
     requests_each = limits.WINDOW_REQUESTS
@@ -178,6 +226,10 @@ def test_a_snapshot_of_the_largest_state_comes_in_parts_of_bounded_size():
         for first in range(0, requests_each, 16):  # runs of 16 requests
             run = append(first + 1, session=100 + session_id)
             built.apply(run._replace(requests=table[: 16 * 16]), 1, 0)
+    for session_id in range(limits.REFUSALS_MAX // limits.REFUSALS_KEPT_PER_REQUEST):
+        run = refusing(requests_each + 1, limits.REFUSALS_KEPT_PER_REQUEST, 100 + session_id)
+        built.apply(run, 1, 0)
+    assert refusals_in(built) == limits.REFUSALS_MAX
     for session_id in range(limits.SESSIONS_MAX - len(built.sessions)):
         built.apply(state.session_issued(10_000 + session_id, "n" * 128 + str(session_id)), 0, 0)
     parts = [frame.section_bytes(section) for section in built.snapshot()]

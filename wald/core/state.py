@@ -72,7 +72,10 @@ class Run(NamedTuple):  # made for every run of every group: a frozen dataclass 
 
 @dataclass(slots=True)
 class SessionState:
-    """A producer's session: what was stored for it last, and what a resend may still ask for."""
+    """A producer's session: what was stored for it last, and what a resend may still ask for.
+
+    ``refusals`` counts those in ``runs``.
+    """
 
     session_id: int
     name: str
@@ -80,6 +83,7 @@ class SessionState:
     answered_through: int = 0
     active_ns: int = 0  # wall clock of the last group that held something of it
     runs: deque[Run] = field(default_factory=deque)
+    refusals: int = 0
 
     def forget_answered(self) -> None:
         """Drop the runs that no resend may ask for: answered, or beyond the window."""
@@ -88,7 +92,18 @@ class SessionState:
         runs = self.runs
         # a run that begins beyond it cannot end before it: nothing more is computed of it
         while runs and runs[0][0] <= horizon and runs[0].last_sequence <= horizon:
-            runs.popleft()
+            self.refusals -= len(runs.popleft().refusals)
+
+    def forget_refusals(self, kept_max: int) -> None:
+        """Drop the oldest runs with refusals, until no more are kept than that.
+
+        A resend of them is answered as one of a request that left the window.
+        """
+        for run in [run for run in self.runs if run.refusals]:
+            if self.refusals <= kept_max:
+                return
+            self.refusals -= len(run.refusals)
+            self.runs.remove(run)
 
 
 class LogState:
@@ -142,6 +157,16 @@ class LogState:
         session.answered_through = max(session.answered_through, answered)
         session.active_ns = time_ns
         session.forget_answered()
+        if refusals:
+            self._bound_refusals(session, len(refusals))
+
+    def _bound_refusals(self, session: SessionState, added: int) -> None:
+        """Keep a snapshot small, whatever is refused: one record costs a producer three bytes."""
+        session.refusals += added
+        others = sum(each.refusals for each in self.sessions.values()) - session.refusals
+        session.forget_refusals(
+            min(limits.REFUSALS_PER_SESSION_MAX, max(0, limits.REFUSALS_MAX - others))
+        )
 
     def _apply_statement(self, section: Section, time_ns: int) -> None:
         said = section.statement()
@@ -352,4 +377,5 @@ def _session_of_row(row: list[object]) -> SessionState:
                 ),
             )
         )
+        session.refusals += len(session.runs[-1].refusals)
     return session

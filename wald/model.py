@@ -342,10 +342,14 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class LostRange:
-    """LSNs below the frontier that damage took; all else was kept."""
+    """LSNs below the frontier that damage took; all else was kept.
+
+    ``records`` is how many of them were of the stream that is read, where that is known.
+    """
 
     first_lsn: Lsn
     last_lsn: Lsn
     segment: int
     offset_bytes: int
     reason: str
+    records: int | None = None

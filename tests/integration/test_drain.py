@@ -32,6 +32,7 @@ from wald.model import (
     NO_REVISION,
     Frontier,
     LaneKey,
+    LostRange,
     ProgressRow,
     Rejected,
     ReplayClass,
@@ -530,6 +531,49 @@ def test_a_record_set_aside_and_then_lost_is_one_dead_letter_with_its_body(backl
         entry = shared.dead_log.read(DeadPlace(letter.dead_file, letter.dead_offset))
         assert letter.lsn in [record.lsn for record in entry.excluded]
     shared.dead_log.close()
+
+
+def test_what_damage_took_of_two_streams_is_counted_for_each_or_said_to_be_lost(two):
+    before = {1: two.append(b"a", stream=1), 2: two.append(b"b", stream=2)}
+    ours = [two.section(b"one-%d" % number, stream=1) for number in range(2)]
+    theirs = [two.section(b"two-%d" % number, stream=2) for number in range(3)]
+    two.log.append_group(ours + theirs)  # the sections can still be told: 2 and 3
+    two.append(b"mine alone", b"too", stream=1)  # as here: none of the other's
+    frontier = two.log.frontier
+    two.append(b"c", b"d", b"e", b"f", stream=1)  # here they cannot
+    after = two.append(b"g", stream=2)
+    damage(two, b"two-1", b"mine alone")
+    with Path(segment_path(two.data_dir, frontier.segment)).open("r+b") as file:
+        file.seek(frontier.end_bytes)
+        file.write(b"\xff\xff\xff")
+    targets = {"one": RecordingTarget(), "two": RecordingTarget()}
+    done = two.replay(lambda route, _: RecordingSink(targets[route.name]))
+    assert targets["one"].lsns == before[1]
+    assert targets["two"].lsns == before[2] + after
+    books = [{name: done["routes"][route][name] for name in BOOKS} for route in ("one", "two")]
+    assert books == [
+        {"accepted": 9, "delivered": 1, "dead_letters": 4, "lost": 4, "pending": 0},
+        {"accepted": 5, "delivered": 2, "dead_letters": 3, "lost": 0, "pending": 0},
+    ]
+    ledger = LmdbLedger.open(FS, two.data_dir, two.log.log_id)
+    assert [letter.records for letter in ledger.dead_letters(1)] == [2, 2, 0]
+    assert [letter.records for letter in ledger.dead_letters(2)] == [3, 0]
+    ledger.close()
+
+
+BOOKS = ("accepted", "delivered", "dead_letters", "lost", "pending")
+
+
+def test_a_lost_range_with_a_jump_in_it_counts_no_records(backlog):
+    shared = backlog.shared(sink_of(RecordingTarget()))
+    route = backlog.fleet(shared).lanes[1].route
+    lost = [
+        LostRange(1, 5, 1, 0, "why"),
+        LostRange(1, limits.LSN_JUMP_UNCLEAN + 1, 1, 0, "why"),
+        LostRange(1, limits.LSN_JUMP_UNCLEAN + 1, 1, 0, "why", 3),
+    ]
+    letters = route.letters_of_lost(lost, 1, NO_REVISION)
+    assert [letter.records for letter in letters] == [5, 0, 3]
 
 
 def segments_of(backlog):

@@ -165,6 +165,11 @@ def test_what_was_set_aside_before_it_was_lost_is_not_lost(excluded, rest):
     assert found == [LostRange(first, last, 1, 4096, "why") for first, last in rest]
 
 
+def test_a_known_count_of_a_lost_range_is_less_what_was_set_aside():
+    found = delivery.without([LostRange(10, 14, 1, 4096, "why", 4)], (11, 13))
+    assert [item.records for item in found] == [2, 0, 0]
+
+
 # --- the documents ------------------------------------------------------------------------------
 
 ARCHITECTURE = Path(__file__).parents[2] / "ARCHITECTURE.md"

@@ -89,6 +89,14 @@ def test_the_books_of_a_route_balance() -> None:
     assert (route["stream"], route["sink"], route["class"]) == ("signups", "db", "transactional")
 
 
+def test_once_a_route_is_through_nothing_is_pending_and_the_rest_is_lost() -> None:
+    route = status_of()["routes"]["to-db"]
+    assert (route["pending"], route["lost"]) == (8, 0)
+    route = status_of(drain=drain_figures(through_lsn=107))["routes"]["to-db"]
+    assert (route["accepted"], route["pending"], route["lost"]) == (60, 0, 8)
+    assert route["oldest_pending_s"] is None
+
+
 def test_the_frontier_is_the_newest_that_any_page_knows() -> None:
     status = status_of()
     assert (status["frontier_lsn"], status["figures_lsn"]) == (110, 107)

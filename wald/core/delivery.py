@@ -264,13 +264,17 @@ def without(lost: Sequence[LostRange], excluded: Collection[Lsn]) -> list[LostRa
     """Return the lost ranges less LSNs that were set aside before they were lost."""
     rest: list[LostRange] = []
     for item in lost:
-        first = item.first_lsn
-        for lsn in sorted(lsn for lsn in excluded if first <= lsn <= item.last_lsn):
+        first, records = item.first_lsn, item.records
+        inside = sorted(lsn for lsn in excluded if first <= lsn <= item.last_lsn)
+        if inside and records is not None:
+            records = max(0, records - len(inside))  # all in the first part: it is a sum
+        for lsn in inside:
             if first < lsn:
-                rest.append(replace(item, first_lsn=first, last_lsn=lsn - 1))
+                rest.append(replace(item, first_lsn=first, last_lsn=lsn - 1, records=records))
+                records = None if records is None else 0
             first = lsn + 1
         if first <= item.last_lsn:
-            rest.append(replace(item, first_lsn=first))
+            rest.append(replace(item, first_lsn=first, records=records))
     return rest
 
 

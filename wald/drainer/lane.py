@@ -280,6 +280,7 @@ class Lane:
         assert reader is not None
         checkpoint = memory.held.checkpoint
         due = self._now_ns() >= self._advance_ns or self._leave_by_ns is not None
+        due = due or reader.has_lost  # a loss is told at once
         if not due or not reader.is_empty or reader.through <= checkpoint.lsn:
             return
         self._advance_ns = self._now_ns() + round(limits.ADVANCE_EVERY_S * _NS)

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from wald import limits
 from wald.config import Settings
+from wald.core.books import balance
 from wald.core.state import LogState
 from wald.drainer.asks import Asks
 from wald.drainer.catalogue import Catalogue
@@ -370,9 +371,8 @@ def _books(fleet: Fleet, state: LogState) -> dict[str, Any]:
         route = state.routes[figures["route_id"]]
         stream = state.streams[route.stream_id]
         figures["accepted"] = stream.records - route.birth_records
-        figures["pending"] = max(
-            0, figures["accepted"] - figures["delivered"] - figures["dead_letters"]
-        )
+        rest = max(0, figures["accepted"] - figures["delivered"] - figures["dead_letters"])
+        figures["pending"], figures["lost"] = balance(rest, figures["through_lsn"], stream.last_lsn)
     return {"routes": routes, "pending": sum(item["pending"] for item in routes.values())}
 
 

@@ -141,6 +141,11 @@ class LaneReader:
         count = sum(record.lsn <= hi for record in self._records)
         return self._cut(count, hi)
 
+    @property
+    def has_lost(self) -> bool:
+        """Whether a loss was found that was not taken."""
+        return bool(self._lost)
+
     def take_lost(self) -> tuple[LostRange, ...]:
         """Return what was lost before the next record, and forget it."""
         lost = tuple(item for item in self._lost if item.last_lsn <= self.through)
@@ -180,7 +185,9 @@ class LaneReader:
             columns = _columns(request)
         except FormatDamaged as damage:
             last = request.first_lsn + request.stored - 1
-            self._lost.append(LostRange(request.first_lsn, last, 0, 0, damage.message))
+            self._lost.append(
+                LostRange(request.first_lsn, last, 0, 0, damage.message, request.stored)
+            )
             return
         if not self._records:
             self._oldest_ns = self._clock.monotonic_ns()

@@ -144,8 +144,9 @@ class Route:
     ) -> list[DeadLetter]:
         """Return dead letters without bodies for what damage took, but for what was ``excluded``.
 
-        How many of the lost records were the stream's is known only where it is the only one;
-        else the letter says the range and counts none.
+        How many of the lost records were the stream's is known where the sections could still be
+        told, or where it is the only stream; else the letter says the range and counts none. What
+        is known to have been of other streams only is no letter.
         """
         alone = self.shared.count_streams() == 1
         now_ns = self.shared.clock.wall_ns()
@@ -159,10 +160,10 @@ class Route:
                 rev_id,
                 0,
                 now_ns,
-                records=item.last_lsn - item.first_lsn + 1 if alone else 0,
+                records=_count(item, alone=alone),
                 through_lsn=item.last_lsn,
             )
-            for item in delivery.without(lost, excluded)
+            for item in delivery.without([item for item in lost if item.records != 0], excluded)
         ]
 
     def frontier(self) -> Frontier | None:
@@ -222,6 +223,14 @@ class LaneMemory:
         """Remember why a person is needed."""
         self.parked = code
         self.say(why)
+
+
+def _count(item: LostRange, *, alone: bool) -> int:
+    """Return how many records of the stream a range held; 0 if nobody knows."""
+    if item.records is not None:
+        return item.records
+    lsns = item.last_lsn - item.first_lsn + 1
+    return lsns if alone and lsns < limits.LSN_JUMP_UNCLEAN else 0  # longer ones hold a jump
 
 
 def must(*, done: bool) -> None:

@@ -293,12 +293,18 @@ class TailReader:
         yield from self._lost(first, last_lsn, self._segment, at, "blocks do not match")
 
     def _lost(
-        self, first_lsn: Lsn, last_lsn: Lsn, segment: int, at: int, reason: str
+        self,
+        first_lsn: Lsn,
+        last_lsn: Lsn,
+        segment: int,
+        at: int,
+        reason: str,
+        records: int | None = None,
     ) -> Iterator[LostRange]:
         first_lsn = max(first_lsn, self.cursor + 1)
         if first_lsn <= last_lsn:
             self.cursor = last_lsn
-            yield LostRange(first_lsn, last_lsn, segment, at, reason)
+            yield LostRange(first_lsn, last_lsn, segment, at, reason, records)
 
     def _read_block(
         self, header: BlockHeader, extent: _Extent, *, newest: bool
@@ -314,7 +320,12 @@ class TailReader:
             except FormatDamaged as damage:
                 self._must_be_there(extent, newest=newest)
                 yield from self._lost(
-                    header.first_lsn, header.last_lsn, self._segment, header.offset, damage.message
+                    header.first_lsn,
+                    header.last_lsn,
+                    self._segment,
+                    header.offset,
+                    damage.message,
+                    self._count(header, payload),
                 )
                 return
         self.cursor = max(self.cursor, header.last_lsn)
@@ -331,6 +342,21 @@ class TailReader:
                 wanted.append((lsn, section))
             lsn += section.records
         return tuple(wanted)
+
+    def _count(self, header: BlockHeader, payload: bytes) -> int | None:
+        """Return how many records of the wanted sections a damaged payload held.
+
+        None where its sections do not add up to what the header says, or a part was read before.
+        """
+        wanted = total = 0
+        try:
+            for section in frame.decode_sections(payload, header.sections):
+                total += section.records
+                if self._wants_section is None or self._wants_section(section):
+                    wanted += section.records
+        except FormatDamaged:
+            return None
+        return wanted if total == header.records and self.cursor < header.first_lsn else None
 
     def _next_block(self, extent: _Extent) -> BlockHeader | None:
         """Return the first valid header at or behind the offset; None if there is none."""

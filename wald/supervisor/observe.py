@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from wald import limits
+from wald.core.books import balance
 from wald.ports import FileSystem
 from wald.storage.progress import TwoSlotPage
 
@@ -122,7 +123,10 @@ def _route(
     dead_letters = int(finished.get("dead_letters", 0))
     # the pages are written at different moments: what is finished was accepted before
     accepted = max((stream[2] if stream else 0) - birth_records, delivered + dead_letters)
-    pending = accepted - delivered - dead_letters
+    through_lsn = max(int(finished.get("through_lsn", 0)), birth_lsn)
+    pending, lost = balance(
+        accepted - delivered - dead_letters, through_lsn, stream[4] if stream else 0
+    )
     oldest_ns = finished.get("oldest_pending_ns")
     return {
         "stream": stream[1] if stream else str(stream_id),
@@ -133,12 +137,13 @@ def _route(
         "delivered": delivered,
         "pending": pending,
         "dead_letters": dead_letters,
+        "lost": lost,
         "oldest_pending_s": (
             max(0.0, (now_ns - oldest_ns) / limits.CLOCK_NS_PER_S)
             if oldest_ns is not None and pending
             else None
         ),
-        "through_lsn": max(int(finished.get("through_lsn", 0)), birth_lsn),
+        "through_lsn": through_lsn,
         "batch_no": finished.get("batch_no", 0),
         "attempts": finished.get("attempts", 0),
         "last_error": finished.get("last_error", ""),

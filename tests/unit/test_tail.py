@@ -256,6 +256,34 @@ def test_a_damaged_block_is_a_lost_range_and_the_rest_is_read(fs, log, at):
     tail.close()
 
 
+def test_lsns_that_a_start_skipped_are_not_lost_with_the_first_block_behind_them(fs, log):
+    before = fill(log, 2)
+    fs.kill()
+    again = open_log(fs)
+    copied = again.frontier
+    lost = fill(again, 1, size=3, start=3)
+    after = fill(again, 1, start=4)
+    spoil(fs, copied.segment, copied.end_bytes)
+    for cursor in (0, before[-1]):
+        tail = reader(fs, again, after=cursor)
+        items = list(tail.read(again.frontier))
+        (hole,) = [item for item in items if isinstance(item, LostRange)]
+        assert (hole.first_lsn, hole.last_lsn) == (lost[0], lost[-1])
+        read = lsns_of(item for item in items if item is not hole)
+        assert [lsn for lsn in read if lsn > cursor] == [*before[cursor:], *after]
+        tail.close()
+    spoil(fs, copied.segment, copied.end_bytes - 4096)  # the copied group is gone as well
+    tail = reader(fs, again)
+    items = list(tail.read(again.frontier))
+    holes = [item for item in items if isinstance(item, LostRange)]
+    assert [(hole.first_lsn, hole.last_lsn) for hole in holes] == [
+        (before[-1], lost[0] - 1),
+        (lost[0], lost[-1]),
+    ]
+    tail.close()
+    again.close()
+
+
 @pytest.mark.parametrize("at", [0, frame.BLOCK_HEADER_BYTES + 5])
 def test_damage_of_the_last_block_is_lost_up_to_the_frontier(fs, log, at):
     before = fill(log, 2)

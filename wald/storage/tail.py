@@ -287,10 +287,19 @@ class TailReader:
     def _lost_to(
         self, extent: _Extent, last_lsn: Lsn, at: int, *, newest: bool
     ) -> Iterator[LostRange]:
-        first = self.cursor + 1 if self._chain_lsn is None else self._chain_lsn + 1
-        if max(first, self.cursor + 1) <= last_lsn:
-            self._must_be_there(extent, newest=newest)
-        yield from self._lost(first, last_lsn, self._segment, at, "blocks do not match")
+        first = max(self.cursor, self._chain_lsn or 0) + 1
+        if first > last_lsn:
+            return
+        self._must_be_there(extent, newest=newest)
+        ranges = [(first, last_lsn)]
+        if extent.header is not None and first < extent.header.first_lsn <= last_lsn:
+            # LSNs were skipped before that one: in front of them only the copied group may stand
+            begun_lsn = extent.header.first_lsn
+            ranges = [(first, begun_lsn - 1), (begun_lsn, last_lsn)]
+            if first - 1 > extent.header.pred_last_lsn:
+                del ranges[0]  # it was read
+        for first_lsn, through_lsn in ranges:
+            yield from self._lost(first_lsn, through_lsn, self._segment, at, "blocks do not match")
 
     def _lost(
         self,

@@ -18,10 +18,11 @@ from wald.drainer.asks import Asks
 from wald.drainer.catalogue import Catalogue
 from wald.drainer.frontier import FrontierBoard
 from wald.drainer.reader import LaneReader
-from wald.errors import DataDirectoryUnusable, WaldError
-from wald.model import Frontier
+from wald.errors import DataDirectoryUnusable, LedgerFailed, WaldError
+from wald.model import Frontier, Systemic, SystemicKind
 from wald.storage.owner import load_owner
 from wald.storage.tail import segment_path
+from wald.testing.memory_ledger import MemoryLedger
 from wald.testing.recording_sink import RecordingSink, RecordingTarget
 
 
@@ -189,6 +190,34 @@ def test_a_sink_that_cannot_be_made_shows_in_the_state_and_is_tried_again(backlo
     done = backlog.replay(make, patience_s=0.05)
     assert done["pending"] == 1
     assert done["routes"]["events"]["last_error"] == "no such option"
+
+
+def test_a_ledger_that_has_no_room_is_tried_with_growing_pauses(backlog):
+    class Full(MemoryLedger):
+        def finish(self, *_):
+            msg = "no room for the ledger"
+            raise LedgerFailed(msg)
+
+    backlog.append(b"a")
+    target = RecordingTarget()
+    shared = backlog.shared(lambda *_: RecordingSink(target), ledger=Full(backlog.log.log_id))
+    fleet = backlog.fleet(shared)
+    try:
+        eventually(lambda: fleet.lanes[1].figures.failures >= 3, fleet.figures)
+    finally:
+        end(fleet)
+
+
+def test_it_is_known_since_when_records_wait_for_a_target_that_was_never_up(backlog):
+    backlog.append(b"a")
+    target = RecordingTarget()
+    target.down = Systemic(SystemicKind.UNREACHABLE, "down")
+    fleet = backlog.fleet(backlog.shared(lambda *_: RecordingSink(target)))
+    try:
+        eventually(lambda: fleet.figures()["events"]["oldest_pending_ns"], fleet.figures)
+        assert fleet.figures()["events"]["through_lsn"] == 0
+    finally:
+        end(fleet)
 
 
 def test_a_lane_without_a_frontier_waits_for_one_and_leaves_at_once_when_stopped(backlog):

@@ -314,17 +314,30 @@ class Lane:
         return event
 
     def _finish(self, took_effect: bytes) -> None:
-        self._failures = 0
         following = None if self._leave_by_ns is not None else self._next_batch()
         finish(self.route, self._memory, took_effect, following)
+        self._failures = 0  # only now: a ledger without room is a failure again and again
 
     def _wait(self) -> Event | None:
         turn = self._shared.board.turn()
+        self._look_ahead()
         left_s = (self._due_ns - self._now_ns()) / _NS
         if left_s <= 0:
             return Event.DUE
         self._wait_for(turn, left_s)
         return None
+
+    def _look_ahead(self) -> None:
+        """Read what is next, so that it is known since when it waits."""
+        memory, frontier = self._memory, self.route.frontier()
+        if memory.reader is None or memory.sink is None or frontier is None:
+            return
+        if memory.held.manifest is not None:
+            if memory.batch is None:
+                memory.batch = memory.reader.take_through(memory.manifest.current.hi, frontier)
+        elif memory.reader.is_empty:
+            memory.reader.fill(frontier, self._bounds())
+        self._publish()
 
     # --- what others see ------------------------------------------------------------------------
 

@@ -626,7 +626,7 @@ def test_a_route_with_another_target_is_another_route_and_wants_a_start(director
             door.start()
         assert "start" in caught.value.hint
         for start, born in (("oldest", (0, 0)), ("now", (2, 2))):
-            changed = RouteSettings("r", "s", "to", start=start)
+            changed = RouteSettings("r", "s", "to", start=start, abandon=2)
             door.settings = settings_with(directory, changed, path=f"{start}.db")
             door.start()
             door.stop()

@@ -320,3 +320,45 @@ def test_every_shipped_setting_says_what_it_is() -> None:
 
 def test_the_front_names_what_it_exports() -> None:
     assert set(config.__all__) <= set(dir(config))
+
+
+_TWO_ROUTES = """
+[sinks.one]
+type = "sqlite"
+path = "/var/x.db"
+[sinks.two]
+type = "sqlite"
+path = "/var/./x.db"
+[routes.a]
+stream = "{0}"
+sink = "one"
+{1}
+[routes.b]
+stream = "s"
+sink = "two"
+{2}
+"""
+
+
+@pytest.mark.parametrize(
+    ("stream", "a", "b", "shared"),
+    [
+        ("s", "", "", True),
+        ("s", 'table = "s"', "", True),
+        ("s", 'table = "t"', 'table = "t"', True),
+        ("s", 'table = "t"', "", False),
+        ("other", "", "", False),
+    ],
+)
+def test_two_routes_of_a_stream_to_one_table_are_refused(
+    stream: str, a: str, b: str, *, shared: bool
+) -> None:
+    texts = [("wald.toml", _TWO_ROUTES.format(stream, a, b))]
+    places = default_places({}, 0)
+    if not shared:
+        load_text(texts, places, {})
+        return
+    with pytest.raises(ConfigError, match="same table") as caught:
+        load_text(texts, places, {})
+    assert "routes.b" in caught.value.hint
+    assert "wald.toml" in caught.value.message

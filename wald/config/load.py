@@ -12,6 +12,7 @@ from wald import limits
 from wald.config.parse import KeyPath, Where, parse
 from wald.config.places import Places, data_dir_beside
 from wald.config.settings import Secret, Settings, SinkSettings
+from wald.config.targets import find_shared_table
 from wald.errors import ConfigError, WrongSetting
 
 AUTO_SINK = "to"
@@ -96,6 +97,7 @@ def load_text(
         data_dir=str(Path(settings.data_dir).absolute()),
         socket=str(Path(settings.socket).absolute()),
     )
+    _refuse_shared_table(settings, where)
     return Loaded(settings, {".".join(key_path): place for key_path, place in origins.items()})
 
 
@@ -117,6 +119,18 @@ def load_target(target: str, places: Places, data_dir: str | None) -> Loaded:
         auto_sink=AUTO_SINK,
     )
     return Loaded(settings, {f"sinks.{AUTO_SINK}": "--to", "daemon.data_dir": "--to"})
+
+
+def _refuse_shared_table(settings: Settings, where: Where) -> None:
+    shared = find_shared_table(settings.routes.values(), settings.sinks)
+    if shared is not None:
+        first, second = shared
+        place = where(("routes", second.name))
+        msg = (
+            f"{place}: the routes {first.name!r} and {second.name!r} write the records of the "
+            f"stream {second.stream!r} to the same table of the same file"
+        )
+        raise ConfigError(msg, hint=f"give [routes.{second.name}] another 'table', or remove it")
 
 
 def find_line(text: str, key_path: KeyPath) -> int | None:

@@ -150,6 +150,11 @@ ROUTE: Mapping[str, Setting] = {
     "start": Setting(
         "start", one_of("oldest", "now"), "where a new route of a stream in use begins"
     ),
+    "abandon": Setting(
+        "abandon",
+        count(0, limits.LSN_MAX),
+        "how many records that were not delivered a change of the target may give up",
+    ),
 }
 
 BATCH: Mapping[str, Setting] = {

@@ -43,6 +43,7 @@ class RouteSettings:
     stream: str
     sink: str
     start: str | None = None  # "oldest" | "now"; must be said for a new route of a stream in use
+    abandon: int = 0  # so many pending records a change of the target may give up
     batch: BatchSettings = field(default_factory=BatchSettings)
     options: Mapping[str, object] = field(default_factory=dict)
 

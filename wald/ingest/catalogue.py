@@ -5,14 +5,13 @@ record that is its, so that the drainer starts exactly there. Pure: state and se
 out.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from wald import limits
-from wald.config import RouteSettings, Settings, SinkSettings
+from wald.config import RouteSettings, Settings
+from wald.config.targets import automatic_digest, target_digest
 from wald.core.frame import Section
 from wald.core.state import (
     LogState,
@@ -23,15 +22,7 @@ from wald.core.state import (
     stream_opened,
 )
 from wald.errors import ConfigError, UnknownStream
-from wald.model import Lsn, StreamId
-
-# what names a target, whichever sink: a change makes it another one, and so another route
-_TARGET_KEYS = frozenset(
-    {
-        "brokers", "bucket", "database", "dbname", "endpoint", "host", "hosts", "path", "port",
-        "project", "region", "schema", "servers", "socket", "table", "topic", "url",
-    }
-)  # fmt: skip
+from wald.model import Lsn, RouteId, StreamId
 
 
 class Held(NamedTuple):
@@ -49,20 +40,13 @@ class Oldest:
     streams: Mapping[StreamId, Held]
 
 
-def target_digest(sink: SinkSettings, options: Mapping[str, object]) -> str:
-    """Return what tells one target from another: of the type and of what names the target."""
-    named = {**sink.options, **options}
-    identity = {key: str(named[key]) for key in sorted(_TARGET_KEYS & named.keys())}
-    text = json.dumps([sink.type, identity], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def automatic_digest(sink: SinkSettings) -> str:
-    """Return the digest of a route made by ``--to``: its data directory belongs to the target."""
-    return hashlib.sha256(f"automatic {sink.type}".encode()).hexdigest()
-
-
-def plan_start(state: LogState, settings: Settings, lsn: Lsn, oldest: Oldest) -> list[Section]:
+def plan_start(
+    state: LogState,
+    settings: Settings,
+    lsn: Lsn,
+    oldest: Oldest,
+    pending: Mapping[RouteId, int],
+) -> list[Section]:
     """Return the statements that make the log agree with the configured routes.
 
     A route of a changed target or stream dies and is born anew. One that the settings no longer
@@ -73,14 +57,16 @@ def plan_start(state: LogState, settings: Settings, lsn: Lsn, oldest: Oldest) ->
         settings: what is configured.
         lsn: the LSN of the frontier.
         oldest: the oldest retained point.
+        pending: how many records of each route are not delivered.
 
     Raises:
-        ConfigError: a new route of a stream in use does not say where to start.
+        ConfigError: a new route of a stream in use does not say where to start, or records of a
+            changed one would never be delivered.
     """
-    plan = _Plan(state, lsn, oldest)
+    plan = _Plan(state, lsn, oldest, pending)
     for route in settings.routes.values():
         sink = settings.sinks[route.sink]
-        plan.ensure(route, target_digest(sink, route.options))
+        plan.ensure(route, target_digest(sink, route))
     if settings.auto_sink is not None:
         sink = settings.sinks[settings.auto_sink]
         taken = {route.stream for route in settings.routes.values()}
@@ -111,7 +97,7 @@ def plan_stream(state: LogState, settings: Settings, name: str, lsn: Lsn) -> lis
         raise UnknownStream(msg, hint=f"at most {limits.STREAMS_MAX:,} streams and routes")
     assert settings.auto_sink is not None  # configured routes were born at the start
     sink = settings.sinks[settings.auto_sink]
-    plan = _Plan(state, lsn, Oldest(lsn, {}))
+    plan = _Plan(state, lsn, Oldest(lsn, {}), {})
     plan.ensure(RouteSettings(name, name, sink.name), automatic_digest(sink))
     return plan.sections
 
@@ -119,11 +105,14 @@ def plan_stream(state: LogState, settings: Settings, name: str, lsn: Lsn) -> lis
 class _Plan:
     """Collects statements, with the ids that they will have."""
 
-    def __init__(self, state: LogState, lsn: Lsn, oldest: Oldest) -> None:
+    def __init__(
+        self, state: LogState, lsn: Lsn, oldest: Oldest, pending: Mapping[RouteId, int]
+    ) -> None:
         self.sections: list[Section] = []
         self._state = state
         self._lsn = lsn
         self._oldest = oldest
+        self._pending = pending
         self._routes = {route.name: route for route in state.routes.values()}
         self._opened: dict[str, StreamState] = {}
         self._next_stream = state.next_stream_id
@@ -135,6 +124,7 @@ class _Plan:
         if before is not None:
             if before.digest == digest and before.stream_id == stream.stream_id:
                 return
+            self._check_abandoned(route, before, stream)
             self.sections.append(route_death(before.route_id))
         lsn, held = self._start(route, stream)
         born = RouteState(
@@ -149,6 +139,25 @@ class _Plan:
         )
         self._next_route += 1
         self.sections.append(route_birth(born))
+
+    def _check_abandoned(
+        self, route: RouteSettings, before: RouteState, stream: StreamState
+    ) -> None:
+        """Refuse a change after which records that were accepted are never delivered."""
+        pending = self._pending.get(before.route_id, 0)
+        same_stream = before.stream_id == stream.stream_id
+        if pending <= route.abandon or (route.start == "oldest" and same_stream):
+            return
+        msg = (
+            f"the target or stream of the route {route.name!r} has changed, and up to {pending:,} "
+            f"records are not delivered to the one before; they never would be"
+        )
+        oldest = 'say start = "oldest": the new target gets them; or ' if same_stream else ""
+        hint = (
+            f'change it back until "wald wait" says that all is delivered; or {oldest}'
+            f"give them up: abandon = {pending} in [routes.{route.name}]"
+        )
+        raise ConfigError(msg, hint=hint, pending=pending)
 
     def _stream(self, name: str) -> StreamState:
         known = self._state.streams_by_name.get(name) or self._opened.get(name)

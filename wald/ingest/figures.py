@@ -104,6 +104,51 @@ class Progress:
             self._page.close()
 
 
+def pending_records(fs: FileSystem, data_dir: str, state: LogState) -> dict[RouteId, int]:
+    """Return how many records of each route are not known to be delivered, where there are any.
+
+    By what the drainer said last; where it has said nothing of a route, all that was accepted.
+    """
+    progress = Progress(fs, data_dir)
+    checkpoints = progress.read()
+    progress.close()
+    said = _drained(fs, data_dir)
+    found = {}
+    for route in state.routes.values():
+        stream = state.streams[route.stream_id]
+        accepted = stream.records - route.birth_records
+        finished, through = said.get(route.route_id, (0, 0))
+        through = max(through, checkpoints.get(route.route_id, 0), route.birth_lsn)
+        if accepted > 0 and through < stream.last_lsn:
+            found[route.route_id] = max(accepted - finished, 1)
+    return found
+
+
+def _drained(fs: FileSystem, data_dir: str) -> dict[RouteId, tuple[int, Lsn]]:
+    """Return of each route how many records are finished, and through which LSN."""
+    path = f"{data_dir}/drain.page"
+    slot_bytes = limits.FIGURES_SLOT_BYTES
+    try:
+        page = TwoSlotPage.open(fs, path, slot_bytes=slot_bytes, write=False)
+    except OSError:
+        return {}
+    try:
+        said = (page.read() or {}).get("routes")
+    except OSError:
+        return {}
+    finally:
+        page.close()
+    rows = said.values() if isinstance(said, dict) else ()
+    return {
+        int(row["route_id"]): (
+            int(row.get("delivered", 0)) + int(row.get("dead_letters", 0)),
+            int(row.get("through_lsn", 0)),
+        )
+        for row in rows
+        if isinstance(row, dict) and "route_id" in row
+    }
+
+
 def oldest_retained(fs: FileSystem, data_dir: str, log: Log) -> Oldest:
     """Return the oldest point of the log: the head of its first segment that was used."""
     directory = f"{data_dir}/log"

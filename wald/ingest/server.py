@@ -21,7 +21,7 @@ from wald.errors import LogFailed, WaldError
 from wald.ingest.catalogue import plan_start
 from wald.ingest.committer import Committer
 from wald.ingest.connection import Connection
-from wald.ingest.figures import Figures, Progress, oldest_retained
+from wald.ingest.figures import Figures, Progress, oldest_retained, pending_records
 from wald.ingest.house import House
 from wald.ingest.preallocate import PreallocatorThread
 from wald.ports import Chance, Clock, FileSystem
@@ -88,7 +88,8 @@ def _tell(recovery: RecoveryReport) -> None:
 def _agree_with_settings(log: Log, settings: Settings, fs: FileSystem) -> None:
     """Write births and deaths of configured routes before anything is accepted."""
     oldest = oldest_retained(fs, settings.data_dir, log)
-    sections = plan_start(log.state, settings, log.frontier.lsn, oldest)
+    pending = pending_records(fs, settings.data_dir, log.state)
+    sections = plan_start(log.state, settings, log.frontier.lsn, oldest, pending)
     if sections:
         log.append_group(sections)
 

@@ -1,0 +1,45 @@
+"""What tells one target from another: the same file under two spellings is one target."""
+
+import hashlib
+import json
+import os.path
+from collections.abc import Iterable, Mapping
+
+from wald.config.settings import RouteSettings, SinkSettings
+
+# what names a target, whichever sink: a change makes it another one, and so another route
+_TARGET_KEYS = frozenset(
+    {
+        "brokers", "bucket", "database", "dbname", "endpoint", "host", "hosts", "path", "port",
+        "project", "region", "schema", "servers", "socket", "table", "topic", "url",
+    }
+)  # fmt: skip
+
+
+def target_digest(sink: SinkSettings, route: RouteSettings) -> str:
+    """Return what tells one target from another: of the type and of what names the target."""
+    named = {"table": route.stream, **sink.options, **route.options}
+    identity = {key: str(named[key]) for key in sorted(_TARGET_KEYS & named.keys())}
+    if "path" in identity:
+        identity["path"] = os.path.realpath(identity["path"])
+    text = json.dumps([sink.type, identity], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def automatic_digest(sink: SinkSettings) -> str:
+    """Return the digest of a route made by ``--to``: its data directory belongs to the target."""
+    return hashlib.sha256(f"automatic {sink.type}".encode()).hexdigest()
+
+
+def find_shared_table(
+    routes: Iterable[RouteSettings], sinks: Mapping[str, SinkSettings]
+) -> tuple[RouteSettings, RouteSettings] | None:
+    """Return two routes that write one stream's records to one SQLite table, if there are any."""
+    seen: dict[tuple[str, str], RouteSettings] = {}
+    for route in routes:
+        sink = sinks[route.sink]
+        if sink.type == "sqlite":
+            before = seen.setdefault((route.stream, target_digest(sink, route)), route)
+            if before is not route:
+                return before, route
+    return None

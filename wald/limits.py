@@ -98,6 +98,7 @@ PROGRESS_EVERY_S: Final = 0.5
 HINT_EVERY_S: Final = 0.25  # the frontier by way of ``ingest.page``, while ingest does not tell it
 REJECT_GUARD_RECORDS: Final = 100  # the guard looks at the last so many records, or more
 REJECT_GUARD_SHARE: Final = 0.5  # a larger share of refused ones is an outage, not bad records
+DEAD_LETTERS_MAX: Final = 100_000  # of a route; then it is parked as ``dead-letter-quota``
 DEAD_LOG_FILE_BYTES: Final = 64 * MIB
 DEAD_LOG_ENTRY_MAX_BYTES: Final = 256 * MIB
 ERROR_TEXT_MAX_CHARS: Final = 500

@@ -35,6 +35,7 @@ from wald.model import (
     LostRange,
     ProgressRow,
     Rejected,
+    RejectedRecord,
     ReplayClass,
     RouteBirth,
     RowMoved,
@@ -339,6 +340,56 @@ def test_too_large_a_share_of_refusals_is_taken_for_an_outage(place):
     backlog.replay(sink_of(target))
     assert target.lsns == lsns
     backlog.close()
+
+
+def test_a_full_quota_of_dead_letters_parks_the_lane_until_the_target_takes_the_batch(
+    backlog, monkeypatch
+):
+    monkeypatch.setattr(limits, "PARKED_REREAD_S", 0.01)
+    monkeypatch.setattr(limits, "DEAD_LETTERS_MAX", 3)
+    lsns = backlog.append(*values(40))
+    bad = {lsns[1], lsns[2], lsns[12], lsns[22]}
+
+    def halted():
+        figures = fleet.figures()["events"]
+        reason = figures["last_error"].startswith("dead-letter-quota: with 1 more")
+        said = (figures["state"], figures["parked"], figures["dead_letters"])
+        return said == ("parked", "dead-letter-quota", 3) and reason
+
+    target = RecordingTarget(refuses=lambda record: record.lsn in bad)
+    shared = backlog.shared(sink_of(target))
+    fleet = backlog.fleet(shared)
+    try:
+        eventually(halted, fleet.figures)
+        assert target.lsns == [lsn for lsn in lsns[:20] if lsn not in bad]
+        target.refuses = lambda _: False
+        eventually(lambda: fleet.figures()["events"]["delivered"] == 37, fleet.figures)
+        assert fleet.figures()["events"]["parked"] is None
+    finally:
+        end(fleet)
+    assert len(shared.ledger.dead_letters(1)) == 3
+    shared.dead_log.close()
+
+
+def test_a_target_s_words_are_kept_within_bounds(backlog):
+    class Wordy(RecordingSink):
+        def _refused(self, records):
+            return [RejectedRecord(item.lsn, "c" * 10_000, "w" * 10_000) for item in records][:1]
+
+        def deliver(self, attempt):
+            if len(attempt.records) < 2:
+                return super().deliver(replace(attempt, records=()))
+            return Rejected(tuple(self._refused(attempt.records)), "w")
+
+        def probe(self, _attempt, records):
+            return self._refused(records) if len(records) > 1 else ()
+
+    backlog.append(*values(2))
+    shared = backlog.shared(lambda *_: Wordy())
+    backlog.deliver_all(shared)
+    (letter,) = shared.ledger.dead_letters(1)
+    assert len(letter.message) == len(letter.code) == limits.ERROR_TEXT_MAX_CHARS
+    shared.dead_log.close()
 
 
 # --- one target harms no other ------------------------------------------------------------------

@@ -53,6 +53,7 @@ class Event(Enum):
     CULPRITS = "culprits named"
     NO_CULPRIT = "no culprit"
     TOO_MANY = "too many rejects"
+    QUOTA = "dead-letter quota full"
     SYSTEMIC = "systemic"
     UNKNOWN = "unknown"
     UNCERTAIN = "uncertain"
@@ -86,6 +87,7 @@ LIFE_OF_A_BATCH: tuple[Transition, ...] = (
     Transition("set-aside", Step.SEARCHING, Event.CULPRITS, Step.SENDING, "dead log, T3"),
     Transition("no-culprit", Step.SEARCHING, Event.NO_CULPRIT, Step.WAITING, "-"),
     Transition("too-many-rejects", Step.SEARCHING, Event.TOO_MANY, Step.WAITING, "-"),
+    Transition("quota-full", Step.SEARCHING, Event.QUOTA, Step.PARKED, "-"),
     Transition("search-fails", Step.SEARCHING, Event.SYSTEMIC, Step.WAITING, "-"),
     Transition("search-unanswered", Step.SEARCHING, Event.UNKNOWN, Step.WAITING, "-"),
     Transition("search-row-moved", Step.SEARCHING, Event.ROW_MOVED, Step.WAITING, "-"),
@@ -140,6 +142,7 @@ class Parked(Enum):
     LEDGER_OLDER = "ledger-older"
     DIVERGED = "diverged"
     UNCERTAIN = "uncertain"
+    QUOTA = "dead-letter-quota"
 
 
 @dataclass(frozen=True, slots=True)

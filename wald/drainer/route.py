@@ -122,8 +122,8 @@ class Route:
             DeadLetter(
                 self.birth.name,
                 item.lsn,
-                item.code,
-                item.message,
+                item.code[: limits.ERROR_TEXT_MAX_CHARS],
+                item.message[: limits.ERROR_TEXT_MAX_CHARS],
                 manifest.number,
                 rev_id,
                 manifest.attempts,

@@ -2,6 +2,7 @@
 
 import logging
 
+from wald import limits
 from wald.core import delivery
 from wald.core.delivery import Event, Parked
 from wald.drainer.reader import Batch
@@ -156,8 +157,23 @@ def search(route: Route, memory: LaneMemory) -> Event:
             f"the first: {found[0].message}"
         )
         return Event.TOO_MANY
+    if memory.held.checkpoint.dead_letters + len(excluded) > limits.DEAD_LETTERS_MAX:
+        _park_full(route, memory, found)
+        return Event.QUOTA
     _exclude(route, memory, found)
     return Event.CULPRITS
+
+
+def _park_full(route: Route, memory: LaneMemory, found: tuple[RejectedRecord, ...]) -> None:
+    """Set nothing more aside: ledger and dead log are bounded. Tried again now and then."""
+    before = memory.last_error
+    memory.park(
+        Parked.QUOTA,
+        f"dead-letter-quota: with {len(found)} more the route's dead letters were above "
+        f"{limits.DEAD_LETTERS_MAX:,}; the first: {found[0].message}",
+    )
+    if memory.last_error != before:
+        _log.error("route %s: %r", route.birth.name, memory.last_error)
 
 
 def _probe_all(

@@ -110,6 +110,7 @@ DEAD_LETTERS_PER_ANSWER: Final = 1_000
 PAGE_SLOT_BYTES: Final = 4 * KIB
 FIGURES_SLOT_BYTES: Final = 512 * KIB
 PAGE_ERRORS_MAX_BYTES: Final = 64 * KIB  # of all routes together, in ``drain.page``
+RECOVERY_LISTED_MAX: Final = 100  # losses and notes in the figures; the loss report has all
 FIGURES_EVERY_S: Final = 0.1
 CHILD_BACKOFF_BASE_S: Final = 0.1
 CHILD_BACKOFF_CAP_S: Final = 10.0

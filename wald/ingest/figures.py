@@ -1,5 +1,6 @@
 """What ingest tells the other processes of itself, and hears from the drainer, over pages."""
 
+import logging
 from collections import Counter
 from dataclasses import asdict
 
@@ -13,6 +14,9 @@ from wald.ports import FileSystem
 from wald.storage.log import Log
 from wald.storage.progress import TwoSlotPage
 from wald.storage.segment import BlockReader, read_header, segment_number
+from wald.storage.start import RecoveryReport
+
+_log = logging.getLogger("wald.ingest")
 
 FIGURES_OFFSET_BYTES = 2 * limits.PAGE_SLOT_BYTES  # behind the hint of the log
 PROGRESS_SLOT_BYTES = 16 * limits.PAGE_SLOT_BYTES
@@ -25,11 +29,12 @@ class Figures:
         self, fs: FileSystem, data_dir: str, log: Log, *, pid: int, started_ns: int
     ) -> None:
         self._log = log
+        self._unwritten = False
         self._about: dict[str, object] = {
             "pid": pid,
             "log_id": log.log_id.hex(),
             "started_ns": started_ns,
-            "recovery": _plain(asdict(log.recovery) | {"alarms": log.recovery.alarms()}),
+            "recovery": _about_recovery(log.recovery),
         }
         self._page = TwoSlotPage.open(
             fs,
@@ -67,8 +72,12 @@ class Figures:
         }
         try:
             self._page.write(statement, sync=False)
-        except OSError:
-            return
+        except (OSError, ValueError) as error:
+            if not self._unwritten:
+                _log.warning("the figures cannot be written: %s", error)
+            self._unwritten = True
+        else:
+            self._unwritten = False
 
     def close(self) -> None:
         """Let go of the page."""
@@ -174,6 +183,14 @@ def oldest_retained(fs: FileSystem, data_dir: str, log: Log) -> Oldest:
         held = {each.stream_id: Held(each.records, each.bytes) for each in state.streams.values()}
         return Oldest(max(header.first_lsn - 1, 0), held)
     return Oldest(log.frontier.lsn, {})
+
+
+def _about_recovery(report: RecoveryReport) -> object:
+    """Return what a start found: no more of a long list than the page has room for."""
+    said = asdict(report) | {"losses_count": len(report.losses), "alarms": report.alarms()}
+    for name in ("losses", "notes"):
+        said[name] = said[name][: limits.RECOVERY_LISTED_MAX]
+    return _plain(said)
 
 
 def _plain(value: object) -> object:

@@ -131,14 +131,13 @@ def main(arguments: list[str]) -> int:
     except PermissionError as error:
         msg = f"{error.filename}: {error.strerror}"
         hint = "the user of wald must own the data directory and what is in it"
-        return _report(role, answers, DataDirectoryUnusable(msg, hint=hint))
+        return _report(answers, DataDirectoryUnusable(msg, hint=hint))
     except WaldError as error:
-        return _report(role, answers, error)
+        return _report(answers, error)
 
 
-def _report(role: str, answers: TextIO, error: WaldError) -> int:
-    """Tell the supervisor why this process ends; return the exit code."""
-    _log.error("%s cannot run: %s", role, error.message)
+def _report(answers: TextIO, error: WaldError) -> int:
+    """Tell the supervisor, which logs it, why this process ends; return the exit code."""
     said = {
         "code": error.code,
         "message": error.message,

@@ -412,6 +412,18 @@ def test_run_does_not_wait_for_a_parked_route(directory: Path) -> None:
     assert "2 accepted = 1 delivered + 1 pending" in done.stderr
 
 
+def test_run_does_not_wait_for_a_process_that_says_why_it_cannot_start(directory: Path) -> None:
+    arguments = ["run", "--to", f"sqlite:{directory}/x.db", "--", "true"]
+    assert run(*arguments).returncode == 0
+    shutil.rmtree(directory / "x.db.wald" / "ledger")
+    (directory / "x.db.wald" / "ledger").touch()
+    done = run(*arguments, timeout=30)
+    assert done.returncode == 74
+    error, hint = done.stderr.splitlines()
+    assert error.startswith("error[ledger.failed]: ")
+    assert hint.startswith("hint: move the directory 'ledger' away")
+
+
 def test_an_interrupt_while_run_delivers_still_prints_the_books(directory: Path) -> None:
     target = directory / "x.db"
     target.mkdir()

@@ -14,7 +14,8 @@ from wald.ports import Clock
 _START_S = 60.0
 _STOP_S = 60.0
 _POLL_S = 0.01
-_LOG_SHOWN_BYTES = 2_000
+_LOG_READ_BYTES = 4_000
+_STARTS_MAX = 4  # of a child that says the same each time
 
 
 class OwnDaemon:
@@ -104,11 +105,18 @@ class OwnDaemon:
         while self._clock.monotonic_ns() < deadline_ns:
             if self._process.poll() is not None:
                 raise self._why_ended(self._process.returncode)
-            if self.ready_pid("ingest") and self.ready_pid("drain"):
+            try:
+                processes = self.status()["processes"]
+            except Unavailable:
+                processes = {}
+            if processes and all(process["ready"] for process in processes.values()):
                 return
+            for process in processes.values():
+                if process["error"] and process["starts"] >= _STARTS_MAX:
+                    raise reported(process["error"])
             self._clock.sleep(_POLL_S)
         msg = f"the daemon was not ready within {_START_S:g} s"
-        raise Unavailable(msg, hint=self._log_tail())
+        raise Unavailable(msg, hint=self._last_line())
 
     def _why_ended(self, exit_code: int) -> WaldError:
         """Return the error that the daemon printed before it ended."""
@@ -121,7 +129,11 @@ class OwnDaemon:
                 said = {"code": code, "message": message, "hint": hint, "exit_code": exit_code}
                 return reported(said)
         msg = f"the daemon ended with exit code {exit_code}"
-        return Unavailable(msg, hint=self._log_tail())
+        return Unavailable(msg, hint=self._last_line())
+
+    def _last_line(self) -> str:
+        lines = self._log_tail().split("\n")
+        return next((f"its last words: {line}" for line in reversed(lines) if line.strip()), "")
 
     def _log_tail(self) -> str:
-        return self._log.read_bytes()[-_LOG_SHOWN_BYTES:].decode(errors="replace")
+        return self._log.read_bytes()[-_LOG_READ_BYTES:].decode(errors="replace")

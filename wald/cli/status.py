@@ -39,7 +39,9 @@ def status(socket: str | None, *, as_json: bool) -> None:
             click.echo(f"{name}: {_last_error(route)}")
     say_alarms(answer)
     for role, process in answer["processes"].items():
-        if process["stale"]:
+        if process.get("trouble"):
+            say(f"{role}: {process['trouble']}")
+        elif process["stale"]:
             reason = f" ({process['last_error']})" if process["last_error"] else ""
             hung = process["ready"] and process.get("answers") is False
             state = "does not answer" if hung else f"is {process['state']}{reason}"

@@ -202,9 +202,10 @@ class Drainer:
             try:
                 write()
             except (OSError, ValueError) as error:
-                unwritten = repr(error)
+                why = getattr(error, "strerror", None) or str(error)
+                unwritten = f"its figures cannot be written: {why}"
         if unwritten and unwritten != self._unwritten:
-            _log.warning("a page cannot be written: %s", unwritten)
+            _log.warning("%s", unwritten)
         self._unwritten = unwritten
 
     def _publish_figures(self) -> None:
@@ -228,7 +229,7 @@ class Drainer:
         """Answer one request of ``drain.sock``."""
         match request.get("op"):
             case "drain.ping":
-                return {}
+                return {"trouble": self._unwritten}
             case "drain.flush":
                 return self._flush(request)
             case "drain.dlq":

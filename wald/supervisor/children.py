@@ -66,6 +66,7 @@ class Child:
         self.state = ChildState.STARTING
         self.starts = 0
         self.last_error = ""
+        self.error: WaldError | None = None  # what it told before its last end
         self._command = command
         self._clock = clock
         self._chance = chance
@@ -87,6 +88,9 @@ class Child:
             "ready": self.state is ChildState.READY,
             "starts": self.starts,
             "last_error": self.last_error,
+            "error": self.error.as_dict() | {"exit_code": self.error.exit_code}
+            if self.error
+            else None,
         }
 
     async def keep_running(self) -> WaldError | None:
@@ -152,9 +156,11 @@ class Child:
             await process.wait()
         finally:
             process.stdin.close()
+        self.error = error
         if process.returncode and not self._stop.is_set():
             self.last_error = error.message if error else _ending(process.returncode)
-            log.warning("%s ended: %s", self.role, self.last_error)
+            if error is None or not is_final(error):  # a final one is said by our own end
+                log.warning("%s ended: %s", self.role, self.last_error)
         return error
 
     def _heard(self, line: bytes) -> WaldError | None:

@@ -25,6 +25,7 @@ _IDLE_S = 60.0
 _FORWARD_S = 10.0
 _PING_S = 1.0
 _PING = b'{"op":"drain.ping"}\n'
+_EXPECTED = 'expected {"op": "..."}'
 _SEE_STATUS = "see 'wald status'"
 FORWARDED = "drain."
 
@@ -84,13 +85,12 @@ class ControlServer:
             answer = {"ok": False, "error": error.as_dict()}
         return json.dumps(answer, separators=(",", ":")).encode() + b"\n"
 
-    async def drain_answers(self) -> bool:
-        """Whether the drain process answers now."""
+    async def ask_drain(self) -> Mapping[str, Any] | None:
+        """Return what the drain process says of itself; None if it does not answer now."""
         try:
-            await self._forwarded(_PING, _PING_S)
-        except Unavailable:
-            return False
-        return True
+            return _parsed_object(await self._forwarded(_PING, _PING_S))
+        except WaldError:
+            return None
 
     async def _forwarded(self, line: bytes, within_s: float = _FORWARD_S) -> bytes:
         try:
@@ -136,12 +136,18 @@ def _short_address(path: str) -> Iterator[str]:
 
 
 def _parsed(line: bytes) -> Mapping[str, Any]:
+    request = _parsed_object(line)
+    if not isinstance(request.get("op"), str):
+        raise InputError(_EXPECTED)
+    return request
+
+
+def _parsed_object(line: bytes) -> Mapping[str, Any]:
     try:
-        request = json.loads(line)
+        said = json.loads(line)
     except (ValueError, RecursionError) as error:
         msg = "not a line of JSON"
         raise InputError(msg) from error
-    if not isinstance(request, dict) or not isinstance(request.get("op"), str):
-        msg = 'expected {"op": "..."}'
-        raise InputError(msg)
-    return request
+    if not isinstance(said, dict):
+        raise InputError(_EXPECTED)
+    return said

@@ -171,7 +171,8 @@ class _Supervisor:
         # a disk that stalls must not keep the loop from its children
         figures = await asyncio.to_thread(read_figures, fs, data_dir)
         processes = {child.role: child.figures() for child in (self._ingest, self._drain)}
-        processes["drain"]["answers"] = await self._drain_answers()
+        told = await self._ask_drain()
+        processes["drain"] |= {"answers": told is not None, "trouble": (told or {}).get("trouble")}
         status = build_status(figures, processes, self._around.clock.wall_ns())
         return {
             **status,
@@ -181,16 +182,16 @@ class _Supervisor:
             "resident_bytes": resident_bytes(os.getpid()),
         }
 
-    async def _drain_answers(self) -> bool:
-        """Whether drain does more than exist; a hung one is not waited for at every question."""
+    async def _ask_drain(self) -> Mapping[str, Any] | None:
+        """Ask drain how it does; one that hangs is not waited for at every question."""
         if self._drain.state is not ChildState.READY:
-            return False
+            return None
         if self._around.clock.monotonic_ns() < self._drain_hung_until_ns:
-            return False
-        answers = await self._control.drain_answers()
-        if not answers:
+            return None
+        told = await self._control.ask_drain()
+        if told is None:
             self._drain_hung_until_ns = self._around.clock.monotonic_ns() + _HUNG_ASKED_EVERY_NS
-        return answers
+        return told
 
     async def _ping(self, _: Mapping[str, Any]) -> dict[str, Any]:
         return {"pid": os.getpid()}

@@ -698,6 +698,58 @@ def test_what_stands_behind_or_before_a_torn_header_is_retired_when_it_is_delive
     assert len(records_on_disk(fs, log.log_id, log.frontier)) < 5
 
 
+def remove(fs: SimFileSystem, path: str) -> None:
+    fs.unlink(path)
+
+
+def shorten(fs: SimFileSystem, path: str) -> None:
+    file = fs.open(path, write=True)
+    file.truncate(4096)
+    file.close()
+
+
+def spoil_all(fs: SimFileSystem, path: str) -> None:
+    found = fs.stat(path)
+    assert found is not None
+    fs.damage(path, 0, b"\xff" * found.size_bytes)
+
+
+@pytest.mark.parametrize("stop", ["close", "kill"])
+@pytest.mark.parametrize("harm", [remove, shorten, spoil_all])
+def test_a_lost_file_between_older_ones_is_told_once_with_its_lsns(harm, stop: str):
+    fs = new_fs()
+    log = open_log(fs, options=KEEP)
+    fill(log, 9, size=20_000)
+    header = header_of(fs, 3)
+    log.close() if stop == "close" else fs.kill()
+    harm(fs, segments.segment_path(DATA, 2))
+    log = open_log(fs, options=KEEP)
+    assert "lost-file" in log.recovery.cases
+    assert not log.recovery.clean
+    (loss,) = log.recovery.losses
+    first = header_of(fs, 1).pred_last_lsn + len(
+        [lsn for lsn in records_on_disk(fs, log.log_id, log.frontier) if lsn <= 2]
+    )
+    assert (loss.first_lsn, loss.last_lsn) == (first + 1, header.pred_last_lsn)
+    assert loss.segment == 2
+    assert not log.state.sessions
+    (name,) = fs.list_directory(f"{DATA}/reports")
+    if harm is not remove:
+        assert numbers(fs, "quarantine") == [2]
+        assert 2 not in numbers(fs, "log/pool")
+    log.append_group([state.session_issued(9, ""), append(1, b"10:", session=9)])
+    for _ in range(2):  # it is told once
+        fs.kill()
+        log = open_log(fs, options=KEEP)
+        assert not log.recovery.losses
+        assert set(log.state.sessions) == {9}
+        assert fs.list_directory(f"{DATA}/reports") == [name]
+    fs.kill()
+    fs.unlink(segments.segment_path(DATA, 4))  # another one
+    log = open_log(fs, options=KEEP)
+    assert [each.segment for each in log.recovery.losses] == [4]
+
+
 def rolled(fs: SimFileSystem) -> Log:
     log = open_log(fs, options=KEEP)
     fill(log, 5, size=20_000)

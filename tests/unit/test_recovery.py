@@ -10,6 +10,7 @@ from wald import limits
 from wald.core.chain import Chain, SegmentScan
 from wald.core.frame import BlockFlag, BlockHeader, BlockKind, SegmentHeader, SegmentKind
 from wald.core.recovery import Case, Facts, Predecessor, RecoveryPlan, decide
+from wald.model import LostRange
 
 ALIGNMENT = 4096
 LOG_ID = bytes(range(16))
@@ -443,6 +444,19 @@ ROWS = [
         FAR,
         [(LAST + 1, LAST + 3)],
         name="highest number below identity",
+    ),
+    Row(
+        facts(
+            Segment().snapshot().group().end(BlockKind.IDLE_CLOSE),
+            lost_files=(LostRange(20, 30, 3, 0, "gone"),),
+        ),
+        ["lost-file"],
+        (5, 4 * ALIGNMENT, LAST),
+        LAST,
+        LAST + 1,
+        UNCLEAN,
+        [(20, 30)],
+        name="an older file is gone",
     ),
     Row(
         facts(newest_made=8, highest_number=8, hint_lsn=50),

@@ -38,6 +38,7 @@ def contents(of: LogState) -> tuple[object, ...]:
         {name: session.session_id for name, session in of.sessions_by_name.items()},
         of.next_stream_id,
         of.next_route_id,
+        of.lost_files,
     )
 
 
@@ -69,6 +70,7 @@ def test_a_snapshot_brings_back_the_same_state():
         state.session_issued(8, ""),
         state.stream_opened(9, "other"),
     )
+    built.lost_files = {4, 2}
     assert contents(again(built)) == contents(built)
     assert contents(again(again(built))) == contents(built)
     assert again(built).next_stream_id == 10

@@ -118,6 +118,12 @@ class Case(Enum):
         "segments are lost: loss report, sessions forgotten, LSNs jump by 2^40",
         True,
     )
+    LOST_FILE = (
+        "lost-file",
+        "an older segment that a header names is gone, too short or unreadable, not told before",
+        "the LSNs in it are lost: quarantine, loss report, sessions forgotten",
+        True,
+    )
     NO_SNAPSHOT = (
         "no-snapshot",
         "no whole snapshot is left, or a statement behind it cannot be read",
@@ -146,6 +152,7 @@ class Facts:
         newest_snapshot: whether the last of them has a whole snapshot itself.
         state_whole: whether a snapshot was found and every statement behind it could be read.
         hint_lsn: the highest LSN that a hint or a checkpoint names.
+        lost_files: what is gone with segments before the scanned ones, by the headers behind them.
     """
 
     newest_made: int
@@ -157,6 +164,7 @@ class Facts:
     newest_snapshot: bool
     state_whole: bool
     hint_lsn: Lsn
+    lost_files: tuple[LostRange, ...] = ()
 
 
 class Predecessor(NamedTuple):
@@ -279,6 +287,8 @@ def _decide_without_segments(facts: Facts) -> RecoveryPlan:
 
 def _losses(facts: Facts) -> Iterator[tuple[Case, LostRange]]:
     """Yield what is gone below the frontier."""
+    for lost in facts.lost_files:
+        yield Case.LOST_FILE, lost
     for scan in facts.scans:
         for hole in scan.holes:
             case = Case.BROKEN_CHAIN if hole.lsns_chain else Case.HOLE

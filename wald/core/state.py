@@ -107,7 +107,11 @@ class SessionState:
 
 
 class LogState:
-    """The state at a point of the log. Owned by the log; changed by ``apply`` alone."""
+    """The state at a point of the log. Owned by the log; changed by ``apply`` alone.
+
+    ``lost_files`` are numbers of segments older than the snapshot that a start found gone and told
+    of: it is not told again, nor are the sessions forgotten again.
+    """
 
     def __init__(self) -> None:
         self.streams: dict[StreamId, StreamState] = {}
@@ -117,6 +121,7 @@ class LogState:
         self.sessions_by_name: dict[str, SessionState] = {}
         self.next_stream_id: StreamId = 1
         self.next_route_id: RouteId = 1
+        self.lost_files: set[int] = set()
 
     def apply(self, section: Section, first_lsn: Lsn, time_ns: int) -> None:
         """Take in one section of a durable block.
@@ -225,6 +230,9 @@ class LogState:
             SectionKind.SNAPSHOT,
             {"next_stream": self.next_stream_id, "next_route": self.next_route_id},
         )
+        if self.lost_files:
+            lost: dict[str, object] = {"lost_files": sorted(self.lost_files)}
+            yield frame.control_section(SectionKind.SNAPSHOT, lost)
         for streams in _parts(list(self.streams.values()), _CATALOGUE_PER_PART):
             rows = [[s.stream_id, s.name, s.records, s.bytes, s.last_lsn] for s in streams]
             yield frame.control_section(SectionKind.SNAPSHOT, {"streams": rows})
@@ -238,6 +246,7 @@ class LogState:
     def _apply_snapshot_part(self, said: dict[str, object]) -> None:
         self.next_stream_id = max(self.next_stream_id, _int(said.get("next_stream", 1)))
         self.next_route_id = max(self.next_route_id, _int(said.get("next_route", 1)))
+        self.lost_files |= set(map(_int, cast("list[object]", said.get("lost_files", []))))
         for row in cast("list[list[object]]", said.get("streams", [])):
             stream_id, name, records, size, last_lsn = row
             self._put_stream(

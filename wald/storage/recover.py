@@ -4,17 +4,17 @@ What is found goes to ``wald.core.recovery.decide``; this module only reads, and
 temporary files.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 from wald import limits
 from wald.core.chain import GROUPS, Chain, SegmentScan
 from wald.core.frame import BlockFlag, BlockKind, SegmentHeader, SegmentKind
-from wald.core.recovery import Facts
+from wald.core.recovery import Case, Facts
 from wald.core.state import LogState
 from wald.errors import DataDirectoryForeign, FormatDamaged
-from wald.model import Lsn
+from wald.model import LostRange, Lsn
 from wald.ports import File, FileSystem
 from wald.storage import segment as segments
 from wald.storage.identity import Identity
@@ -103,6 +103,11 @@ def read_log(fs: FileSystem, data_dir: str, identity: Identity, *, moved: bool) 
     lineage = lineage_of(found)
     rebuilt = rebuild(fs, data_dir, identity.log_id, lineage)
     hints = read_hints(fs, data_dir)
+    lost_files = [
+        loss
+        for loss in find_lost_files(fs, data_dir, identity.log_id, lineage, rebuilt)
+        if loss.segment not in rebuilt.state.lost_files
+    ]
     newest = lineage[-1].number if lineage else 0
     facts = Facts(
         newest_made=identity.segment,
@@ -116,6 +121,7 @@ def read_log(fs: FileSystem, data_dir: str, identity: Identity, *, moved: bool) 
         newest_snapshot=bool(rebuilt.scans) and rebuilt.scans[-1].snapshot,
         state_whole=rebuilt.whole,
         hint_lsn=hints.lsn,
+        lost_files=tuple(lost_files),
     )
     strange = [n for n in names if segments.segment_number(n) is None and n != "pool"]
     return Found(facts, rebuilt, tuple(found), tuple(strange))
@@ -157,8 +163,8 @@ def find_segments(
     """Read the header of each segment, in order.
 
     A prepared one is unused, and so is one with an unreadable header and no whole block behind it
-    that is newer than all others: a torn write of a roll. An older one of that kind is damage;
-    it stays where it is until its turn to retire.
+    that is newer than all others: a torn write of a roll. An older one of that kind is damage,
+    found by the header behind it.
     """
     found: list[FoundSegment] = []
     for number in numbers:
@@ -257,6 +263,35 @@ def _scan(
         return chain.scan()
 
     return with_file(fs, segments.segment_path(data_dir, item.number), fold)
+
+
+def find_lost_files(
+    fs: FileSystem,
+    data_dir: str,
+    log_id: bytes,
+    lineage: Sequence[FoundSegment],
+    rebuilt: Rebuilt,
+) -> Iterator[LostRange]:
+    """Compare the segments before the scanned ones with what the headers behind them say.
+
+    Segments retire oldest first: one that is missing between others is lost. Only where something
+    does not fit are blocks read, to tell which LSNs are there.
+    """
+    newer = len(rebuilt.scans)
+    for index in range(1, len(lineage) - newer + 1):
+        before, after = lineage[index - 1 : index + 1]
+        named = before.number if after.header is None else after.header.pred_segment
+        end = 0 if after.header is None else after.header.pred_end
+        if after.header is not None and named == before.number and before.size_bytes >= end:
+            continue
+        scan = _scan(fs, data_dir, log_id, lineage, index - 1)
+        if after.header is None:
+            last_lsn = _scan(fs, data_dir, log_id, lineage, index).before_lsn
+        else:
+            last_lsn = after.header.pred_last_lsn
+        if scan.last_lsn < last_lsn:
+            offset = scan.end_bytes if named == before.number else 0
+            yield LostRange(scan.last_lsn + 1, last_lsn, named, offset, Case.LOST_FILE.found)
 
 
 def _ends_in_doubt(rebuilt: Rebuilt) -> bool:

@@ -192,6 +192,9 @@ def _is_at_home(fs: FileSystem, data_dir: str, identity: Identity) -> bool:
 
 def _state(found: Found, plan: RecoveryPlan) -> LogState:
     state = found.rebuilt.state
+    oldest = min((item.number for item in found.present if item.used), default=0)
+    state.lost_files |= {loss.segment for loss in found.facts.lost_files}
+    state.lost_files = {number for number in state.lost_files if number >= oldest}
     if plan.forget_sessions:
         state.forget_all_sessions()
     if plan.skip_ids:
@@ -253,7 +256,8 @@ def _tidy(
 ) -> None:
     """Give back what is not needed, now that the fresh segment is durable."""
     for number in plan.unused:
-        quietly(partial(preallocator.retire, number, keep=True))
+        # what is kept in quarantine must not be written over
+        quietly(partial(preallocator.retire, number, keep=number not in plan.quarantine))
     superseded = plan.superseded
     if superseded is not None:
         quietly(partial(preallocator.retire, superseded, keep=True))

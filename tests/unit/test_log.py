@@ -632,6 +632,36 @@ def test_an_end_below_the_hint_is_a_loss_and_above_it_a_tail():
     assert values(copy, log) == [1, 2]
 
 
+def hinted_lsn(fs: SimFileSystem) -> object:
+    page = TwoSlotPage.open(
+        fs, f"{DATA}/ingest.page", slot_bytes=limits.PAGE_SLOT_BYTES, write=False
+    )
+    said = page.read()
+    page.close()
+    assert said is not None
+    return said["lsn"]
+
+
+@pytest.mark.parametrize("kinds", [["pwritev"], ["pwritev", "open"]])
+def test_a_hint_that_could_not_be_written_once_is_written_again(kinds: list[str]):
+    fs = new_fs()
+    log = open_log(fs)
+    fill(log, 1)
+    files = fs.open_files
+    sequence = 2
+    for kind in kinds:
+        fs.fail(2 if kind == "pwritev" else 1, kind=kind)  # the first is the group's
+        fill(log, 1, first=sequence)
+        assert hinted_lsn(fs) == 1
+        fs.heal()
+        sequence += 1
+    fill(log, 1, first=sequence)
+    assert hinted_lsn(fs) == sequence
+    assert fs.open_files == files
+    log.close()
+    assert fs.open_files == 0
+
+
 def test_a_checkpoint_above_the_end_is_a_loss_too():
     fs = new_fs()
     log = open_log(fs)

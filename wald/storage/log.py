@@ -79,7 +79,6 @@ class Log:
         self._failed = False
         self._closed = False
         self._page: TwoSlotPage | None = None
-        self._open_page()
         self._write_hint()
 
     @classmethod
@@ -369,6 +368,8 @@ class Log:
 
         It is only ever compared upwards, so that one which could not be written harms nobody.
         """
+        if self._page is None:
+            self._open_page()  # what failed once may go well again
         page = self._page
         if page is None:
             return

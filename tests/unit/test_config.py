@@ -20,10 +20,12 @@ from wald.config import (
     load_target,
     load_text,
     schema,
-    units,
 )
 from wald.config.places import default_places
+from wald.core import units
 from wald.errors import ConfigError, UnknownSetting, WrongSetting
+from wald.sinks.sqlite.options import KEYS as SQLITE_KEYS
+from wald.sinks.sqlite.options import Options, read_options
 
 PLACES = Places("/var/lib/wald", "/run/wald/wald.sock")
 ROUTE = """\
@@ -285,6 +287,18 @@ def test_the_shipped_file_lists_every_setting_and_no_other() -> None:
     assert set(daemon["retain"]) == set(schema.RETAIN)
     assert set(route) == {*schema.ROUTE, "batch"}
     assert set(route["batch"]) == set(schema.BATCH)
+
+
+def test_the_shipped_file_lists_every_setting_of_the_sqlite_sink() -> None:
+    table = tomllib.loads(shipped_text())["sinks"]["events"]
+    assert table.keys() - {"type"} == set(SQLITE_KEYS)
+    shipped = {key: said for key, said in table.items() if key not in {"type", "columns"}}
+    options = read_options("signups", "signups", shipped)
+    assert options == Options(path=table["path"], table="signups")
+    mapped = read_options(
+        "signups", "signups", {**shipped, "mode": "columns", "columns": table["columns"]}
+    )
+    assert mapped.columns
 
 
 def test_every_field_of_the_settings_can_be_set() -> None:

@@ -61,7 +61,7 @@ def open_sink(path):
     sinks = []
 
     def opened(stream="events", **settings):
-        sink = make("route", stream, {"path": str(path), "busy_timeout": 0, **settings})
+        sink = make("route", stream, {"path": str(path), "busy_timeout": "0s", **settings})
         sinks.append(sink)
         return sink
 
@@ -469,7 +469,9 @@ def test_a_hostile_column_name_is_only_a_name(path, open_sink, name):
         ({"path": "x", "mode": "columns", "columns": {"a": 1}}, WrongSetting),
         ({"path": "x", "busy_timeout": True}, WrongSetting),
         ({"path": "x", "busy_timeout": "soon"}, WrongSetting),
-        ({"path": "x", "busy_timeout": "11m"}, WrongSetting),
+        ({"path": "x", "busy_timeout": "11min"}, WrongSetting),
+        ({"path": "x", "busy_timeout": "1m"}, WrongSetting),
+        ({"path": "x", "busy_timeout": 2}, WrongSetting),
     ],
 )
 def test_a_wrong_setting_is_refused_with_the_route_s_name(settings, error):
@@ -484,7 +486,7 @@ def test_the_hint_of_a_misspelt_setting_is_the_right_one():
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("250ms", 0.25), ("5s", 5.0), ("1m", 60.0), (2, 2.0)]
+    ("text", "seconds"), [("250ms", 0.25), ("5s", 5.0), ("1min", 60.0), ("10min", 600.0)]
 )
 def test_durations_have_units(text, seconds):
     options = read_options("r", "events", {"path": "x", "busy_timeout": text})

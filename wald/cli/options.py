@@ -9,7 +9,7 @@ import click
 
 from wald.config import Loaded, default_places, load_file, load_target
 from wald.config.places import ROOT_CONFIG
-from wald.config.units import parse_duration_s
+from wald.core.units import parse_duration_s
 from wald.errors import ConfigError, WaldError, reported
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])

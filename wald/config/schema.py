@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from wald import limits
-from wald.config.units import parse_duration_s, parse_size_bytes
+from wald.core.units import parse_duration_s, parse_size_bytes
 
 DAY_S = 86_400.0
 SEGMENT_MIN_BYTES = 16 * limits.MIB

@@ -1,19 +1,17 @@
 """The settings of the SQLite sink, checked; names become quoted identifiers."""
 
 import difflib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from wald.core.units import parse_duration_s
 from wald.errors import ConfigError, UnknownSetting, WrongSetting
 
 PROGRESS_TABLE = "wald_progress"
-BUSY_TIMEOUT_S = 5.0
-_KEYS = ("path", "mode", "table", "columns", "busy_timeout")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m)")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0}
-_BUSY_TIMEOUT_MAX_S = 600.0
+BUSY_TIMEOUT = "5s"
+KEYS = ("path", "mode", "table", "columns", "busy_timeout")
+BUSY_TIMEOUT_MAX_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +24,7 @@ class Options:
     table: str
     mode: Literal["document", "columns"] = "document"
     columns: Mapping[str, str] = field(default_factory=dict)
-    busy_timeout_s: float = BUSY_TIMEOUT_S
+    busy_timeout_s: float = 5.0
 
 
 def read_options(route: str, stream: str, settings: Mapping[str, object]) -> Options:
@@ -44,7 +42,7 @@ def read_options(route: str, stream: str, settings: Mapping[str, object]) -> Opt
         table=_table(route, settings.get("table", stream)),
         mode=mode,
         columns=_columns(route, settings.get("columns", {}), str(mode)),
-        busy_timeout_s=_duration_s(route, settings.get("busy_timeout", BUSY_TIMEOUT_S)),
+        busy_timeout_s=_duration_s(route, settings.get("busy_timeout", BUSY_TIMEOUT)),
     )
 
 
@@ -55,9 +53,9 @@ def quote(name: str) -> str:
 
 def _refuse_unknown(route: str, settings: Mapping[str, object]) -> None:
     for name in settings:
-        if name not in _KEYS:
-            close = difflib.get_close_matches(name, _KEYS, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(_KEYS)}"
+        if name not in KEYS:
+            close = difflib.get_close_matches(name, KEYS, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(KEYS)}"
             msg = f"route {route!r}: unknown setting {name!r} of a sqlite sink"
             raise UnknownSetting(msg, hint=hint)
 
@@ -89,7 +87,8 @@ def _columns(route: str, columns: object, mode: str) -> Mapping[str, str]:
     ):
         raise _wrong(route, "columns", columns, "a table of column = field")
     if columns and mode != "columns":
-        raise _wrong(route, "columns", columns, "left out in mode 'document'")
+        msg = f"route {route!r}: columns are of mode 'columns', and the mode is 'document'"
+        raise WrongSetting(msg, hint='set mode = "columns", or leave columns out')
     return dict(columns)
 
 
@@ -98,13 +97,12 @@ def _is_name(name: object) -> bool:
 
 
 def _duration_s(route: str, value: object) -> float:
-    seconds = -1.0
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        seconds = float(value)
-    elif isinstance(value, str) and (found := _DURATION.fullmatch(value.strip())):
-        seconds = float(found[1]) * _SECONDS[found[2]]
-    if not 0 <= seconds <= _BUSY_TIMEOUT_MAX_S:
-        raise _wrong(route, "busy_timeout", value, "a duration up to 10 minutes, as '5s'")
+    try:
+        seconds = parse_duration_s(value) if isinstance(value, str) else BUSY_TIMEOUT_MAX_S + 1
+    except ValueError:
+        seconds = BUSY_TIMEOUT_MAX_S + 1
+    if seconds > BUSY_TIMEOUT_MAX_S:
+        raise _wrong(route, "busy_timeout", value, 'a duration up to "10min", such as "5s"')
     return seconds
 
 

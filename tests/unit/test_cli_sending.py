@@ -16,7 +16,7 @@ from wald.cli.sending import (
     session_name,
 )
 from wald.core import body as bodies
-from wald.errors import InputError, RecordRefused, Unavailable
+from wald.errors import InputError, OutcomeUnknown, RecordRefused, Unavailable
 from wald.model import Content
 
 BAD = Unparsed("json.syntax", "line 1")
@@ -89,5 +89,8 @@ def test_the_name_of_a_session() -> None:
 def test_what_a_rerun_can_mend_says_so() -> None:
     assert "again" in as_rerun_hint(Unavailable("gone"), "name").hint
     assert "again" not in as_rerun_hint(Unavailable("gone"), None).hint
+    assert "again" in as_rerun_hint(OutcomeUnknown("not answered within 60 s"), "name").hint
+    lost = OutcomeUnknown("the session is lost", hint="look")
+    assert as_rerun_hint(lost, "name").hint == "look"
     refused = RecordRefused("no", reason="r", index=0)
     assert as_rerun_hint(refused, "name").hint == ""

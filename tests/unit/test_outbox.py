@@ -157,6 +157,21 @@ def test_a_last_sequence_above_ours_means_that_another_took_the_name():
         outbox.welcome(Welcome(1, 5, 9, bytes(16)))
 
 
+def test_a_last_sequence_below_what_was_acknowledged_means_that_the_log_went_back():
+    outbox = welcomed(last=7)
+    for request in (add(outbox), add(outbox)):
+        outbox.sent(request)
+    outbox.take(Ack(8, 8, 1, 2))
+    outbox.welcome(Welcome(1, 5, 8, bytes(16)))  # the last was not acknowledged
+    with pytest.raises(OutcomeUnknown, match="went back"):
+        outbox.welcome(Welcome(1, 5, 7, bytes(16)))
+    outbox.lose_session()
+    outbox.welcome(Welcome(1, 5, 7, bytes(16)))
+    assert add(outbox).sequence == 8
+    with pytest.raises(OutcomeUnknown):  # what a greeting said counts as acknowledged
+        outbox.welcome(Welcome(1, 5, 6, bytes(16)))
+
+
 def test_a_given_sequence_asks_for_an_answer_once_more():
     outbox = welcomed(last=7)
     again = outbox.add(STREAM, b"same", 1, sequence=7)

@@ -68,7 +68,13 @@ def append(
 
     clock = SystemClock()
     read = READERS[form or _BY_SUFFIX.get(Path(file or "").suffix, "ndjson")]
-    session = Session(socket_path(socket), session_name(once), patient=False, chance=SystemRandom())
+    session = Session(
+        socket_path(socket),
+        session_name(once),
+        patient=False,
+        chance=SystemRandom(),
+        single=once is not None,
+    )
     try:
         with _source(file) as source, _progress(as_json) as progress:
             sender = Sender(session, stream, clock, timeout_s, progress)

@@ -20,7 +20,7 @@ from wald.core import body as bodies
 from wald.core.body import Body
 from wald.core.events import WHOLE_REQUEST
 from wald.core.outbox import Request
-from wald.errors import Backpressure, InputError, SequenceConflict, WaldError
+from wald.errors import Backpressure, InputError, OutcomeUnknown, SequenceConflict, WaldError
 from wald.ports import Clock
 
 ENTRIES_PER_REQUEST = 500
@@ -246,6 +246,7 @@ def session_name(once: str | None) -> str:
 
 def as_rerun_hint(error: WaldError, once: str | None) -> WaldError:
     """Return the error with what to do about an input that is sent in part."""
-    if once is not None and error.retryable:
+    unanswered = isinstance(error, OutcomeUnknown) and error.hint == error.default_hint
+    if once is not None and (error.retryable or unanswered):
         error.hint = "run the same command again: it goes on, and stores nothing twice"
     return error

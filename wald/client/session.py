@@ -39,6 +39,7 @@ from wald.ports import Chance
 
 _BACKOFF_BASE_S = 0.01
 _BACKOFF_CAP_S = 0.5
+_SINGLE_HINT = "see what the target holds of it, and append the rest under another name"
 
 
 class Session:
@@ -49,13 +50,18 @@ class Session:
         name: the producer's name, or empty.
         patient: whether to wait for a daemon that was never there.
         chance: for the jitter between attempts to connect.
+        single: whether it ends when the daemon loses the session, instead of beginning another:
+            what follows would not be known to continue what was sent.
     """
 
-    def __init__(self, path: str, name: str, *, patient: bool, chance: Chance) -> None:
+    def __init__(
+        self, path: str, name: str, *, patient: bool, chance: Chance, single: bool = False
+    ) -> None:
         self.outbox = Outbox()
         self._path = path
         self._name = name
         self._patient = patient
+        self._single = single
         self._chance = chance
         self._changed = threading.Condition(threading.Lock())
         self._link: Link | None = None
@@ -325,9 +331,7 @@ class Session:
         outbox = self.outbox
         welcome = self._hello(link, outbox.session, deadline)
         if welcome is None:
-            outbox.lose_session()
-            self._streams.clear()  # a log that lost its sessions may have lost these ids too
-            self._changed.notify_all()
+            self._lose_session("the daemon no longer knows the session")
             welcome = self._hello(link, 0, deadline)
             assert welcome is not None
         try:
@@ -335,9 +339,22 @@ class Session:
         except Fenced as error:
             self._ended = error
             raise
+        except OutcomeUnknown as error:
+            self._lose_session(error.message)
+            raise ConnectionResetError from error  # a new session begins with a new connection
         if welcome.log_id != self._log_id:
             self._log_id = welcome.log_id
             self._streams.clear()
+
+    def _lose_session(self, why: str) -> None:
+        hint = _SINGLE_HINT if self._single else ""
+        self.outbox.lose_session(hint)
+        self._streams.clear()  # a log that lost its sessions may have lost these ids too
+        self._changed.notify_all()
+        if self._single:
+            msg = f"{why}: what was sent before may or may not be stored"
+            self._ended = OutcomeUnknown(msg, hint=hint)
+            raise self._ended
 
     def _hello(self, link: Link, session: int, deadline: Deadline) -> Welcome | None:
         """Greet; None if the session is not known any more."""

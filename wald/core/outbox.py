@@ -104,6 +104,7 @@ class Outbox:
         self.last_sequence = 0  # the last that was assigned
         self.in_flight_bytes = 0
         self._sent_through = 0  # the last that the daemon may have seen
+        self._acked_through = 0  # the last that it has stored, as it said
         self._window = limits.WINDOW_REQUESTS
         self._bytes_max = limits.REQUEST_MAX_BYTES
         self._waiting: deque[Request] = deque()
@@ -121,22 +122,30 @@ class Outbox:
 
         Raises:
             Fenced: another client has sent requests in this session.
+            OutcomeUnknown: the daemon knows less of the session than it acknowledged: its log
+                went back. What is sent under the old sequences would be gaps for ever.
         """
         if self.session and welcome.last_sequence > self._sent_through:
             msg = "another client has used this producer's name"
             raise Fenced(msg)
+        if self.session and welcome.last_sequence < self._acked_through:
+            msg = (
+                f"the daemon knows {welcome.last_sequence} requests of this session and has "
+                f"acknowledged {self._acked_through}: its log went back"
+            )
+            raise OutcomeUnknown(msg)
         if not self.session:
             self.last_sequence = welcome.last_sequence
-            self._sent_through = welcome.last_sequence
+            self._sent_through = self._acked_through = welcome.last_sequence
         self.session = welcome.session
         self._window = welcome.window
         self._bytes_max = welcome.in_flight_max_bytes
 
-    def lose_session(self) -> None:
+    def lose_session(self, hint: str = "") -> None:
         """The daemon does not know the session: nobody can tell what became of its requests."""
         for request in self._waiting:
             msg = "the daemon no longer knows the session; the request may or may not be stored"
-            request.fail(OutcomeUnknown(msg))
+            request.fail(OutcomeUnknown(msg, hint=hint))
         self._waiting.clear()
         self.in_flight_bytes = 0
         self.session = 0
@@ -181,6 +190,7 @@ class Outbox:
                 self._fail(event)
 
     def _acknowledge(self, ack: Ack) -> None:
+        self._acked_through = max(self._acked_through, ack.through)
         waiting = self._waiting
         lsn = ack.first_lsn
         while waiting and waiting[0].sequence <= ack.through:

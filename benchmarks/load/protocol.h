@@ -55,6 +55,10 @@ static inline size_t welcome_body(uint8_t *body) {
     body[0] = 1;
     body[5] = 1;                        /* window 256 */
     body[16] = 1;                       /* session */
+    body[50] = 0x40;                    /* a request: 4 MiB */
+    body[54] = 1;                       /* its records: 65,536 */
+    body[58] = 0x10;                    /* a value: 1 MiB */
+    body[62] = 0x80;                    /* in flight: 8 MiB */
     return 72;
 }
 

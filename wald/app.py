@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -25,9 +25,11 @@ from wald.errors import (
     ConfigError,
     DataDirectoryHeld,
     DataDirectoryUnusable,
+    InputError,
     WaldError,
     WrongSetting,
 )
+from wald.model import LaneKey, RouteBirth
 from wald.ports import Sink, SinkFactory
 from wald.system import PosixFileSystem, SystemClock, end_with_parent, listen_fds, sd_notify
 
@@ -281,10 +283,11 @@ def replay(settings: Settings, patience_s: float) -> dict[str, Any]:
         serve_lock.close()
 
 
-def dead_letters(data_dir: str, route: str | None, limit: int) -> list[dict[str, Any]]:
-    """Read the dead letters of a data directory that no daemon uses.
+def dead_letters(data_dir: str, route: str | None, limit: int) -> tuple[list[dict[str, Any]], int]:
+    """Read the dead letters of a data directory that no daemon uses; return how many there are too.
 
     Raises:
+        InputError: there is no such route.
         DataDirectoryHeld: a drainer holds the ledger: ask the daemon.
         DataDirectoryUnusable: there is no data directory.
         WaldError: the ledger cannot be read.
@@ -298,7 +301,7 @@ def dead_letters(data_dir: str, route: str | None, limit: int) -> list[dict[str,
         msg = f"{data_dir} is not a data directory: it has no identity file"
         raise DataDirectoryUnusable(msg)
     if fs.stat(f"{data_dir}/ledger") is None:
-        return []
+        return [], 0
     lock = fs.open(f"{data_dir}/ledger.lock", write=True)
     try:
         if not lock.lock():
@@ -306,7 +309,9 @@ def dead_letters(data_dir: str, route: str | None, limit: int) -> list[dict[str,
             raise DataDirectoryHeld(msg, hint="ask its daemon: leave --data-dir out")
         ledger = LmdbLedger.open(fs, data_dir, known.log_id)
         try:
-            births = [birth for birth in ledger.births() if route in (None, birth.name)]
+            births = _chosen(ledger.births(), route)
+            lanes = [ledger.lane(LaneKey(known.log_id, each.route_id, 0, 0)) for each in births]
+            total = sum(lane.checkpoint.dead_letters for lane in lanes)
             letters = [
                 letter
                 for birth in births
@@ -316,7 +321,16 @@ def dead_letters(data_dir: str, route: str | None, limit: int) -> list[dict[str,
             ledger.close()
     finally:
         lock.close()
-    return [{**asdict(letter), "rev_id": letter.rev_id.hex()} for letter in letters[:limit]]
+    entries = [{**asdict(letter), "rev_id": letter.rev_id.hex()} for letter in letters[:limit]]
+    return entries, total
+
+
+def _chosen(births: Sequence[RouteBirth], route: str | None) -> list[RouteBirth]:
+    chosen = [birth for birth in births if route in (None, birth.name)]
+    if route is not None and not chosen:
+        msg = f"there is no route {route!r}"
+        raise InputError(msg, hint=f"routes: {', '.join(sorted({each.name for each in births}))}")
+    return chosen
 
 
 if __name__ == "__main__":

@@ -322,7 +322,7 @@ def test_wait_does_not_wait_for_a_parked_route(directory: Path) -> None:
 
 
 def test_no_dead_letters_is_an_empty_list(shared: Daemon) -> None:
-    assert json.loads(shared.command("dlq", "list", "--json")) == {"dead_letters": []}
+    assert json.loads(shared.command("dlq", "list", "--json")) == {"dead_letters": [], "more": 0}
 
 
 def test_a_refused_record_is_listed_as_a_dead_letter_with_the_targets_words(
@@ -355,11 +355,37 @@ table = "seats"
         offline = ["dlq", "list", "--data-dir", str(daemon.data_dir), "--json"]
         held = run(*offline)
         assert (held.returncode, "error[data.held]" in held.stderr) == (69, True)
-    assert json.loads(run(*offline).stdout) == {"dead_letters": [letter]}
-    assert json.loads(run(*offline, "--route", "other").stdout) == {"dead_letters": []}
+    assert json.loads(run(*offline).stdout) == {"dead_letters": [letter], "more": 0}
+    unknown = run(*offline, "--route", "other")
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+    assert "there is no route 'other'\nhint: routes: seats-db" in unknown.stderr
     assert letter["route"] == "seats-db"
     assert "CHECK constraint failed" in letter["message"]
     assert rows(directory / "x.db", "select seat from seats order by seat") == [("1A",), ("1C",)]
+
+
+def test_what_dlq_list_leaves_out_is_said(directory: Path) -> None:
+    with Daemon(directory, to=f"sqlite:{directory}/x.db") as daemon:
+        with wald.connect(str(daemon.socket)) as producer:
+            producer.append("things", {"n": 0})
+            daemon.command("wait", "--all", "--timeout", "30s")
+            with closing(sqlite3.connect(directory / "x.db", isolation_level=None)) as database:
+                words = "w" * 200
+                database.execute(
+                    "create trigger t before insert on things when new.lsn % 2 = 0"
+                    f" begin select raise(abort, '{words}'); end"
+                )
+            producer.append_many("things", [{"n": n} for n in range(200)])
+        daemon.command("wait", "--all", "--timeout", "30s")
+        few = run("dlq", "list", "--limit", "30", socket=daemon.socket)
+        assert len(few.stdout.splitlines()) == 31
+        assert all(line.endswith("www...") for line in few.stdout.splitlines()[1:])
+        assert few.stderr.startswith("70 more: --limit 100 shows all")
+        assert run("dlq", "list", socket=daemon.socket).stderr == ""
+        said = json.loads(run("dlq", "list", "--json", "--limit", "7", socket=daemon.socket).stdout)
+        assert (len(said["dead_letters"]), said["more"]) == (7, 93)
+    offline = run("dlq", "list", "--data-dir", str(daemon.data_dir), "--limit", "99")
+    assert offline.stderr.startswith("1 more")
 
 
 # --- run, replay, log, demo ---------------------------------------------------------------------

@@ -35,12 +35,17 @@ def list_letters(
     if data_dir is not None:
         from wald import app
 
-        entries = app.dead_letters(data_dir.rstrip("/") or "/", route, limit)
+        entries, total = app.dead_letters(data_dir.rstrip("/") or "/", route, limit)
     else:
         with Control(socket_path(socket)) as control:
             entries = _read(control, route, limit)
+            routes = control.status()["routes"]
+            total = sum(
+                each["dead_letters"] for name, each in routes.items() if route in (None, name)
+            )
+    more = max(0, total - sum(entry["records"] for entry in entries))
     if as_json:
-        print_json({"dead_letters": entries})
+        print_json({"dead_letters": entries, "more": more})
         return
     if not entries:
         say("no dead letters")
@@ -52,16 +57,24 @@ def list_letters(
                 str(entry["route"]),
                 f"{entry['lsn']:,}",
                 str(entry["code"]),
-                str(entry["message"])[:_MESSAGE_SHOWN],
+                _shortened(str(entry["message"])),
             )
             for entry in entries
         ],
     )
 
+    if more:
+        say(f"{more:,} more: --limit {limit + more} shows all, --json each with its whole reason")
+
+
+def _shortened(message: str) -> str:
+    cut = len(message) > _MESSAGE_SHOWN
+    return f"{message[: _MESSAGE_SHOWN - 3]}..." if cut else message
+
 
 def _read(control: Control, route: str | None, limit: int) -> list[dict[str, Any]]:
     """Ask page by page, route by route: an answer has a bound."""
-    names = [route] if route is not None else sorted(control.ask("status")["routes"])
+    names = [route] if route is not None else sorted(control.status()["routes"])
     entries: list[dict[str, Any]] = []
     for name in names:
         after = 0

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import import_module
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, TextIO, cast
 
 from wald.config import RouteSettings, Settings, SinkSettings
@@ -98,6 +99,8 @@ def serve(settings: Settings, on_ready: Callable[[], None] = lambda: None) -> No
     from wald.supervisor.process import Surroundings, run
 
     check_sinks(settings)  # before the log learns of routes that cannot be
+    if settings.auto_sink is not None:  # beside the target, whose directory nobody makes
+        _require_directory(Path(settings.data_dir).parent)
     passed = tuple(listen_fds(os.environ))
     around = Surroundings(
         fs=PosixFileSystem(),
@@ -109,6 +112,12 @@ def serve(settings: Settings, on_ready: Callable[[], None] = lambda: None) -> No
         on_ready=on_ready,
     )
     run(settings, around)
+
+
+def _require_directory(path: Path) -> None:
+    if not path.is_dir():
+        msg = f"{path}: no such directory"
+        raise DataDirectoryUnusable(msg, hint="make it, or correct the path of the target")
 
 
 # --- the children -------------------------------------------------------------------------------

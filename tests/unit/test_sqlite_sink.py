@@ -1,6 +1,7 @@
 """The SQLite sink: exactly once by the row, values, refusals by name, errors by their own names."""
 
 import json
+import os
 import sqlite3
 import uuid
 from contextlib import closing
@@ -518,6 +519,19 @@ def test_check_looks_at_tables_and_columns(path, open_sink):
     }
     path.write_bytes(b"not a database" * 100)
     assert findings(open_sink()) == {"sqlite.damaged": Severity.ERROR}
+
+
+@pytest.mark.parametrize("exists", [True, False])
+@pytest.mark.parametrize("denied", ["file", "directory"])
+def test_check_finds_what_may_not_be_written(path, open_sink, monkeypatch, exists, denied):
+    if exists:
+        query(path, "CREATE TABLE t (a)")
+    place = path if denied == "file" else path.parent
+    monkeypatch.setattr(os, "access", lambda asked, _: asked != place)
+    wrong = exists or denied == "directory"
+    assert findings(open_sink()) == (
+        {"sqlite.authentication": Severity.ERROR} if wrong else {"sqlite.found": Severity.OK}
+    )
 
 
 @pytest.mark.parametrize(("version", "warns"), [((3, 51, 2), True), ((3, 51, 3), False)])

@@ -6,6 +6,7 @@ IMMEDIATE``. Driver errors become outcomes here and nowhere else, by the primary
 """
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from operator import length_hint
@@ -300,7 +301,7 @@ class SqliteSink:
                 else:
                     database.execute("SELECT count(*) FROM sqlite_master").fetchone()
                     message = "database found"
-            yield Finding(Severity.OK, "sqlite.found", message)
+            yield _check_writable(path) or Finding(Severity.OK, "sqlite.found", message)
         except sqlite3.Error as error:
             systemic = self._failed(error)
             hint = systemic.hint
@@ -323,7 +324,18 @@ def _check_absent(path: Path, options: Options) -> Finding:
         msg = f"{path}: there is no database, and mode 'columns' makes no table"
         hint = _HINTS[SystemicKind.CONFIGURATION]
         return Finding(Severity.ERROR, "sqlite.configuration", msg, hint)
-    return Finding(Severity.OK, "sqlite.found", "the database will be made")
+    denied = _check_writable(path)
+    return denied or Finding(Severity.OK, "sqlite.found", "the database will be made")
+
+
+def _check_writable(path: Path) -> Finding | None:
+    """Find what this user may not write: the file, or its directory, where SQLite keeps its WAL."""
+    for place in (path, path.parent):
+        if place.exists() and not os.access(place, os.W_OK):
+            msg = f"{place}: this user may not write it"
+            hint = "check as the user of the daemon: sudo -u USER wald check"
+            return Finding(Severity.ERROR, "sqlite.authentication", msg, hint)
+    return None
 
 
 def table_columns(database: sqlite3.Connection, table: str) -> list[str]:

@@ -69,7 +69,7 @@ def read_log(fs: FileSystem, data_dir: str, frontier: Frontier) -> FoundLog:
         if len(data) < end:
             msg = f"{path} is shorter than its end {end}"
             raise Misread(msg)
-        found, seen_lsn = _read_segment(data, header, end, last_lsn)
+        found, seen_lsn = _read_segment(data, header, end)
         if seen_lsn != last_lsn:
             msg = f"{path} ends with LSN {seen_lsn}, not {last_lsn}"
             raise Misread(msg)
@@ -103,16 +103,12 @@ def _before_torn_header(
     return 0, 0
 
 
-def _read_segment(
-    data: bytes, header: SegmentHeader, end: int, end_lsn: Lsn
-) -> tuple[list[FoundRequest], Lsn]:
+def _read_segment(data: bytes, header: SegmentHeader, end: int) -> tuple[list[FoundRequest], Lsn]:
     found: list[FoundRequest] = []
     offset, last_lsn = header.alignment, header.pred_last_lsn
     while offset < end:
         block = frame.decode_block_header(data, offset)
         if block is None or not frame.belongs(block, header, offset):
-            if last_lsn == end_lsn:
-                break  # only a closing block may be missing: it says nothing that is not known
             msg = f"no block at offset {offset} of segment {header.segment}, below {end}"
             raise Misread(msg)
         payload = data[

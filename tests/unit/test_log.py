@@ -438,7 +438,8 @@ def test_the_tail_of_a_finished_segment_is_given_back():
     open_log(fs)
     found = fs.stat(segments.segment_path(DATA, 1))
     assert found is not None
-    assert found.size_bytes == header_of(fs, 2).pred_end < SMALL.segment_bytes
+    # the idle-close block is left there, and not named: it may be in the page cache only
+    assert found.size_bytes == header_of(fs, 2).pred_end + 4096 < SMALL.segment_bytes
 
 
 def test_a_written_group_that_was_not_synced_is_made_durable_before_it_is_believed():
@@ -455,6 +456,25 @@ def test_a_written_group_that_was_not_synced_is_made_durable_before_it_is_believ
     fs.crash()
     log = open_log(fs)
     assert values(fs, log) == [1, 2]
+
+
+def test_an_idle_close_that_was_not_synced_is_not_named_as_the_end():
+    """Killed in the sync of a clean stop, read back from the cache, then the power fails."""
+    fs = new_fs(write_back=0.0)
+    log = open_log(fs)
+    fill(log, 2)
+    end = log.frontier.end_bytes
+    fs.stop(1, kind="sync")
+    with pytest.raises(Stopped):
+        log.close()
+    fs.kill()
+    log = open_log(fs)
+    assert log.recovery.clean
+    assert header_of(fs, 2).pred_end == end
+    fs.crash()
+    log = open_log(fs)
+    assert values(fs, log) == [1, 2]
+    assert not inspect_log(fs, DATA).damages
 
 
 def test_a_second_writer_waits_and_is_told_who_holds_the_log():

@@ -148,7 +148,7 @@ ROWS = [
     Row(
         facts(Segment().snapshot().group().end(BlockKind.IDLE_CLOSE)),
         ["clean"],
-        (5, 4 * ALIGNMENT, LAST),
+        (5, END, LAST),
         LAST,
         LAST + 1,
         0,
@@ -258,7 +258,7 @@ ROWS = [
     Row(
         facts(plain().end(BlockKind.SEAL, 6), present=(5, 6), unused=(6,), highest_number=6),
         ["unused", "sealed"],
-        (5, 4 * ALIGNMENT, LAST),
+        (5, END, LAST),
         LAST,
         LAST + 1,
         UNCLEAN,
@@ -328,7 +328,7 @@ ROWS = [
     Row(
         facts(Segment().snapshot().group().end(BlockKind.IDLE_CLOSE), moved=True),
         ["moved", "clean"],
-        (5, 4 * ALIGNMENT, LAST),
+        (5, END, LAST),
         LAST,
         LAST + 1,
         FAR,
@@ -358,7 +358,7 @@ ROWS = [
     Row(
         facts(Segment().snapshot().lose().group().end(BlockKind.IDLE_CLOSE)),
         ["hole"],
-        (5, 5 * ALIGNMENT, FIRST + 20),
+        (5, 4 * ALIGNMENT, FIRST + 20),
         FIRST + 20,
         FIRST + 21,
         UNCLEAN,
@@ -428,7 +428,7 @@ ROWS = [
     Row(
         facts(plain().end(BlockKind.SEAL, 6), highest_number=6),
         ["seal-without-successor"],
-        (5, 4 * ALIGNMENT, LAST),
+        (5, END, LAST),
         LAST,
         LAST + 1,
         FAR,
@@ -451,7 +451,7 @@ ROWS = [
             lost_files=(LostRange(20, 30, 3, 0, "gone"),),
         ),
         ["lost-file"],
-        (5, 4 * ALIGNMENT, LAST),
+        (5, END, LAST),
         LAST,
         LAST + 1,
         UNCLEAN,

@@ -348,6 +348,9 @@ _ENDINGS = {
 }
 
 
+_CLOSING = frozenset({BlockKind.IDLE_CLOSE, BlockKind.SEAL})
+
+
 def _cases(facts: Facts, last: SegmentScan, losses: Sequence[tuple[Case, LostRange]]) -> list[Case]:
     cases = list(dict.fromkeys(case for case, _ in losses))
     if facts.moved:
@@ -385,6 +388,9 @@ def _predecessor(
     if last.last is not None and copy:
         # in doubt: it is written again, and this copy of it is a ghost from then on
         return Predecessor(last.number, last.last.offset, last.last.prev_lsn), None
+    if last.last is not None and last.last.kind in _CLOSING:
+        # it may be in the page cache only, and says nothing that is not known from here on
+        return Predecessor(last.number, last.last.offset, last_lsn), None
     return Predecessor(last.number, last.end_bytes, last_lsn), None
 
 

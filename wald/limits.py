@@ -55,6 +55,7 @@ WINDOW_ENTRIES_MAX: Final = 65_536
 REFUSALS_PER_SESSION_MAX: Final = 4_096  # kept to be told again, as long as the window has them
 REFUSALS_MAX: Final = 16_384  # of all sessions: beyond, their requests are outside the window
 SESSION_IDLE_S: Final = 24 * 3600.0
+ONCE_PREFIX_NAME: Final = "once:"
 SESSION_ONCE_IDLE_S: Final = 7 * 24 * 3600.0
 REFUSALS_KEPT_PER_REQUEST: Final = 1_024
 

@@ -48,7 +48,9 @@ def bring_back(door: Door, copy: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "ann"])
-def test_when_the_log_went_back_one_outcome_is_unknown_and_the_producer_goes_on(door: Door, name: str):
+def test_when_the_log_went_back_one_outcome_is_unknown_and_the_producer_goes_on(
+    door: Door, name: str
+):
     with wald.connect(door.path, name=name, timeout=DEADLINE_S) as producer:
         producer.append("s", b"kept")
         copy = keep_copy(door)
@@ -80,3 +82,34 @@ def test_once_ends_with_an_error_when_the_log_goes_back_under_it(door: Door):
     with pytest.raises(OutcomeUnknown) as caught:
         once(door, entries())
     assert "another name" in caught.value.hint
+
+
+def damage(door: Door, value: bytes) -> None:
+    """Flip a bit of a durable record behind which others stand."""
+    (path,) = (
+        path for path in Path(door.data_dir, "log").glob("*.wal") if value in path.read_bytes()
+    )
+    data = bytearray(path.read_bytes())
+    data[data.index(value)] ^= 1
+    path.write_bytes(data)
+
+
+def test_after_a_recorded_loss_once_does_not_send_everything_again(door: Door):
+    def entries() -> Iterator[Entry]:
+        yield from (Parsed(Content.BYTES, b"value %d" % at) for at in range(2_000))
+
+    assert once(door, entries()).accepted == 2_000
+    with wald.connect(door.path) as producer:
+        producer.append("s", b"the one that is damaged")
+        producer.append("s", b"behind it")
+    door.stop()
+    damage(door, b"the one that is damaged")
+    for _ in range(2):  # a later start, which finds no damage, knows it too
+        door.start()
+        with pytest.raises(OutcomeUnknown) as caught:
+            once(door, entries())
+        assert "another name" in caught.value.hint
+        door.stop()
+    door.start()
+    with wald.connect(door.path, name="once:other") as producer:
+        producer.append("s", b"under another name")

@@ -232,6 +232,24 @@ def test_a_session_of_once_is_kept_for_its_days(monkeypatch):
     assert much_later == GreetingPlan(Greeting.ISSUE, evict=(1,))
 
 
+@pytest.mark.parametrize("restart", [False, True], ids=["running", "restarted"])
+def test_a_name_of_once_that_a_loss_forgot_does_not_begin_anew_for_its_days(*, restart: bool):
+    state = state_of(run(1, 2), name="once:import")
+    state.apply(session_issued(78, "ann"), 1, NOW_NS)
+    state.forget_all_sessions()
+    if restart:
+        state = restarted(state)
+    day_ns = 86_400 * 10**9
+    plans = {
+        name: plan_greeting(state, 0, name, {}, NOW_NS + 6 * day_ns).greeting
+        for name in ("once:import", "once:another", "ann", "")
+    }
+    assert plans.pop("once:import") is Greeting.LOST
+    assert set(plans.values()) == {Greeting.ISSUE}
+    later = plan_greeting(state, 0, "once:import", {}, NOW_NS + 8 * day_ns)
+    assert later.greeting is Greeting.ISSUE
+
+
 def test_the_entries_of_all_windows_together_are_bounded(monkeypatch):
     monkeypatch.setattr(limits, "WINDOW_ENTRIES_MAX", 300)
     state = state_of(run(1, 44))

@@ -238,3 +238,17 @@ def test_a_snapshot_of_the_largest_state_comes_in_parts_of_bounded_size():
     assert max(parts) <= limits.SNAPSHOT_BLOCK_MAX_BYTES
     assert sum(parts) <= limits.SNAPSHOT_MAX_BYTES
     assert contents(again(built)) == contents(built)
+
+
+def test_a_loss_keeps_the_names_of_once_and_a_new_session_ends_that() -> None:
+    built = LogState()
+    for number, name in enumerate(("once:a", "once:b", "ann", ""), 1):
+        built.apply(state.session_issued(number, name), 0, number * 100)
+    built.forget_all_sessions()
+    built.forget_all_sessions()  # another loss keeps them too
+    again = LogState()
+    for section in built.snapshot():
+        again.apply(section, 0, 0)
+    assert again.lost_names == {"once:a": 100, "once:b": 200}
+    again.apply(state.session_issued(9, "once:a"), 0, 0)
+    assert again.lost_names == {"once:b": 200}

@@ -237,7 +237,7 @@ def session_name(once: str | None) -> str:
     """
     if once is None:
         return ""
-    name = f"once:{once}"
+    name = f"{limits.ONCE_PREFIX_NAME}{once}"
     if not once or not once.isprintable() or len(name.encode()) > limits.PRODUCER_NAME_MAX_BYTES:
         msg = "--once takes printable text of 1 to 123 bytes"
         raise InputError(msg)

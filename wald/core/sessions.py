@@ -120,6 +120,7 @@ class Greeting(Enum):
     RESUME = "the session is known: its last sequence"
     ISSUE = "a new session, durable before the answer"
     UNKNOWN = "the session it names is not in the table"
+    LOST = "damage has made the daemon forget what the session of the name had stored"
     FULL = "the table is at its bound"
 
 
@@ -149,6 +150,8 @@ def plan_greeting(
     named = state.sessions_by_name.get(name) if name else None
     if named is not None:
         return GreetingPlan(Greeting.RESUME, named.session_id)
+    if now_ns - state.lost_names.get(name, now_ns - _ONCE_IDLE_NS - 1) <= _ONCE_IDLE_NS:
+        return GreetingPlan(Greeting.LOST)
     lacking = _lacking(state)
     evict: list[int] = []
     if max(lacking) > 0:
@@ -193,7 +196,10 @@ def _expendable(state: LogState, idle: Mapping[int, int], now_ns: int) -> Iterat
             session = state.sessions.get(session_id)
             if session is None or bool(session.name) is not has_name:
                 continue
-            if not session.name.startswith("once:") or now_ns - since_ns > _ONCE_IDLE_NS:
+            if (
+                not session.name.startswith(limits.ONCE_PREFIX_NAME)
+                or now_ns - since_ns > _ONCE_IDLE_NS
+            ):
                 yield session
 
 

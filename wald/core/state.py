@@ -110,7 +110,9 @@ class LogState:
     """The state at a point of the log. Owned by the log; changed by ``apply`` alone.
 
     ``lost_files`` are numbers of segments older than the snapshot that a start found gone and told
-    of: it is not told again, nor are the sessions forgotten again.
+    of: it is not told again, nor are the sessions forgotten again. ``lost_names`` are those of
+    ``append --once`` that a loss forgot, and when their sessions were active last: such a name
+    must not begin anew.
     """
 
     def __init__(self) -> None:
@@ -122,6 +124,7 @@ class LogState:
         self.next_stream_id: StreamId = 1
         self.next_route_id: RouteId = 1
         self.lost_files: set[int] = set()
+        self.lost_names: dict[str, int] = {}
 
     def apply(self, section: Section, first_lsn: Lsn, time_ns: int) -> None:
         """Take in one section of a durable block.
@@ -203,6 +206,7 @@ class LogState:
     def _put_session(self, session: SessionState) -> None:
         self.sessions[session.session_id] = session
         if session.name:
+            self.lost_names.pop(session.name, None)
             before = self.sessions_by_name.get(session.name)
             if before is not None and before.session_id != session.session_id:
                 self.sessions.pop(before.session_id, None)  # a name has one session: fenced
@@ -219,6 +223,13 @@ class LogState:
 
     def forget_all_sessions(self) -> None:
         """After a loss no duplicate can be told from a lost record: know none of them."""
+        names = self.lost_names | {
+            each.name: each.active_ns
+            for each in self.sessions.values()
+            if each.name.startswith(limits.ONCE_PREFIX_NAME)
+        }
+        newest = sorted(names, key=lambda name: names[name])[-limits.SESSIONS_MAX :]
+        self.lost_names = {name: names[name] for name in newest}
         self.sessions.clear()
         self.sessions_by_name.clear()
 
@@ -242,6 +253,9 @@ class LogState:
         for sessions in _session_parts(self.sessions.values()):
             session_rows = [_row_of_session(session) for session in sessions]
             yield frame.control_section(SectionKind.SNAPSHOT, {"sessions": session_rows})
+        for names in _parts(list(self.lost_names.items()), _CATALOGUE_PER_PART):
+            name_rows = [list(each) for each in names]
+            yield frame.control_section(SectionKind.SNAPSHOT, {"lost_names": name_rows})
 
     def _apply_snapshot_part(self, said: dict[str, object]) -> None:
         self.next_stream_id = max(self.next_stream_id, _int(said.get("next_stream", 1)))
@@ -256,6 +270,8 @@ class LogState:
             self._put_route(_route(route))
         for row in cast("list[list[object]]", said.get("sessions", [])):
             self._put_session(_session_of_row(row))
+        for name, active_ns in cast("list[list[object]]", said.get("lost_names", [])):
+            self.lost_names[_str(name)] = _int(active_ns)
 
 
 def route_birth(route: RouteState) -> Section:

@@ -65,6 +65,7 @@ class Guest(Contributor, Protocol):
 
 
 Peer = TypeVar("Peer", bound=Guest)
+_LOST_HINT = "see what the target holds of it, and append the rest under another name"
 
 
 class House(Generic[Peer]):
@@ -190,10 +191,11 @@ class House(Generic[Peer]):
                 self._resume(connection, hello, plan.session)
             case Greeting.ISSUE:
                 self._issue(connection, hello)
-            case Greeting.UNKNOWN:
+            case Greeting.UNKNOWN | Greeting.LOST:
                 self.count_refused("outcome-unknown")
-                message = "the session is not known: what was unanswered may or may not be stored"
-                connection.fail(Failed("outcome-unknown", message), hello)
+                message = f"{plan.greeting.value}: what was sent may or may not be stored"
+                hint = _LOST_HINT if plan.greeting is Greeting.LOST else ""
+                connection.fail(Failed("outcome-unknown", message, hint), hello)
             case Greeting.FULL:
                 self.count_refused(Backpressure.code)
                 message = f"there are {len(state.sessions):,} sessions already"

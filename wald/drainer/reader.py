@@ -118,7 +118,9 @@ class LaneReader:
     def take(self, bounds: Bounds) -> Batch:
         """Take the next batch off; there must be a record."""
         head = self._records[: bounds.max_records]
-        return self._cut(fitting(list(map(len, map(_VALUE, head))), bounds))
+        sizes = list(map(len, map(_VALUE, head)))
+        count = fitting(sizes, bounds)
+        return self._cut(count, sum(sizes[:count]))
 
     def take_through(self, hi: Lsn, frontier: Frontier) -> Batch | None:
         """Read and take everything up to ``hi``: a batch that was sealed before.
@@ -139,7 +141,7 @@ class LaneReader:
         while self._undecoded and self._undecoded[0].first_lsn <= hi:
             self._decode(self._undecoded.popleft())
         count = sum(record.lsn <= hi for record in self._records)
-        return self._cut(count, hi)
+        return self._cut(count, sum(map(len, map(_VALUE, self._records[:count]))), hi)
 
     @property
     def has_lost(self) -> bool:
@@ -152,10 +154,10 @@ class LaneReader:
         self._lost = [item for item in self._lost if item.last_lsn > self.through]
         return lost
 
-    def _cut(self, count: int, hi: Lsn | None = None) -> Batch:
+    def _cut(self, count: int, size_bytes: int, hi: Lsn | None = None) -> Batch:
         records = self._records[:count]
         del self._records[:count]
-        self._bytes -= sum(map(len, map(_VALUE, records)))
+        self._bytes -= size_bytes
         if hi is None:
             hi = records[-1].lsn
         lost = tuple(item for item in self._lost if item.first_lsn <= hi)
@@ -192,9 +194,9 @@ class LaneReader:
         if not self._records:
             self._oldest_ns = self._clock.monotonic_ns()
         records = _records(request, columns)
-        if request.first_lsn <= self._after:
-            records = [record for record in records if record.lsn > self._after]
-        self._bytes += sum(map(len, map(_VALUE, records)))
+        passed = max(0, self._after + 1 - request.first_lsn)
+        del records[:passed]
+        self._bytes += sum(map(len, columns.values[passed:] if passed else columns.values))
         self._records += records
 
 

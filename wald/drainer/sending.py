@@ -108,7 +108,9 @@ def finish(
     lost = route.letters_of_lost(batch.lost, manifest.number, took_effect, excluded)
     refused = len(excluded)
     # what the log lost since the seal is not in the batch, and counts as lost alone
-    delivered = sum(record.lsn not in excluded for record in batch.records)
+    delivered = len(batch.records)
+    if excluded:
+        delivered -= sum(record.lsn in excluded for record in batch.records)
     dead_letters = refused + sum(letter.records for letter in lost)
     before = memory.held.checkpoint
     after = Checkpoint(

@@ -20,10 +20,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import astuple
 from pathlib import Path
 from struct import Struct
-from typing import TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import lmdb
 import msgpack
@@ -136,7 +135,7 @@ class LmdbLedger:
             held = txn.get(key, db=self._db["routes"])
             if held is not None:
                 return RouteBirth(*msgpack.unpackb(held))
-            txn.put(key, _pack(astuple(birth)), db=self._db["routes"])
+            txn.put(key, _pack(birth), db=self._db["routes"])
             lane = LaneKey(self._log_id, birth.route_id, 0, 0)
             self._put_lane(txn, lane, LaneProgress(Checkpoint(lsn=birth.birth_lsn), None))
             return birth
@@ -173,7 +172,7 @@ class LmdbLedger:
 
         def work(txn: _Transaction) -> bool:
             held = self._get_lane(txn, key)
-            letters = _pack([astuple(letter) for letter in set_aside])
+            letters = _pack(list(set_aside))
             if not self._put_lane(txn, key, manifests.revise(held, worked_on, revision, stamp)):
                 return False
             txn.put(_lane_bytes(key) + revision.rev_id, letters, db=self._db["aside"])
@@ -221,7 +220,7 @@ class LmdbLedger:
                     self._bury(txn, key.route_id, _letters(aside))
             self._bury(txn, key.route_id, lost)
             history = self._db["history"]
-            txn.put(lane + _NUMBER.pack(finished.number), _pack(astuple(finished)), db=history)
+            txn.put(lane + _NUMBER.pack(finished.number), _pack(finished), db=history)
             forgotten = finished.number - limits.HISTORY_BATCHES_PER_LANE
             if forgotten > 0:
                 txn.delete(lane + _NUMBER.pack(forgotten), db=history)
@@ -297,7 +296,7 @@ class LmdbLedger:
             return False
         txn.put(
             _lane_bytes(key),
-            _pack([astuple(part) if part else None for part in after]),
+            _pack(list(after)),
             db=self._db["lanes"],
         )
         return True
@@ -305,7 +304,7 @@ class LmdbLedger:
     def _bury(self, txn: _Transaction, route_id: RouteId, letters: Sequence[DeadLetter]) -> None:
         for letter in letters:
             key = _ROUTE.pack(route_id) + _NUMBER.pack(letter.lsn)
-            txn.put(key, _pack(astuple(letter)), db=self._db["dead"])
+            txn.put(key, _pack(letter), db=self._db["dead"])
 
     def _read(self, work: Callable[[_Transaction], _T]) -> _T:
         with self._lock:
@@ -454,7 +453,11 @@ def _failed(error: lmdb.Error) -> LedgerFailed | DiskFull:
 
 
 def _pack(value: object) -> bytes:
-    return cast("bytes", msgpack.packb(value, use_bin_type=True))
+    return cast("bytes", msgpack.packb(value, default=_fields))
+
+
+def _fields(value: Any) -> list[object]:  # noqa: ANN401 - any of our slotted dataclasses
+    return [getattr(value, name) for name in value.__slots__]
 
 
 def _lane_bytes(key: LaneKey) -> bytes:

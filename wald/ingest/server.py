@@ -17,7 +17,7 @@ import uvloop
 from wald import limits
 from wald.config import Settings
 from wald.core.events import Goodbye
-from wald.errors import LogFailed, WaldError
+from wald.errors import DiskFull, LogFailed, WaldError
 from wald.ingest.catalogue import plan_start
 from wald.ingest.committer import Committer
 from wald.ingest.connection import Connection
@@ -86,12 +86,23 @@ def _tell(recovery: RecoveryReport) -> None:
 
 
 def _agree_with_settings(log: Log, settings: Settings, fs: FileSystem) -> None:
-    """Write births and deaths of configured routes before anything is accepted."""
+    """Write births and deaths of configured routes before anything is accepted.
+
+    Raises:
+        ConfigError: a route contradicts the log.
+        DiskFull: there is no room for it; the supervisor tries again.
+    """
     oldest = oldest_retained(fs, settings.data_dir, log)
     pending = pending_records(fs, settings.data_dir, log.state)
     sections = plan_start(log.state, settings, log.frontier.lsn, oldest, pending)
-    if sections:
+    if not sections:
+        return
+    try:
         log.append_group(sections)
+    except DiskFull as error:
+        # not one record would have room either: a start that is tried again loses nothing by it
+        msg = f"no room to write which routes begin: {error.message}"
+        raise DiskFull(msg, retry_after_s=error.retry_after_s) from error
 
 
 def _raise_file_limit() -> None:

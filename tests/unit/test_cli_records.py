@@ -115,6 +115,12 @@ def test_an_open_quote_at_the_end_is_refused() -> None:
     assert refused(csv(b'a,b\n1,2\n"3,4\n')) == [(1, "csv.syntax")]
 
 
+def test_what_an_open_quote_swallows_is_named_by_its_lines() -> None:
+    (_, entry) = csv(b'a,b\n1,2\n"3,4\n5,6\n7,8\n')
+    assert isinstance(entry, Unparsed)
+    assert entry.message == "lines 3 to 5 (3 lines): unexpected end of data"
+
+
 @pytest.mark.parametrize(
     ("text", "key", "message"),
     [

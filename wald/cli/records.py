@@ -78,10 +78,11 @@ def read_csv(source: BinaryIO, key_field: str | None) -> Iterator[Entry]:
     _check_header(header, key_field)
     assert header is not None
     while True:
+        began = rows.line_num + 1
         try:
             row = next(rows, None)
         except csv.Error as error:
-            yield Unparsed("csv.syntax", f"line {rows.line_num}: {error}")
+            yield Unparsed("csv.syntax", f"{_lines_read(began, rows.line_num)}: {error}")
             continue
         if row is None:
             break
@@ -171,6 +172,12 @@ def _keyed(content: Content, value: bytes, key: object, place: str, field: str) 
             "record.key", f"{place}: the key has {size:,} bytes, at most {limits.KEY_MAX_BYTES:,}"
         )
     return Parsed(content, value, key)
+
+
+def _lines_read(first: int, last: int) -> str:
+    """Name what a row took: a quote that nobody closes swallows all lines behind it."""
+    lines = last - first + 1
+    return f"line {first}" if lines <= 1 else f"lines {first} to {last} ({lines:,} lines)"
 
 
 def _check_header(header: list[str] | None, key_field: str | None) -> None:

@@ -584,7 +584,19 @@ def test_verify_names_the_damage_and_its_lsns(directory: Path) -> None:
     assert done.returncode == 1
     assert (damage["first_lsn"], damage["last_lsn"]) == (lsn, lsn)
     told = run("log", "verify", str(daemon.data_dir))
-    assert f"LSN {lsn} .. {lsn} (1 records, stream things)" in told.stdout
+    assert f"LSN {lsn} .. {lsn} (1 record, stream things)" in told.stdout
+    assert "1 of 1 segment damaged. What is not named here is whole" in told.stderr
+    assert "hint: the next start sets the damage aside" in told.stderr
+    with daemon:
+        pass
+    told = run("log", "verify", str(daemon.data_dir))
+    assert told.returncode == 1
+    assert "1 of 2 segments damaged" in told.stderr
+    assert "hint: a start has set it aside" in told.stderr
+    for segment in (daemon.data_dir / "log").glob("seg-*.wal"):
+        segment.unlink()
+    told = run("log", "verify", str(daemon.data_dir))
+    assert told.stderr.startswith("1 segment missing. What is not named")
 
 
 def test_the_demo_balances() -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from wald.cli.options import json_option
-from wald.cli.output import print_json, print_table, printable, say
+from wald.cli.output import counted, print_json, print_table, printable, say
 
 if TYPE_CHECKING:
     from wald.storage.inspect import Damage, LogReport
@@ -46,7 +46,7 @@ def inspect(data_dir: str, *, as_json: bool) -> int:
         for segment in report.segments
     ]
     print_table(_HEAD, rows)
-    click.echo(f"{report.unused} prepared or retired segments")
+    click.echo(f"{counted(report.unused, 'prepared or retired segment')}")
     for route in report.routes:
         stream = report.streams.get(route.stream_id, f"#{route.stream_id}")
         birth = f"born at LSN {route.birth_lsn:,}"
@@ -71,7 +71,7 @@ def verify(data_dir: str, *, as_json: bool) -> int:
     if not report.damages:
         records = sum(segment.records for segment in report.segments)
         click.echo(
-            f"{len(report.segments)} segments, {records:,} records, all whole,"
+            f"{counted(len(report.segments), 'segment')}, {counted(records, 'record')}, all whole,"
             f" through LSN {report.end_lsn:,}"
         )
     return report.exit_code
@@ -91,12 +91,18 @@ def _as_dict(report: "LogReport") -> dict[str, object]:
 def _print_damages(report: "LogReport") -> None:
     for damage in report.damages:
         click.echo(printable(_damage_line(damage)))
-    damaged = {damage.segment for damage in report.damages}
-    if damaged:
-        say(
-            f"{len(damaged)} of {len(report.segments)} segments damaged."
-            " Everything else is whole; nothing was changed."
-        )
+    if not report.damages:
+        return
+    damaged = {each.segment for each in report.damages if each.segment and not each.missing}
+    missing = {each.segment for each in report.damages if each.missing}
+    present = damaged | {segment.number for segment in report.segments}
+    said = [f"{len(damaged)} of {counted(len(present), 'segment')} damaged"] if damaged else []
+    said += [f"{counted(len(missing), 'segment')} missing"] if missing else []
+    said += ["the identity file damaged"] if any(not one.segment for one in report.damages) else []
+    say(f"{', '.join(said)}. What is not named here is whole; nothing was changed.")
+    if all(each.set_aside for each in report.damages):
+        say("hint: a start has set it aside; its loss report stands in reports/")
+    else:
         say("hint: the next start sets the damage aside and reports each lost LSN")
 
 
@@ -105,5 +111,5 @@ def _damage_line(damage: "Damage") -> str:
     if damage.last_lsn >= damage.first_lsn:
         streams = f", stream {', '.join(damage.streams)}" if damage.streams else ""
         line += f"   LSN {damage.first_lsn:,} .. {damage.last_lsn:,}"
-        line += f" ({damage.records:,} records{streams})"
+        line += f" ({counted(damage.records, 'record')}{streams})"
     return line

@@ -59,6 +59,11 @@ def duration(seconds: float | None) -> str:
     return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
+def counted(number: int, what: str) -> str:
+    """Return a number with its noun: ``1 record``, ``2 records``."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
 def books(
     stream: str, sink: str, accepted: int, delivered: int, pending: int, dead_letters: int
 ) -> str:

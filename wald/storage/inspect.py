@@ -6,8 +6,9 @@ hint that is read first, and a segment that retires meanwhile is left out.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from wald import limits
 from wald.core import frame, recovery
 from wald.core.chain import Chain, Hole, SegmentScan
 from wald.core.frame import BlockHeader, BlockKind, SectionKind, SegmentHeader, SegmentKind
@@ -35,6 +36,8 @@ class Damage:
         last_lsn: the last one.
         records: how many that are.
         streams: the streams whose records they are, as far as anything still says so.
+        missing: the file is not there.
+        set_aside: a start has found it, kept the file in the quarantine and reported the loss.
     """
 
     file: str
@@ -45,6 +48,8 @@ class Damage:
     last_lsn: Lsn
     records: int
     streams: tuple[str, ...] = ()
+    missing: bool = False
+    set_aside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +156,17 @@ def _inspect(fs: FileSystem, data_dir: str) -> LogReport:
         {stream.stream_id: stream.name for stream in look.state.streams.values()},
         tuple(look.state.routes.values()),
         torn,
-        tuple(sorted(look.damages, key=lambda item: (item.segment, item.offset_bytes))),
+        _with_what_a_start_did(fs, data_dir, look.damages),
     )
+
+
+def _with_what_a_start_did(
+    fs: FileSystem, data_dir: str, damages: Sequence[Damage]
+) -> tuple[Damage, ...]:
+    quarantine = f"{data_dir}/{segments.QUARANTINE_DIRECTORY}"
+    kept = set(fs.list_directory(quarantine)) if fs.stat(quarantine) is not None else set()
+    told = [replace(damage, set_aside=damage.file in kept) for damage in damages]
+    return tuple(sorted(told, key=lambda item: (item.segment, item.offset_bytes)))
 
 
 def _identity(fs: FileSystem, data_dir: str, look: _Look) -> identities.Identity | None:
@@ -183,7 +197,8 @@ def _find(
                 header = recover.with_file(fs, path, segments.read_header).header
                 log_id = None if header is None else header.log_id
             if log_id is not None:
-                found += recover.find_segments(fs, data_dir, [number], log_id)
+                made = limits.LSN_MAX if identity is None else identity.segment
+                found += recover.find_segments(fs, data_dir, [number], log_id, newest_made=made)
         except FileNotFoundError:
             continue  # retired meanwhile
     return found
@@ -326,7 +341,7 @@ def _damage_before(lineage: Sequence[FoundSegment], index: int, item: FoundSegme
     if named == before.number:
         return []
     name = segments.segment_name(named)
-    return [Damage(name, named, 0, "the segment is missing", 1, 0, 0)]
+    return [Damage(name, named, 0, "the segment is missing", 1, 0, 0, missing=True)]
 
 
 def _unreadable(found: Sequence[FoundSegment], lineage: Sequence[FoundSegment]) -> list[Damage]:
@@ -353,9 +368,11 @@ def _damage_behind(
     newest = lineage[-1].number if lineage else 0
     present = {item.number for item in found}
     number, offset = newest, last.end_bytes if last is not None else 0
+    missing = False
     sealed = last is not None and last.last is not None and last.last.kind is BlockKind.SEAL
     if made > newest:
         number, offset, reason = made, 0, "the segment that identity names is missing"
+        missing = True
     elif (
         sealed
         and last is not None
@@ -364,6 +381,7 @@ def _damage_behind(
     ):
         number, offset = last.last.next_segment, 0
         reason = "the segment that a seal names is missing"
+        missing = True
     elif hint_lsn > end_lsn:
         reason = recovery.Case.HINT_AHEAD.found
     else:
@@ -378,6 +396,7 @@ def _damage_behind(
             end_lsn + 1,
             max(hint_lsn, end_lsn),
             lost,
+            missing=missing,
         )
     ]
 

@@ -108,7 +108,7 @@ class OutcomeUnknown(WaldError):
 
     code = "outcome-unknown"
     exit_code = EXIT_UNAVAILABLE
-    default_hint = "a resend by a new session may append twice; give records a dedup_id to be safe"
+    default_hint = "it may be stored, and sending it again may store it twice"
 
 
 class Fenced(WaldError):

@@ -748,6 +748,50 @@ def test_what_stands_behind_or_before_a_torn_header_is_retired_when_it_is_delive
     assert len(records_on_disk(fs, log.log_id, log.frontier)) < 5
 
 
+def test_a_rolled_segment_of_which_only_the_snapshot_was_written_goes_to_the_pool():
+    """A power cut in a roll: its header, its snapshot and its first group are one write."""
+    fs = new_fs()
+    log = open_log(fs, options=KEEP)
+    fill(log, 1, size=20_000)
+    with pytest.raises(Stopped):  # noqa: PT012
+        for sequence in range(2, 9):
+            fs.heal()
+            while log.preallocator.step():
+                pass
+            fs.stop(2, kind="sync")  # a roll: of the seal, of the new segment
+            fill(log, 1, first=sequence, size=20_000)
+    fs.kill()
+    number = numbers(fs)[-1]
+    path = segments.segment_path(DATA, number)
+    file = fs.open(path)
+    page = segments.read_header(file)
+    kinds = [block.header for block in segments.BlockReader(file, number, log.log_id, page.header)]
+    file.close()
+    assert [each.kind.name for each in kinds] == ["SNAPSHOT", "RECORDS"]
+    flip(fs, path, 40)
+    fs.damage(path, kinds[1].offset, bytes(4096))
+    log = open_log(fs, options=KEEP)
+    assert set(log.recovery.cases) == {"unused", "sealed"}
+    assert not log.recovery.losses
+    assert numbers(fs, "log/pool") == [number]
+    assert values(fs, log) == list(range(1, sequence))
+    assert log.state.streams[STREAM].records == sequence - 1
+    assert inspect_log(fs, DATA).damages == ()
+
+
+def test_a_started_segment_with_a_torn_header_and_no_group_is_not_taken_for_unused():
+    fs = new_fs()
+    log = open_log(fs)
+    fill(log, 2)
+    log.close()
+    open_log(fs)
+    fs.kill()
+    flip(fs, segments.segment_path(DATA, 2), 40)
+    log = open_log(fs)
+    assert set(log.recovery.cases) == {"torn-header", "idle"}
+    assert values(fs, log) == [1, 2]
+
+
 def remove(fs: SimFileSystem, path: str) -> None:
     fs.unlink(path)
 

@@ -72,7 +72,7 @@ class Case(Enum):
     )
     UNUSED = (
         "unused",
-        "a prepared segment, or a torn header without a whole block behind it",
+        "a prepared segment, or a torn header with no whole block or only a roll's snapshot behind",
         "it goes back to the pool",
         False,
     )

@@ -99,7 +99,9 @@ def read_log(fs: FileSystem, data_dir: str, identity: Identity, *, moved: bool) 
     """
     names = clean_names(fs, data_dir)
     numbers = [n for n in map(segments.segment_number, names) if n is not None]
-    found = find_segments(fs, data_dir, sorted(numbers), identity.log_id)
+    found = find_segments(
+        fs, data_dir, sorted(numbers), identity.log_id, newest_made=identity.segment
+    )
     lineage = lineage_of(found)
     rebuilt = rebuild(fs, data_dir, identity.log_id, lineage)
     hints = read_hints(fs, data_dir)
@@ -158,13 +160,21 @@ def with_file(fs: FileSystem, path: str, use: Callable[[File], _T]) -> _T:
 
 
 def find_segments(
-    fs: FileSystem, data_dir: str, numbers: Sequence[int], log_id: bytes
+    fs: FileSystem,
+    data_dir: str,
+    numbers: Sequence[int],
+    log_id: bytes,
+    *,
+    newest_made: int = limits.LSN_MAX,
 ) -> list[FoundSegment]:
     """Read the header of each segment, in order.
 
     A prepared one is unused, and so is one with an unreadable header and no whole block behind it
     that is newer than all others: a torn write of a roll. An older one of that kind is damage,
     found by the header behind it.
+
+    A rolled segment, which is newer than ``newest_made`` of a fresh path, is unused too if nothing
+    but a snapshot can be read of it: no group of it was durable, or its header would be.
     """
     found: list[FoundSegment] = []
     for number in numbers:
@@ -177,7 +187,11 @@ def find_segments(
                 used = header.kind is not SegmentKind.PREP
             else:
                 blocks = BlockReader(file, number, log_id, None)
-                used = any(block.payload is not None for block in blocks)
+                used = any(
+                    block.payload is not None
+                    and (number <= newest_made or block.header.kind is not BlockKind.SNAPSHOT)
+                    for block in blocks
+                )
             return FoundSegment(number, header, page.crc, file.size(), used)
 
         item = with_file(fs, path, look)

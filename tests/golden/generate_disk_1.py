@@ -62,7 +62,17 @@ def build_rolled(fs: SimFileSystem, data_dir: str) -> None:
     fs.kill()
 
 
-CASES = {"clean": build_clean, "rolled": build_rolled}
+def build_ended(fs: SimFileSystem, data_dir: str) -> None:
+    """Sessions that end, beside other statements and beside records; one stays."""
+    log = log_of(fs, data_dir)
+    log.append_group([*first_group(), state.session_issued(8, ""), state.session_issued(9, "ann")])
+    log.append_group([append(1, b"one", session=8), append(1, b"two", session=9)])
+    log.append_group([state.session_ended(8)])
+    log.append_group([state.session_ended(9), append(1, b"three")])
+    log.close()
+
+
+CASES = {"clean": build_clean, "ended": build_ended, "rolled": build_rolled}
 
 
 def build(name: str) -> dict[str, bytes]:
@@ -83,8 +93,10 @@ def _log_paths(fs: SimFileSystem, data_dir: str) -> list[str]:
 
 
 def main() -> None:
-    """Write the files of every case; never over others."""
+    """Write the files of every case that has none; never over others."""
     for name in CASES:
+        if (DIRECTORY / name).exists():
+            continue
         for path, data in build(name).items():
             target = DIRECTORY / name / path
             target.parent.mkdir(parents=True, exist_ok=True)

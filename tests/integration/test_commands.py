@@ -138,6 +138,8 @@ def test_a_rerun_with_once_appends_nothing_twice(shared: Daemon, directory: Path
     assert (first.returncode, again.returncode) == (0, 0), first.stderr + again.stderr
     assert json.loads(first.stdout)["accepted"] == json.loads(again.stdout)["accepted"] == 1_234
     assert json.loads(first.stdout)["last_lsn"] == json.loads(again.stdout)["last_lsn"]
+    told = run(*arguments[:-1], socket=shared.socket).stderr
+    assert told.startswith("1,234 of 1,234 records accepted, 1,000 of them by an earlier run, LSN ")
     shared.command("wait", "reruns", "--timeout", "30s")
     assert rows(shared.directory / "x.db", "select count(*) from reruns") == [(1_234,)]
 
@@ -199,6 +201,69 @@ def test_an_append_goes_on_through_a_kill_of_ingest(directory: Path) -> None:
     assert rows(directory / "x.db", "select count(*), count(distinct value) from events") == [
         (60_000, 60_000)
     ]
+
+
+def partly(directory: Path, daemon: Daemon, *arguments: str) -> subprocess.Popen[str]:
+    """Begin to append from a pipe that does not end, and wait until something is accepted."""
+    running = subprocess.Popen(
+        [sys.executable, "-m", "wald", "append", "things", "--format", "lines", *arguments],
+        env={**os.environ, "WALD_SOCKET": str(daemon.socket)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stdin is not None
+    running.stdin.write("x\n" * 20_000)
+    running.stdin.flush()
+
+    def accepted() -> int:
+        routes: Any = (daemon.ask(op="status") or {}).get("routes") or {}
+        return int(routes.get("things", {}).get("accepted", 0))
+
+    wait_until(lambda: accepted() >= 19_000, "most is accepted")
+    return running
+
+
+@pytest.mark.parametrize(
+    ("number", "arguments", "hint"),
+    [
+        (signal.SIGINT, (), "a rerun stores them twice; with --once NAME"),
+        (signal.SIGTERM, ("--once", "a"), "run the same command again: it goes on"),
+    ],
+)
+def test_an_append_that_is_interrupted_says_what_it_stored(
+    directory: Path, number: int, arguments: tuple[str, ...], hint: str
+) -> None:
+    with Daemon(directory, to=f"sqlite:{directory}/x.db") as daemon:
+        running = partly(directory, daemon, *arguments)
+        running.send_signal(number)
+        _, said = running.communicate(timeout=30)
+        assert running.returncode == 128 + number
+        accepted, explained = said.splitlines()
+        status: Any = daemon.ask(op="status")
+        stored = status["routes"]["things"]["accepted"]
+        assert accepted == f"not all was sent: {stored:,} records accepted, LSN 1 .. {stored}"
+        assert explained.startswith(hint)
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_an_append_that_fails_midway_says_what_it_stored(directory: Path, *, as_json: bool) -> None:
+    daemon = Daemon(directory, to=f"sqlite:{directory}/x.db")
+    with daemon:
+        running = partly(directory, daemon, "--timeout", "1s", *["--json"] * as_json)
+    assert running.stdin is not None
+    running.stdin.write("y\n" * 2_000)
+    out, said = running.communicate(timeout=30)
+    assert running.returncode == 69
+    if as_json:
+        report = json.loads(out)
+        assert report["accepted"] == report["last_lsn"] >= 19_000
+        assert report["error"]["code"] in ("unavailable", "outcome-unknown")
+    else:
+        assert "not all was sent: " in said
+        assert "accepted, LSN 1 .. " in said
+        assert "error[" in said
 
 
 # --- status and wait ----------------------------------------------------------------------------

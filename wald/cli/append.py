@@ -1,20 +1,26 @@
 """``wald append``: records from a file or standard input."""
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from random import SystemRandom
-from typing import BinaryIO
+from types import FrameType
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
 from wald.cli.options import Duration, json_option, socket_option, socket_path
-from wald.cli.output import print_json, printable, say
+from wald.cli.output import counted, print_json, printable, say
 from wald.cli.records import READERS
 from wald.errors import EXIT_NO, InputError, WaldError
 
+if TYPE_CHECKING:
+    from wald.cli.sending import Report
+
 _SHOWN = 20
+_SIGNAL_EXIT = 128  # and the signal's number, as shells say it
 _BY_SUFFIX = {".csv": "csv", ".txt": "lines", ".log": "lines"}
 
 
@@ -75,24 +81,78 @@ def append(
         chance=SystemRandom(),
         single=once is not None,
     )
-    try:
-        with _source(file) as source, _progress(as_json) as progress:
-            sender = Sender(session, stream, clock, timeout_s, progress)
-            report = sender.send_all(read(source, key_field))
-    except WaldError as error:
-        raise as_rerun_hint(error, once) from error
-    finally:
-        session.close(Deadline(clock, timeout_s))
+    sender: Sender | None = None
+    with _signals() as caught:
+        try:
+            with _source(file) as source, _progress(as_json) as progress:
+                sender = Sender(session, stream, clock, timeout_s, progress)
+                report = sender.send_all(read(source, key_field))
+        except WaldError as error:
+            told = as_rerun_hint(error, once)
+            if sender is not None:
+                _print_partial(sender.stop(), once, told, as_json=as_json)
+            raise told from error
+        except KeyboardInterrupt:
+            if sender is not None:
+                _print_partial(sender.stop(), once, None, as_json=as_json)
+            return _SIGNAL_EXIT + (caught[0] if caught else signal.SIGINT)
+        finally:
+            session.close(Deadline(clock, timeout_s))
     if as_json:
         print_json(report.as_dict())
     else:
-        for one in report.refused[:_SHOWN]:
-            say(f"refused: record {one['index']}: {one['code']}: {one['message']}")
-        if report.refused_count > _SHOWN:
-            say(f"... and {report.refused_count - _SHOWN:,} more refused; --json lists them")
-        lsns = f", LSN {report.first_lsn} .. {report.last_lsn}" if report.first_lsn else ""
-        say(f"{report.accepted:,} of {report.records:,} records accepted{lsns}")
+        _say_refused(report)
+        earlier = f", {report.earlier:,} of them by an earlier run" if report.earlier else ""
+        said = f"{report.accepted:,} of {counted(report.records, 'record')} accepted{earlier}"
+        say(f"{said}{_lsns(report)}")
     return EXIT_NO if report.refused_count else 0
+
+
+def _print_partial(
+    report: "Report", once: str | None, error: WaldError | None, *, as_json: bool
+) -> None:
+    """Say what is stored of an input that was not sent to its end."""
+    if as_json:
+        print_json(report.as_dict() | {"error": error.as_dict() if error else None})
+        return
+    _say_refused(report)
+    unknown = f"; {counted(report.unknown, 'record')} sent and not answered" * bool(report.unknown)
+    say(f"not all was sent: {counted(report.accepted, 'record')} accepted{_lsns(report)}{unknown}")
+    if once is not None:
+        say("run the same command again: it goes on, and stores nothing twice")
+    elif report.accepted or report.unknown:
+        say("a rerun stores them twice; with --once NAME from the start it would go on instead")
+
+
+def _lsns(report: "Report") -> str:
+    return f", LSN {report.first_lsn} .. {report.last_lsn}" if report.first_lsn else ""
+
+
+def _say_refused(report: "Report") -> None:
+    for one in report.refused[:_SHOWN]:
+        say(f"refused: record {one['index']}: {one['code']}: {one['message']}")
+    if report.refused_count > _SHOWN:
+        say(f"... and {report.refused_count - _SHOWN:,} more refused; --json lists them")
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Let Ctrl-C and TERM end the sending in order; yield the signals that came."""
+    caught: list[int] = []
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        caught.append(number)
+        raise KeyboardInterrupt
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    ours = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    for number in ours:
+        signal.signal(number, interrupt)
+    try:
+        yield caught
+    finally:
+        for number in ours:
+            signal.signal(number, before[number])
 
 
 @contextmanager

@@ -8,6 +8,7 @@ twice, and goes on.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ ENTRIES_PER_REQUEST = 500
 REQUEST_BYTES = limits.MIB
 REFUSED_LISTED_MAX = 10_000
 _UNDER_WAY = 16
+_LAST_ANSWERS_S = 1.0
 _CHANGED = "the input is not the one that this name was used with before"
 _CHANGED_HINT = "use another name for another input: --once NAME"
 
@@ -41,10 +43,23 @@ class Chunk(NamedTuple):
 
 @dataclass(slots=True)
 class Report:
-    """What became of an input."""
+    """What became of an input.
+
+    Attributes:
+        records: how many were read.
+        accepted: on stable storage, those of an earlier run included.
+        earlier: of these, acknowledged to an earlier run of the same name.
+        unknown: sent and not answered when the sending ended early.
+        refused_count: refused for good.
+        refused: the first of them.
+        first_lsn: of what this run was acknowledged.
+        last_lsn: of what this run was acknowledged.
+    """
 
     records: int = 0
     accepted: int = 0
+    earlier: int = 0
+    unknown: int = 0
     refused_count: int = 0
     refused: list[dict[str, object]] = field(default_factory=list)
     first_lsn: int | None = None
@@ -61,6 +76,8 @@ class Report:
         return {
             "records": self.records,
             "accepted": self.accepted,
+            "earlier": self.earlier,
+            "unknown": self.unknown,
             "refused": sorted(self.refused, key=lambda one: int(str(one["index"]))),
             "refused_count": self.refused_count,
             "first_lsn": self.first_lsn,
@@ -130,6 +147,7 @@ class Sender:
         self._timeout_s = timeout_s
         self._progress = progress
         self._under_way: deque[tuple[Request, Chunk]] = deque()
+        self._leaving: Chunk | None = None  # a part of it may be out
 
     def send_all(self, entries: Iterable[Entry]) -> Report:
         """Send everything; all of it is answered when this returns.
@@ -150,6 +168,7 @@ class Sender:
             number += 1
             if number < last:
                 self.report.accepted += len(chunk.indexes)  # acknowledged to an earlier run
+                self.report.earlier += len(chunk.indexes)
                 continue
             self._send(chunk, number if number == last else None)
         if number < last:
@@ -170,16 +189,34 @@ class Sender:
         """Send a chunk behind those under way; False if one of them has failed meanwhile."""
         behind = self._under_way[-1][0] if self._under_way else None
         outgoing = Outgoing(chunk.body, chunk.indexes)
+        self._leaving = chunk
         try:
             request = self._session.send(
                 self._stream, outgoing, deadline, sequence=sequence, behind=behind
             )
         except WaldError:
+            self._leaving = None
             if behind is None or behind.error is None:
                 raise
             return False
         self._under_way.append((request, chunk))
+        self._leaving = None
         return True
+
+    def stop(self) -> Report:
+        """End early, and return what is known: what was accepted, and what was not answered."""
+        requests = [request for request, _ in self._under_way if request.error is None]
+        with suppress(WaldError):
+            self._session.finish(requests, Deadline(self._clock, _LAST_ANSWERS_S))
+        for request, chunk in self._under_way:
+            if request.done and request.error is None:
+                self._note(request, chunk)
+            elif not request.done or isinstance(request.error, OutcomeUnknown):
+                self.report.unknown += len(chunk.indexes)
+        if self._leaving is not None:
+            self.report.unknown += len(self._leaving.indexes)
+        self._under_way.clear()
+        return self.report
 
     def _settle_oldest(self) -> None:
         request, chunk = self._under_way[0]
@@ -189,11 +226,11 @@ class Sender:
             self._send_again(request.error, deadline)
             request, chunk = self._under_way[0]
             self._session.finish([request], deadline)
-        self._under_way.popleft()
         if isinstance(request.error, SequenceConflict):
             raise SequenceConflict(_CHANGED, hint=_CHANGED_HINT)
         if request.error is not None:
             raise request.error
+        self._under_way.popleft()
         self._note(request, chunk)
 
     def _send_again(self, error: Backpressure, deadline: Deadline) -> None:

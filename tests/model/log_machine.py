@@ -28,7 +28,13 @@ from wald.core import frame, sessions
 from wald.core.events import ACK_LAYOUT, HEADER_BYTES
 from wald.core.frame import RequestEntry, Section, SectionKind
 from wald.core.sessions import Verdict
-from wald.core.state import RouteState, route_birth, session_issued, stream_opened
+from wald.core.state import (
+    RouteState,
+    route_birth,
+    session_ended,
+    session_issued,
+    stream_opened,
+)
 from wald.errors import DiskFull, WaldError
 from wald.limits import PAGE_SLOT_BYTES, SNAPSHOT_EVERY_SECTIONS, WINDOW_REQUESTS
 from wald.model import Frontier, LostRange, Lsn
@@ -289,7 +295,7 @@ class LogMachine:
         attempt = Attempt()
         group: list[Section] = []
         chance, model = self.chance, self.model
-        if not model.requests or chance.random() < 0.1:
+        if len(model.requests) == len(model.ended) or chance.random() < 0.1:
             session = chance.getrandbits(63)
             attempt.sessions[session] = chance.choice(("", f"name-{session}"))
             group.append(session_issued(session, attempt.sessions[session]))
@@ -303,7 +309,11 @@ class LogMachine:
                     route_birth(RouteState(ROUTE, "r", attempt.streams[name], "k", "", 0, 0, 0))
                 )
         streams = {**model.streams, **attempt.streams}
-        senders = [*model.requests, *attempt.sessions]
+        senders = [each for each in model.requests if each not in model.ended]
+        if len(senders) > 1 and chance.random() < 0.1:
+            attempt.ended.add(senders.pop(chance.randrange(len(senders))))
+            group += map(session_ended, attempt.ended)
+        senders += attempt.sessions
         for session in chance.sample(senders, min(len(senders), chance.randint(1, 3))):
             name = chance.choice(sorted(streams))
             group.append(self._run_of(session, name, streams[name], attempt, big=big))
@@ -377,6 +387,7 @@ class LogMachine:
         model = self.model
         for session in attempt.sessions:
             model.requests[session] = []
+        model.ended |= attempt.ended
         model.streams.update(attempt.streams)
         model.route |= attempt.route
         for request in attempt.requests:
@@ -482,6 +493,7 @@ class LogMachine:
         there = [keys.get((request.session, request.sequence)) for request in attempt.requests]
         known = [session in log.state.sessions for session in attempt.sessions]
         known += [name in log.state.streams_by_name for name in attempt.streams]
+        known += [session not in log.state.sessions for session in attempt.ended]
         known += [each is not None for each in there]
         self._expect(len(set(known)) <= 1, "half a group was recovered")
         if not any(known):
@@ -497,7 +509,8 @@ class LogMachine:
 
     def _check_state(self, log: Log) -> None:
         model, state = self.model, log.state
-        self._expect(set(state.sessions) == set(model.requests), "the sessions are not the issued")
+        sessions_left = set(model.requests) - model.ended
+        self._expect(set(state.sessions) == sessions_left, "the sessions are not the issued")
         names = {name: stream.stream_id for name, stream in state.streams_by_name.items()}
         self._expect(names == model.streams, f"streams {names}, not {model.streams}")
         self._expect((ROUTE in state.routes) == model.route, "the route is not what was born")
@@ -514,6 +527,10 @@ class LogMachine:
         """Ask for every request once more, and for the next: each is told exactly."""
         for session, requests in self.model.requests.items():
             state = log.state.sessions.get(session)
+            if session in self.model.ended:
+                gone = sessions.decide(state, (), 1, len(requests), 0)
+                self._expect(gone.verdict is Verdict.UNKNOWN, f"an ended one: {gone.verdict}")
+                continue
             horizon = max(self.model.answered[session], len(requests) - WINDOW_REQUESTS)
             for request in requests:
                 if request.sequence <= horizon:

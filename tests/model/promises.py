@@ -29,6 +29,7 @@ class Attempt:
 
     requests: list[Request] = field(default_factory=list)
     sessions: dict[int, str] = field(default_factory=dict)
+    ended: set[int] = field(default_factory=set)
     streams: dict[str, int] = field(default_factory=dict)
     route: bool = False
 
@@ -39,6 +40,7 @@ class Model:
 
     requests: dict[int, list[Request]] = field(default_factory=dict)  # durable ones, by session
     streams: dict[str, int] = field(default_factory=dict)
+    ended: set[int] = field(default_factory=set)  # sessions that were left or evicted
     answered: Counter[int] = field(default_factory=Counter)  # answered_through, by session
     owner: dict[Lsn, tuple[int, int]] = field(default_factory=dict)  # LSN to session and sequence
     highest_lsn: Lsn = 0

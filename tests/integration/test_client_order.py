@@ -19,7 +19,7 @@ from tests.daemon import wait_until
 from tests.doorkeeper import DEADLINE_S, Door, short_directory
 from wald.cli.records import Entry, Parsed
 from wald.cli.sending import Sender
-from wald.client.link import Deadline
+from wald.client.link import Deadline, Link
 from wald.client.session import Session
 from wald.core import body as bodies
 from wald.core import frame
@@ -254,3 +254,22 @@ def test_a_send_that_a_signal_interrupts_invents_no_record(directory: Path):
     assert set(values) <= {b"first", b"other 1", b"other 2", big, b"B" * 200_000}
     assert values.count(big) <= 1
     assert values[-1] == b"B" * 200_000
+
+
+def test_a_signal_right_behind_a_whole_frame_does_not_look_like_another_client(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with Door(directory) as door, wald.connect(door.path, name="ann") as producer:
+        producer.append("s", b"first")
+        with monkeypatch.context() as patched:
+            send = Link.send
+
+            def interrupted(link: Link, data: bytes, deadline: Deadline) -> None:
+                send(link, data, deadline)
+                raise TimeLimitError
+
+            patched.setattr(Link, "send", interrupted)
+            with pytest.raises(TimeLimitError):
+                producer.append("s", b"interrupted")
+        producer.append("s", b"next")
+        assert stored_values(door) == [b"first", b"interrupted", b"next"]

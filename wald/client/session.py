@@ -150,8 +150,8 @@ class Session:
             try:
                 request = self.outbox.add(stream_id, each.body, count, sequence=sequence)
                 try:
-                    link.send(self.outbox.frame(request), deadline)
                     self.outbox.sent(request)
+                    link.send(self.outbox.frame(request), deadline)
                 except OSError:
                     self._hear_out(link)  # it is sent again with the rest
             except BaseException:
@@ -320,8 +320,8 @@ class Session:
         try:
             self._greet(link, deadline)
             for request in self.outbox.unanswered():
-                link.send(self.outbox.frame(request), deadline)
                 self.outbox.sent(request)
+                link.send(self.outbox.frame(request), deadline)
         except BaseException:
             link.close()
             raise

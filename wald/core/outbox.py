@@ -168,7 +168,7 @@ class Outbox:
         return Append(request.stream, request.sequence, lag, request.body).encode()
 
     def sent(self, request: Request) -> None:
-        """A request went out: from now on the daemon may know its sequence."""
+        """A request is about to go out: from now on the daemon may know its sequence."""
         self._sent_through = max(self._sent_through, request.sequence)
 
     def unanswered(self) -> list[Request]:

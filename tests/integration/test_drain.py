@@ -1,5 +1,6 @@
 """Delivery from a real log: once, in order, through a failure at every commit point."""
 
+import asyncio
 import contextlib
 import itertools
 import json
@@ -49,6 +50,7 @@ from wald.storage.ledger import LmdbLedger
 from wald.storage.owner import load_owner
 from wald.storage.progress import TwoSlotPage
 from wald.storage.tail import segment_path
+from wald.supervisor.control import ControlServer
 from wald.testing.memory_ledger import MemoryLedger
 from wald.testing.recording_sink import RecordingSink, RecordingTarget
 
@@ -950,8 +952,29 @@ def test_a_long_path_still_has_its_socket(place):
     target = RecordingTarget()
     with Running(backlog, sink_of(target)):
         eventually(lambda: len(target.records) == 1)
-        assert (Path(backlog.data_dir) / "drain.sock").is_socket()
+        address = f"{backlog.data_dir}/drain.sock"
+        assert Path(address).is_socket()
+        control = ControlServer({}, address)
+        answer = json.loads(asyncio.run(control.answer(b'{"op": "drain.flush"}\n')))
+        assert answer["ok"], answer
     backlog.close()
+
+
+def test_dead_letters_are_answered_within_the_bound_of_a_line_page_by_page(backlog, monkeypatch):
+    monkeypatch.setattr(limits, "CONTROL_LINE_MAX_BYTES", 2_000)
+    lsns = backlog.append(*values(9))
+    target = RecordingTarget(refuses=lambda _: True)
+    found: list[int] = []
+    pages = 0
+    with Running(backlog, sink_of(target)) as running:
+        eventually(lambda: running.ask({"op": "drain.dlq", "after": lsns[-2]}).get("entries"))
+        while entries := running.ask({"op": "drain.dlq", "after": max(found, default=0)})[
+            "entries"
+        ]:
+            found += [entry["lsn"] for entry in entries]
+            pages += 1
+    assert found == lsns
+    assert pages > 2
 
 
 # --- the frontier -------------------------------------------------------------------------------

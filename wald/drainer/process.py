@@ -6,12 +6,14 @@ stall. Holds ``ledger.lock`` from before the first byte it reads to after the la
 """
 
 import contextlib
+import json
 import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from typing import Any, Protocol
 
 from wald import limits
@@ -263,7 +265,7 @@ class Drainer:
         for route_id in self._route_ids(request).values():
             letters = self._fleet.shared.ledger.dead_letters(route_id, after=after, limit=limit)
             entries += [asdict(letter) | {"rev_id": letter.rev_id.hex()} for letter in letters]
-        return entries[:limit]
+        return _fitting_a_line(entries[:limit])
 
     def _batches(self, request: Mapping[str, Any]) -> dict[str, Any]:
         shared = self._fleet.shared
@@ -375,6 +377,13 @@ def _books(fleet: Fleet, state: LogState) -> dict[str, Any]:
         rest = max(0, figures["accepted"] - figures["delivered"] - figures["dead_letters"])
         figures["pending"], figures["lost"] = balance(rest, figures["through_lsn"], stream.last_lsn)
     return {"routes": routes, "pending": sum(item["pending"] for item in routes.values())}
+
+
+def _fitting_a_line(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the first entries that an answer has room for: at least one; the next ask goes on."""
+    sizes = accumulate(len(json.dumps(entry)) + 2 for entry in entries)
+    count = sum(size <= limits.CONTROL_LINE_MAX_BYTES // 2 for size in sizes)
+    return entries[: max(1, count)]
 
 
 def _natural(request: Mapping[str, Any], name: str, default: int) -> int:

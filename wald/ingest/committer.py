@@ -140,7 +140,7 @@ class Committer(Generic[Peer]):
         armed, self._armed = self._armed, []
         self.size_bytes = 0
         mine = [peer.contribution() for peer in armed]
-        group = Group([*told, *(each.section for each in statements)], mine)
+        group = Group(told + [each.section for each in statements], mine)
         try:
             receipt = self._log.append_group(group.sections())  # the commit point
         except DiskFull as error:

@@ -159,6 +159,21 @@ BUGS = (
         ),
     ),
     Bug(
+        "a fresh header that names the copied group's LSN, not the next one",
+        (
+            Patch(
+                start,
+                "_go_on",
+                [
+                    (
+                        "plan.predecessor, plan.next_lsn)",
+                        "plan.predecessor, group.first_lsn if group else plan.next_lsn)",
+                    )
+                ],
+            ),
+        ),
+    ),
+    Bug(
         "a recovery that stops at the first bad magic",
         (
             Patch(

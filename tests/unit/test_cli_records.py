@@ -41,9 +41,25 @@ def test_a_bad_line_of_json_is_refused_at_its_index() -> None:
         (3, "json.syntax"),
         (4, "json.syntax"),
     ]
-    assert isinstance(entries[1], Unparsed)
-    assert "line 2" in entries[1].message
+    assert [entry.message for entry in entries if isinstance(entry, Unparsed)] == [
+        "line 2, column 6: Expecting value",
+        "line 3: NaN is not JSON",
+        "line 4: not UTF-8 at byte 0",
+        "line 5: nested too deeply",
+    ]
     assert isinstance(entries[5], Parsed)
+
+
+def test_a_number_of_too_many_digits_is_refused_in_our_words() -> None:
+    (entry,) = ndjson(b"1" * 10_000)
+    assert entry == Unparsed("json.syntax", "line 1: a number of too many digits")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line() -> None:
+    assert ndjson(b'\xef\xbb\xbf{"a":1}\n[2]') == [
+        Parsed(Content.JSON, b'{"a":1}'),
+        Parsed(Content.JSON, b"[2]"),
+    ]
 
 
 def test_a_line_beyond_the_bound_is_refused_without_reading_it_whole(

@@ -73,7 +73,7 @@ def append(
     from wald.system import SystemClock
 
     clock = SystemClock()
-    read = READERS[form or _BY_SUFFIX.get(Path(file or "").suffix, "ndjson")]
+    read = READERS[form or _BY_SUFFIX.get(Path(file or "").suffix.lower(), "ndjson")]
     session = Session(
         socket_path(socket),
         session_name(once),
@@ -115,12 +115,14 @@ def _print_partial(
     if as_json:
         print_json(report.as_dict() | {"error": error.as_dict() if error else None})
         return
+    if not report.accepted and not report.unknown:
+        return
     _say_refused(report)
     unknown = f"; {counted(report.unknown, 'record')} sent and not answered" * bool(report.unknown)
     say(f"not all was sent: {counted(report.accepted, 'record')} accepted{_lsns(report)}{unknown}")
     if once is not None:
         say("run the same command again: it goes on, and stores nothing twice")
-    elif report.accepted or report.unknown:
+    else:
         say("a rerun stores them twice; with --once NAME from the start it would go on instead")
 
 

@@ -4,6 +4,7 @@ An index counts the records of the input from 0; a message names the line. One b
 other one.
 """
 
+import codecs
 import csv
 import io
 import json
@@ -42,6 +43,8 @@ def read_ndjson(source: BinaryIO, key_field: str | None) -> Iterator[Entry]:
     """Yield a record per line that is not blank; the text of a value is kept as it stands."""
     for number, line in _lines(source):
         text = line.strip()
+        if number == 1:
+            text = text.removeprefix(codecs.BOM_UTF8)
         if text:
             yield _json_record(text, number, key_field)
 
@@ -126,19 +129,35 @@ def _json_record(text: bytes, number: int, key_field: str | None) -> Entry:
         return too_large
     try:
         value = json.loads(text.decode(), parse_constant=_no_constant)
-    except UnicodeDecodeError as error:
-        return Unparsed("json.syntax", f"line {number}: not UTF-8 at byte {error.start}")
     except (ValueError, RecursionError) as error:
-        return Unparsed("json.syntax", f"line {number}: {error}")
+        return Unparsed("json.syntax", f"line {number}{_why_not_json(error)}")
     if key_field is None:
         return Parsed(Content.JSON, text)
     key = value.get(key_field) if isinstance(value, dict) else None
     return _keyed(Content.JSON, text, key, f"line {number}", key_field)
 
 
+def _why_not_json(error: ValueError | RecursionError) -> str:
+    match error:
+        case UnicodeDecodeError():
+            return f": not UTF-8 at byte {error.start}"
+        case json.JSONDecodeError():
+            return f", column {error.colno}: {error.msg}"
+        case _NotJsonError():
+            return f": {error}"
+        case RecursionError():
+            return ": nested too deeply"
+        case _:
+            return ": a number of too many digits"
+
+
+class _NotJsonError(ValueError):
+    pass
+
+
 def _no_constant(name: str) -> float:
     msg = f"{name} is not JSON"
-    raise ValueError(msg)
+    raise _NotJsonError(msg)
 
 
 def _csv_record(header: list[str], row: list[str], number: int, key_field: str | None) -> Entry:

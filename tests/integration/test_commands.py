@@ -18,6 +18,7 @@ import pytest
 
 import wald
 from tests.daemon import Daemon, wait_until
+from wald import errors
 
 
 @pytest.fixture
@@ -125,6 +126,21 @@ def test_append_to_a_bad_name_or_from_no_file_is_told(shared: Daemon, directory:
     done = run("append", "x", str(directory / "none.csv"), socket=shared.socket)
     assert (done.returncode, "error[input]" in done.stderr) == (2, True)
     assert "Traceback" not in done.stderr
+
+
+def test_a_client_says_what_is_wrong_in_its_own_words(shared: Daemon) -> None:
+    with pytest.raises(errors.InputError, match="a producer's name is printable text"):
+        wald.connect(str(shared.socket), name="a\nb")
+    with wald.connect(str(shared.socket)) as producer:
+        anything: Any = producer
+        with pytest.raises(errors.UnknownStream, match="a stream's name is text, not int"):
+            anything.append(5, {})
+        with pytest.raises(TypeError, match="a sequence of values, not one str"):
+            anything.append_many("things", "abc")
+        with pytest.raises(errors.RecordRefused, match="an integer beyond 64 bits"):
+            producer.append("things", 1 << 70)
+        with pytest.raises(errors.RecordRefused, match="a value of type object has no form"):
+            producer.append("things", object())
 
 
 # --- append --once ------------------------------------------------------------------------------

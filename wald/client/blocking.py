@@ -8,7 +8,7 @@ and nothing else. After a fork the child opens a session of its own.
 import os
 import random
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -20,7 +20,7 @@ from wald.client.session import Session
 from wald.core import body as bodies
 from wald.core.body import Body, Headers, Text
 from wald.core.outbox import Request
-from wald.errors import RecordRefused, WaitTimeout, WaldError
+from wald.errors import InputError, RecordRefused, WaitTimeout, WaldError
 from wald.model import Receipt, Refused
 from wald.ports import Chance, Clock
 from wald.system import SystemClock
@@ -74,6 +74,9 @@ class Producer:
         clock: Clock | None = None,
         chance: Chance | None = None,
     ) -> None:
+        if not (name.isprintable() and len(name.encode()) <= limits.PRODUCER_NAME_MAX_BYTES):
+            msg = f"a producer's name is printable text of at most 128 bytes, not {name[:200]!r}"
+            raise InputError(msg)
         self._path = path
         self._name = name
         self._timeout_s = timeout
@@ -161,6 +164,9 @@ class Producer:
         Raises:
             UnknownStream: no route takes the stream.
         """
+        if isinstance(values, str | bytes | bytearray | memoryview | Mapping):
+            msg = f"append_many takes a sequence of values, not one {type(values).__name__}"
+            raise TypeError(msg)
         deadline = self._deadline(timeout)
         values = values if isinstance(values, list | tuple) else list(values)
         ready, refused = outgoing(values, columns_for(values, key, keys, headers, dedup_ids))

@@ -44,7 +44,10 @@ def _extension(value: object) -> msgpack.ExtType:
         return msgpack.ExtType(EXT_DECIMAL, str(value).encode())
     if isinstance(value, UUID):
         return msgpack.ExtType(EXT_UUID, value.bytes)
-    msg = f"a {type(value).__name__} has no form in msgpack"
+    if isinstance(value, int):
+        msg = "an integer beyond 64 bits has no form in msgpack"
+    else:
+        msg = f"a value of type {type(value).__name__} has no form in msgpack"
     raise TypeError(msg)
 
 

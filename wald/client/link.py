@@ -67,7 +67,7 @@ class Link:
         """Connect to the daemon's socket."""
         if len(os.fsencode(path)) > limits.SOCKET_PATH_MAX_BYTES:
             msg = f"a socket's path has at most {limits.SOCKET_PATH_MAX_BYTES} bytes: {path!r}"
-            raise Unavailable(msg, path=path)
+            raise Unavailable(msg, hint="name a shorter path", path=path)
         connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connecting.settimeout(max(timeout_s, 0.001))

@@ -39,6 +39,14 @@ from wald.ports import Chance
 
 _BACKOFF_BASE_S = 0.01
 _BACKOFF_CAP_S = 0.5
+_HINTS: dict[type[Exception], str] = {
+    PermissionError: "the socket is for its owner and group: run as one of them",
+    TimeoutError: "it runs and does not answer: see its log, and 'wald status'",
+}
+_WHY: dict[type[Exception], str] = {
+    TimeoutError: "it does not answer",
+    ConnectionResetError: "it closed the connection",
+}
 _SINGLE_HINT = "see what the target holds of it, and append the rest under another name"
 
 
@@ -179,6 +187,10 @@ class Session:
         known = self._streams.get(stream)
         if known is not None:
             return known
+        given: object = stream
+        if not isinstance(given, str):
+            msg = f"a stream's name is text, not {type(given).__name__}"
+            raise UnknownStream(msg)
         if limits.STREAM_NAME.fullmatch(stream) is None:
             msg = f"{stream!r} is not a stream's name"
             raise UnknownStream(msg)
@@ -309,9 +321,9 @@ class Session:
         if left_s <= 0 or (hopeless and not self._patient and not self.outbox.session):
             if isinstance(error, Backpressure):
                 raise error
-            why = error.strerror or type(error).__name__
+            why = error.strerror or _WHY.get(type(error), type(error).__name__)
             msg = f"no daemon answers at {self._path!r}: {why}"
-            raise Unavailable(msg, path=self._path) from error
+            raise Unavailable(msg, hint=_HINTS.get(type(error), ""), path=self._path) from error
         cap_s = min(_BACKOFF_CAP_S, _BACKOFF_BASE_S * 2.0 ** min(failures, 16))
         self._changed.wait(min(self._chance.uniform(cap_s / 2, cap_s), left_s))
 

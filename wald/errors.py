@@ -115,6 +115,7 @@ class Fenced(WaldError):
     """Another client has taken this producer's name."""
 
     code = "fenced"
+    default_hint = "the other one goes on; run this again when it has ended"
 
 
 class Refusal(WaldError):
@@ -217,6 +218,7 @@ class DataDirectoryForeign(WaldError):
 
     code = "data.foreign"
     exit_code = EXIT_CONFIG
+    default_hint = "name wald's own data directory; 'wald status --json' of its daemon says which"
 
 
 class DataDirectoryUnusable(WaldError):

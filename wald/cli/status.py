@@ -37,6 +37,8 @@ def status(socket: str | None, *, as_json: bool) -> None:
     for name, route in sorted(answer["routes"].items()):
         if route["last_error"]:
             click.echo(f"{name}: {_last_error(route)}")
+    if not answer["routes"]:
+        say("no routes yet: the configuration names them; with --to each stream gets its own")
     say_alarms(answer)
     for role, process in answer["processes"].items():
         if process.get("trouble"):

@@ -58,7 +58,10 @@ def claim_data_directory(fs: FileSystem, path: str, *, pid: int) -> File:
     except _HeldError as error:
         msg = f"{path} is held by another daemon, pid {error.pid}"
         raise DataDirectoryHeld(
-            msg, hint="stop that one, or name another directory with --data-dir", pid=error.pid
+            msg,
+            hint="it delivers what is there: use its socket, or stop it first; a second daemon "
+            "needs a --data-dir of its own",
+            pid=error.pid,
         ) from None
     except OSError as error:
         raise unusable(path, error) from error

@@ -132,6 +132,9 @@ class _Supervisor:
         await self._ingest.stop(limits.CHILD_STOP_S)
         self._around.notify("STATUS=delivering what is pending")
         await self._drain.stop(self._settings.stop_deliver_for_s + limits.CHILD_STOP_S)
+        figures = await asyncio.to_thread(read_figures, self._around.fs, self._settings.data_dir)
+        routes = build_status(figures, {}, self._around.clock.wall_ns())["routes"]
+        log.info("stopped, %d pending", sum(route["pending"] for route in routes.values()))
 
     def _child(self, role: str, pass_fds: tuple[int, ...]) -> Child:
         said: dict[str, Any] = {"settings": self._settings.to_json()}

@@ -13,13 +13,14 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import accumulate
 from typing import Any, Protocol
 
 from wald import limits
 from wald.config import Settings
 from wald.core.books import balance
-from wald.core.state import LogState
+from wald.core.state import LogState, StreamState
 from wald.drainer.asks import Asks
 from wald.drainer.catalogue import Catalogue
 from wald.drainer.fleet import Fleet, fitting_the_page
@@ -27,7 +28,7 @@ from wald.drainer.frontier import FrontierBoard, Subscription, read_hint
 from wald.drainer.released import ProgressPage
 from wald.drainer.route import MakeSink, Shared
 from wald.errors import DataDirectoryHeld, InputError
-from wald.model import Frontier, LaneKey, Lsn
+from wald.model import Frontier, LaneKey, Lsn, StreamId
 from wald.ports import Chance, Clock, FileSystem
 from wald.storage import identity
 from wald.storage.deadlog import DeadLog
@@ -330,7 +331,7 @@ def replay(  # noqa: PLR0913 - a composition of ports
         progress = ProgressPage(fs, settings.data_dir)
         stack.callback(progress.close)
         shared = _open_shared(doors, log.log_id, board, lambda: len(state.streams), progress, stack)
-        fleet = Fleet(settings, shared, lambda stream_id: state.streams[stream_id].name)
+        fleet = Fleet(settings, shared, partial(_stream_name, state))
         began_ns = clock.monotonic_ns()
         fleet.follow(state.routes)
         fleet.flush(log.frontier.lsn)
@@ -368,12 +369,18 @@ def _wait_until_done(
         board.wait(board.turn(), _REPLAY_POLL_S)
 
 
+def _stream_name(state: LogState, stream_id: StreamId) -> str:
+    """Return a stream's name; its id as text if its statement was lost."""
+    stream = state.streams.get(stream_id)
+    return str(stream_id) if stream is None else stream.name
+
+
 def _books(fleet: Fleet, state: LogState) -> dict[str, Any]:
     routes = fleet.figures()
     for figures in routes.values():
         route = state.routes[figures["route_id"]]
-        stream = state.streams[route.stream_id]
-        figures["accepted"] = stream.records - route.birth_records
+        stream = state.streams.get(route.stream_id, StreamState(route.stream_id, ""))
+        figures["accepted"] = max(0, stream.records - route.birth_records)
         rest = max(0, figures["accepted"] - figures["delivered"] - figures["dead_letters"])
         figures["pending"], figures["lost"] = balance(rest, figures["through_lsn"], stream.last_lsn)
     return {"routes": routes, "pending": sum(item["pending"] for item in routes.values())}

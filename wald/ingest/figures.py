@@ -124,7 +124,9 @@ def pending_records(fs: FileSystem, data_dir: str, state: LogState) -> dict[Rout
     said = _drained(fs, data_dir)
     found = {}
     for route in state.routes.values():
-        stream = state.streams[route.stream_id]
+        stream = state.streams.get(route.stream_id)
+        if stream is None:
+            continue  # damage took the snapshot that named it: the loss report says so
         accepted = stream.records - route.birth_records
         finished, through = said.get(route.route_id, (0, 0))
         through = max(through, checkpoints.get(route.route_id, 0), route.birth_lsn)
@@ -181,7 +183,8 @@ def oldest_retained(fs: FileSystem, data_dir: str, log: Log) -> Oldest:
         finally:
             file.close()
         held = {each.stream_id: Held(each.records, each.bytes) for each in state.streams.values()}
-        return Oldest(max(header.first_lsn - 1, 0), held)
+        # not first_lsn - 1: a start that jumps copies the group in doubt below its first LSN
+        return Oldest(header.pred_last_lsn, held)
     return Oldest(log.frontier.lsn, {})
 
 

@@ -17,6 +17,7 @@ import uvloop
 from wald import limits
 from wald.config import Settings
 from wald.core.events import Goodbye
+from wald.core.frame import Section
 from wald.errors import DiskFull, LogFailed, WaldError
 from wald.ingest.catalogue import plan_start
 from wald.ingest.committer import Committer
@@ -99,8 +100,18 @@ def _agree_with_settings(log: Log, settings: Settings, fs: FileSystem) -> None:
         return
     try:
         log.append_group(sections)
+    except DiskFull:
+        # only an ingest retires what is delivered: it must not wait for room that it makes itself
+        progress = Progress(fs, settings.data_dir)
+        log.retire(progress.read())
+        progress.close()
+        _try_once_more(log, sections)
+
+
+def _try_once_more(log: Log, sections: list[Section]) -> None:
+    try:
+        log.append_group(sections)
     except DiskFull as error:
-        # not one record would have room either: a start that is tried again loses nothing by it
         msg = f"no room to write which routes begin: {error.message}"
         raise DiskFull(msg, retry_after_s=error.retry_after_s) from error
 

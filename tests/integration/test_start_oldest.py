@@ -1,11 +1,8 @@
 """A route that starts with the oldest record: nothing that is retained is left out."""
 
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
-
-import pytest
 
 from tests.logtools import append, open_log, records_on_disk
 from wald.app import make_sink
@@ -41,13 +38,8 @@ def deliver(told: Settings, log: Log) -> dict[str, dict[str, int]]:
     return routes
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
-    return tmp_path
-
-
-def test_the_group_that_an_unclean_start_copied_is_among_the_oldest(place: Path) -> None:
-    fs = PosixFileSystem()
+def test_the_group_that_an_unclean_start_copied_is_among_the_oldest(tmp_path: Path) -> None:
+    place, fs = tmp_path, PosixFileSystem()
     log = opened(place)
     _agree_with_settings(log, settings(place, "a"), fs)
     log.append_group([session_issued(7, "p")])

@@ -257,9 +257,14 @@ def test_an_append_that_is_interrupted_says_what_it_stored(
         _, said = running.communicate(timeout=30)
         assert running.returncode == 128 + number
         accepted, explained = said.splitlines()
-        status: Any = daemon.ask(op="status")
-        stored = status["routes"]["things"]["accepted"]
-        assert accepted == f"not all was sent: {stored:,} records accepted, LSN 1 .. {stored}"
+
+        def stored() -> int:
+            status: Any = daemon.ask(op="status")
+            return int(status["routes"]["things"]["accepted"])
+
+        lsn = int(accepted.rpartition(" ")[2])
+        assert accepted == f"not all was sent: {lsn:,} records accepted, LSN 1 .. {lsn}"
+        wait_until(lambda: stored() == lsn, "the figures say the same")
         assert explained.startswith(hint)
 
 

@@ -7,7 +7,7 @@ import click
 
 from wald.cli.ask import Control
 from wald.cli.options import Duration, json_option, socket_option, socket_path
-from wald.cli.output import duration, print_json, print_table, printable, say
+from wald.cli.output import counted, duration, print_json, print_table, printable, say
 from wald.errors import InputError, Unavailable, Undeliverable, WaitTimeout
 from wald.limits import CLOCK_NS_PER_S
 from wald.ports import Clock
@@ -109,7 +109,9 @@ def wait(
         print_json({"routes": routes})
         return
     for name, one in routes.items():
-        said = f"{one['delivered']:,} records, {one['dead_letters']:,} dead letters"
+        said = (
+            f"{counted(one['delivered'], 'record')}, {counted(one['dead_letters'], 'dead letter')}"
+        )
         say(f"{name} drained: {said}")
 
 

@@ -163,7 +163,6 @@ class _Supervisor:
         status = ", ".join(f"{role} {state.value}" for role, state in states.items())
         if serving and not self._announced:
             self._announced = True
-            log.info("ready: %s", self._settings.socket)
             self._around.notify("READY=1", f"STATUS={status}")
             self._around.on_ready()
         else:

@@ -726,6 +726,27 @@ def test_a_torn_segment_header_costs_nothing():
     assert log.state.sessions[SESSION].last_sequence == 3
 
 
+@pytest.mark.parametrize("moved", [True, False])
+@pytest.mark.parametrize("stop", ["close", "kill"])
+def test_a_jump_is_not_forgotten_with_a_torn_segment_header(moved: bool, stop: str):  # noqa: FBT001
+    fs = new_fs()
+    log = open_log(fs)
+    fill(log, 3)
+    fs.kill()
+    if moved:
+        fs.machine = "another"
+    log = open_log(fs)
+    jumped_to = log.recovery.jumped_to
+    assert jumped_to is not None
+    newest = log.frontier.segment
+    log.close() if stop == "close" else fs.kill()
+    fs.damage(segments.segment_path(DATA, newest), 8, b"\xff\xff\xff")
+    log = open_log(fs)
+    assert "torn-header" in log.recovery.cases
+    assert log.next_lsn >= jumped_to
+    assert log.append_group([append(4, b"4:")]).first_lsn >= jumped_to
+
+
 @pytest.mark.parametrize("which", [0, 1, -2, -1])
 @pytest.mark.parametrize("stop", ["close", "kill"])
 def test_what_stands_behind_or_before_a_torn_header_is_retired_when_it_is_delivered_not_before(

@@ -67,7 +67,7 @@ class Case(Enum):
     TORN_HEADER = (
         "torn-header",
         "a segment header does not match its checksum, and whole blocks stand behind it",
-        "the name gives the number, the first whole block the LSN before it",
+        "the name gives the number, the first whole block the LSN before it; LSNs jump by 2^40",
         False,
     )
     UNUSED = (
@@ -406,7 +406,13 @@ def _first_lsn(last: SegmentScan) -> Lsn:
 
 def _jump(cases: Sequence[Case]) -> int:
     """Return how many LSNs to skip: any that may have been used and cannot be seen."""
-    far = {Case.MOVED, Case.SEAL_WITHOUT_SUCCESSOR, Case.SEGMENT_MISSING}
+    # (the jump of the start before may have stood in the torn header alone)
+    far = {
+        Case.MOVED,
+        Case.SEAL_WITHOUT_SUCCESSOR,
+        Case.SEGMENT_MISSING,
+        Case.TORN_HEADER,
+    }
     if not far.isdisjoint(cases):
         return limits.LSN_JUMP_MOVED
     if Case.CLEAN in cases or Case.FIRST_START in cases:

@@ -1,5 +1,6 @@
 """A real daemon for tests: `wald serve` on a private socket in a directory of the test."""
 
+import contextlib
 import json
 import os
 import signal
@@ -108,7 +109,10 @@ class Daemon:
             for role, figures in processes.items():
                 if figures.get("pid") and figures.get("ready"):
                     found[role] = figures["pid"]
-        self.family = [psutil.Process(pid) for pid in found.values() if psutil.pid_exists(pid)]
+        self.family = []
+        for pid in found.values():
+            with contextlib.suppress(psutil.NoSuchProcess):  # it may have ended since it was asked
+                self.family.append(psutil.Process(pid))
         return found
 
     def wait_dead(self) -> None:

@@ -160,7 +160,7 @@ class Killer:
             if not wanted:
                 return
             role = self.chance.choice(wanted)
-            self.let_answer(self.chance.randint(5, 200))
+            self.let_answer(self.chance.randint(1, 60))
             self.strike(role)
 
 

@@ -9,6 +9,7 @@ import pytest
 from tests.backlog import FS, Backlog, end, eventually
 from tests.logtools import SMALL
 from wald import limits
+from wald.core import frame
 from wald.drainer.released import ProgressPage
 from wald.model import NO_REVISION, LaneKey, LostRange, Systemic, SystemicKind
 from wald.storage.deadlog import DeadPlace
@@ -169,8 +170,42 @@ def test_what_damage_took_of_two_streams_is_counted_for_each_or_said_to_be_lost(
     ]
     ledger = LmdbLedger.open(FS, two.data_dir, two.log.log_id)
     assert [letter.records for letter in ledger.dead_letters(1)] == [2, 2, 0]
-    assert [letter.records for letter in ledger.dead_letters(2)] == [3, 0]
+    assert [letter.records for letter in ledger.dead_letters(2)] == [3, 0, 0]
     ledger.close()
+
+
+@pytest.mark.parametrize("names", [("one",), ("one", "two")])
+@pytest.mark.parametrize("stream", [2, 9])
+def test_a_damaged_block_that_names_another_stream_is_a_dead_letter_all_the_same(
+    place, names, stream
+):
+    backlog = Backlog(place, *names)
+    before = backlog.append(b"a")
+    section = backlog.section(b"lost", b"too")
+    backlog.log.append_group([section])
+    after = backlog.append(b"b")
+    path = Path(segment_path(backlog.data_dir, backlog.log.frontier.segment))
+    data = path.read_bytes()
+    at = data.index(section.requests) - frame.SECTION_BYTES
+    fields = list(frame._SECTION.unpack_from(data, at))
+    fields[3] = stream
+    path.write_bytes(data[:at] + frame._SECTION.pack(*fields) + data[at + frame.SECTION_BYTES :])
+    target = RecordingTarget()
+    targets = {"one": target, "two": RecordingTarget()}
+    done = backlog.replay(lambda route, _: RecordingSink(targets[route.name]))["routes"]["one"]
+    assert target.lsns == before + after
+    ledger = LmdbLedger.open(FS, backlog.data_dir, backlog.log.log_id)
+    for route_id in range(1, len(names) + 1):
+        (letter,) = ledger.dead_letters(route_id)
+        assert (letter.code, letter.lsn, letter.through_lsn) == (
+            "damaged",
+            before[-1] + 1,
+            after[0] - 1,
+        )
+        assert letter.records == (2 if len(names) == 1 else 0)
+    ledger.close()
+    assert (done["dead_letters"] + done["lost"], done["pending"]) == (2, 0)
+    backlog.close()
 
 
 def test_a_lost_range_with_a_jump_in_it_counts_no_records(backlog):

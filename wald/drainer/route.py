@@ -145,8 +145,8 @@ class Route:
         """Return dead letters without bodies for what damage took, but for what was ``excluded``.
 
         How many of the lost records were the stream's is known where the sections could still be
-        told, or where it is the only stream; else the letter says the range and counts none. What
-        is known to have been of other streams only is no letter.
+        told, or where it is the only stream; else the letter says the range and counts none. It
+        is written also where all was of other streams by what a damaged block tells of itself.
         """
         alone = self.shared.count_streams() == 1
         now_ns = self.shared.clock.wall_ns()
@@ -163,7 +163,7 @@ class Route:
                 records=_count(item, alone=alone),
                 through_lsn=item.last_lsn,
             )
-            for item in delivery.without([item for item in lost if item.records != 0], excluded)
+            for item in delivery.without(lost, excluded)
         ]
 
     def frontier(self) -> Frontier | None:

@@ -355,17 +355,22 @@ class TailReader:
     def _count(self, header: BlockHeader, payload: bytes) -> int | None:
         """Return how many records of the wanted sections a damaged payload held.
 
-        None where its sections do not add up to what the header says, or a part was read before.
+        That is believed where a request's own checksum shows that a body took the damage. None
+        where the sections themselves may be what is damaged, and name another stream; where they
+        do not add up to what the header says; and where a part was read before.
         """
         wanted = total = 0
+        in_a_body = False
         try:
             for section in frame.decode_sections(payload, header.sections):
                 total += section.records
+                in_a_body = in_a_body or not _bodies_match(section)
                 if self._wants_section is None or self._wants_section(section):
                     wanted += section.records
         except FormatDamaged:
             return None
-        return wanted if total == header.records and self.cursor < header.first_lsn else None
+        known = in_a_body and total == header.records and self.cursor < header.first_lsn
+        return wanted if known else None
 
     def _next_block(self, extent: _Extent) -> BlockHeader | None:
         """Return the first valid header at or behind the offset; None if there is none."""
@@ -422,3 +427,13 @@ def find_anchor(
 
 def _holds_sections(header: BlockHeader) -> bool:
     return header.kind in {BlockKind.RECORDS, BlockKind.CONTROL}
+
+
+def _bodies_match(section: Section) -> bool:
+    """Tell whether each request of a section matches its own checksum."""
+    at = 0
+    for entry in frame.request_entries(section):
+        if frame.crc32c(section.bodies[at : at + entry.body_length]) != entry.body_crc:
+            return False
+        at += entry.body_length
+    return True

@@ -284,6 +284,33 @@ def test_lsns_that_a_start_skipped_are_not_lost_with_the_first_block_behind_them
     again.close()
 
 
+def holes_of(items):
+    return [(each.first_lsn, each.last_lsn) for each in items if isinstance(each, LostRange)]
+
+
+@pytest.mark.parametrize("done", [0, 3])
+def test_a_reader_in_the_middle_of_a_lost_copied_group_loses_the_rest_of_it(fs, log, done):
+    fill(log, 1)
+    group = fill(log, 1, size=10, start=2)
+    through = log.frontier
+    followed = reader(fs, log)
+    list(followed.read(through))
+    fs.kill()
+    again = open_log(fs)
+    copied = again.frontier
+    lost = fill(again, 1, start=3)
+    fill(again, 1, start=4)
+    spoil(fs, copied.segment, copied.end_bytes - 4096)
+    spoil(fs, copied.segment, copied.end_bytes)
+    cursor = group[0] - 1 + done
+    tail = reader(fs, again, after=cursor)
+    assert holes_of(tail.read(again.frontier)) == [(cursor + 1, lost[0] - 1), (lost[0], lost[0])]
+    assert holes_of(followed.read(again.frontier)) == [(lost[0], lost[0])]  # it has read the group
+    for each in (tail, followed):
+        each.close()
+    again.close()
+
+
 @pytest.mark.parametrize("at", [0, frame.BLOCK_HEADER_BYTES + 5])
 def test_damage_of_the_last_block_is_lost_up_to_the_frontier(fs, log, at):
     before = fill(log, 2)

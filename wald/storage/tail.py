@@ -96,6 +96,7 @@ class TailReader:
         self._header: SegmentHeader | None = None
         self._offset = 0
         self._chain_lsn: Lsn | None = None  # last LSN of the block before; None at a head
+        self._whole_lsn: Lsn = 0  # blocks were passed whole up to here, in any segment
         self._salt: int | None = None
         self._window = b""
         self._window_at = 0
@@ -266,6 +267,8 @@ class TailReader:
                 yield from self._lost_to(extent, header.prev_lsn, at, newest=newest)
             self._offset = header.end(self._alignment)
             self._chain_lsn = header.last_lsn
+            if header.last_lsn <= extent.last_lsn:  # no ghost
+                self._whole_lsn = max(self._whole_lsn, header.last_lsn)
             yield from self._read_block(header, extent, newest=newest)
         yield from self._lost_to(extent, extent.last_lsn, self._offset, newest=newest)
         self._offset = max(self._offset, extent.end_bytes)
@@ -296,8 +299,8 @@ class TailReader:
             # LSNs were skipped before that one: in front of them only the copied group may stand
             begun_lsn = extent.header.first_lsn
             ranges = [(first, begun_lsn - 1), (begun_lsn, last_lsn)]
-            if first - 1 > extent.header.pred_last_lsn:
-                del ranges[0]  # it was read
+            if self._whole_lsn > extent.header.pred_last_lsn:
+                del ranges[0]  # it was passed; a cursor alone may stand in the middle of it
         for first_lsn, through_lsn in ranges:
             yield from self._lost(first_lsn, through_lsn, self._segment, at, "blocks do not match")
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+from collections import Counter
 from dataclasses import replace
 from random import Random
 
@@ -30,6 +31,7 @@ from wald.errors import (
     FormatNewer,
     LogFailed,
 )
+from wald.ingest.figures import Figures
 from wald.storage import identity as identities
 from wald.storage import segment as segments
 from wald.storage.inspect import inspect_log
@@ -900,6 +902,67 @@ def test_without_any_snapshot_the_ids_are_not_given_again():
     assert log.state.next_stream_id > limits.CATALOGUE_JUMP
     assert log.state.next_route_id > limits.CATALOGUE_JUMP
     assert not log.state.sessions
+
+
+def tell_figures(fs: SimFileSystem, log: Log) -> None:
+    figures = Figures(fs, DATA, log, pid=1, started_ns=1)
+    figures.write(groups=1, connections=0, refused=Counter())
+    figures.close()
+
+
+@pytest.mark.parametrize("stale", [0, 1, 2])
+@pytest.mark.parametrize("stop", ["close", "kill"])
+def test_without_any_snapshot_streams_and_routes_are_taken_from_the_figures(stop: str, stale: int):
+    fs = new_fs()
+    log = open_log(fs)
+    fill(log, 3)
+    log.close()
+    log = open_log(fs)
+    for sequence in range(4, 9):
+        if sequence == 9 - stale:
+            tell_figures(fs, log)
+        fill(log, 1, first=sequence)
+    assert log.retire({1: 4}) == 1  # with the births in it
+    if not stale:
+        tell_figures(fs, log)
+    stream, routes = replace(log.state.streams[STREAM]), log.state.routes
+    log.close() if stop == "close" else fs.kill()
+    for number in numbers(fs):
+        flip(fs, segments.segment_path(DATA, number), 4096 + 100)
+    for _ in range(2):
+        log = open_log(fs)
+        assert log.state.streams[STREAM] == stream
+        assert log.state.routes == routes
+        assert log.retire({}) == 0
+        assert values(fs, log) == [4, 5, 6, 7, 8]
+        fs.kill()
+    assert log.state.next_route_id > limits.CATALOGUE_JUMP
+    log = open_log(fs)
+    fill(log, 1, first=9)
+    assert log.retire({1: log.frontier.lsn})
+
+
+@pytest.mark.parametrize("page", ["none", "of another log"])
+def test_without_any_snapshot_and_figures_nothing_is_retired_in_this_life(page: str):
+    fs = new_fs()
+    log = open_log(fs)
+    fill(log, 3)
+    log.close()
+    log = open_log(fs)
+    fill(log, 2, first=4)
+    assert log.retire({1: 4}) == 1
+    if page == "of another log":
+        log.log_id, ours = bytes(16), log.log_id
+        tell_figures(fs, log)
+        log.log_id = ours
+    for number in numbers(fs):
+        flip(fs, segments.segment_path(DATA, number), 4096 + 100)
+    fs.kill()
+    log = open_log(fs)
+    assert "no-snapshot" in log.recovery.cases
+    assert any("no segment retires" in note for note in log.recovery.notes)
+    assert log.retire({}) == 0
+    assert values(fs, log) == [4, 5]
 
 
 def test_a_lost_last_segment_is_found_by_the_seal_before_it():

@@ -127,7 +127,10 @@ class Case(Enum):
     NO_SNAPSHOT = (
         "no-snapshot",
         "no whole snapshot is left, or a statement behind it cannot be read",
-        "loss report, sessions forgotten, ids of streams and routes jump",
+        (
+            "streams and routes come from the figures, else nothing retires before the next start;"
+            " loss report, sessions forgotten, ids of streams and routes jump"
+        ),
         True,
     )
 

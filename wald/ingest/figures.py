@@ -69,6 +69,10 @@ class Figures:
                 ]
                 for each in state.routes.values()
             ],
+            # what a start needs besides, to know the routes again without any snapshot
+            "births": [
+                [each.route_id, each.digest, each.birth_bytes] for each in state.routes.values()
+            ],
         }
         try:
             self._page.write(statement, sync=False)

@@ -68,6 +68,7 @@ class Log:
         self._place = started.place
         self._writer = started.writer
         self._finished = started.finished
+        self._keep_all = started.keep_all
         self._lock = lock
         self._policy = RetentionPolicy(
             options.retain_after_delivery_s, options.retain_after_delivery_bytes
@@ -152,6 +153,8 @@ class Log:
     def retire(self, through: Mapping[RouteId, Lsn]) -> int:
         """Take segments that nobody needs out of the log, oldest first.
 
+        None after a start that could not learn which routes there are.
+
         Args:
             through: up to where each route is finished; one that is not named needs everything
                 since its birth.
@@ -160,6 +163,8 @@ class Log:
             How many went.
         """
         self._check_usable()
+        if self._keep_all:
+            return 0
         now_s = self._place.clock.monotonic_ns() / limits.CLOCK_NS_PER_S
         floor = retention.floor_lsn(self.state.routes.values(), through)
         self._finished = [

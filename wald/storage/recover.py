@@ -10,20 +10,23 @@ from typing import NamedTuple, TypeVar
 
 from wald import limits
 from wald.core.chain import GROUPS, Chain, SegmentScan
-from wald.core.frame import BlockFlag, BlockKind, SegmentHeader, SegmentKind
+from wald.core.frame import BlockFlag, BlockKind, SectionKind, SegmentHeader, SegmentKind
 from wald.core.recovery import Case, Facts
 from wald.core.state import LogState
 from wald.errors import DataDirectoryForeign, FormatDamaged
-from wald.model import LostRange, Lsn
+from wald.model import Frontier, LostRange, Lsn
 from wald.ports import File, FileSystem
 from wald.storage import segment as segments
 from wald.storage.identity import Identity
 from wald.storage.progress import TwoSlotPage
+from wald.storage.refill import Catalogue, read_catalogue
 from wald.storage.segment import BlockReader, SeenBlock
 
 INGEST_PAGE = "ingest.page"
 PROGRESS_PAGE = "progress"
 PROGRESS_SLOT_BYTES = limits.PAGE_SLOT_BYTES * 16
+
+NO_FRONTIER = Frontier(0, 0, 0)
 
 _T = TypeVar("_T")
 
@@ -43,16 +46,31 @@ class Rebuilt:
     """The state, read from the newest whole snapshot and every block behind it.
 
     ``held`` is the last group: the state is the one before it, as a snapshot in front of its copy
-    must be.
+    must be. ``known`` is what the state was begun with where no snapshot tells of all streams and
+    routes.
     """
 
     state: LogState = field(default_factory=LogState)
     scans: list[SegmentScan] = field(default_factory=list)
     held: SeenBlock | None = None
     whole: bool = True
+    known: Catalogue | None = None
+
+    def begin_with(self, known: Catalogue) -> None:
+        """Begin anew with streams and routes that were told elsewhere."""
+        before, self.state = self.state, known.state
+        before.forget_all_sessions()
+        self.state.lost_files = before.lost_files
+        self.state.lost_names = before.lost_names
+        self.state.next_stream_id = max(self.state.next_stream_id, before.next_stream_id)
+        self.state.next_route_id = max(self.state.next_route_id, before.next_route_id)
+        self.held = None
+        self.known = known
 
     def take_in(self, block: SeenBlock) -> None:
-        """Apply a group to the state; what cannot be read is noted."""
+        """Apply a group to the state, once; what cannot be read is noted."""
+        if self.known is not None and self.known.covers(block.header):
+            return
         lsn = block.header.first_lsn
         try:
             for section in block.sections():
@@ -64,6 +82,18 @@ class Rebuilt:
                 lsn += section.records
         except FormatDamaged:
             self.whole = False
+
+    def take_out_held(self) -> None:
+        """Let the state be the one before the last group, if it holds it already."""
+        known, held = self.known, self.held
+        if known is None or held is None or not known.covers(held.header):
+            return
+        self.known = known._replace(frontier=NO_FRONTIER)  # it is applied later
+        for section in held.sections():
+            stream = self.state.streams.get(section.stream)
+            if section.kind is SectionKind.APPEND and stream is not None:
+                stream.records -= section.records
+                stream.bytes -= len(section.bodies)
 
     def settle(self) -> None:
         """Apply the last group: it is durable, or is going to be copied."""
@@ -245,6 +275,29 @@ def rebuild(
         rebuilt.scans.insert(0, _scan(fs, data_dir, log_id, lineage, start))
     begin = rebuilt.scans[0].snapshot_at if rebuilt.scans else None
     rebuilt.whole = begin is not None
+    _apply_all(fs, data_dir, log_id, lineage, rebuilt, start)
+    if not rebuilt.whole and lineage:
+        known = read_catalogue(fs, f"{data_dir}/{INGEST_PAGE}", log_id)
+        # (what is older than the snapshot may name routes that have died since)
+        if known is not None and known.frontier[:2] > (lineage[start].number, begin or 0):
+            rebuilt.begin_with(known)
+            _apply_all(fs, data_dir, log_id, lineage, rebuilt, start)
+            rebuilt.take_out_held()
+    if rebuilt.held is not None and not _ends_in_doubt(rebuilt):
+        rebuilt.settle()
+    return rebuilt
+
+
+def _apply_all(
+    fs: FileSystem,
+    data_dir: str,
+    log_id: bytes,
+    lineage: Sequence[FoundSegment],
+    rebuilt: Rebuilt,
+    start: int,
+) -> None:
+    """Apply the newest whole snapshot, unless the state has begun with more, and what follows."""
+    begin = rebuilt.scans[0].snapshot_at if rebuilt.scans else None
     for index in range(start, len(lineage)):
         item = lineage[index]
 
@@ -252,12 +305,10 @@ def rebuild(
             limit = limit_of(lineage, index)
             at = begin if index == start else None
             blocks = BlockReader(file, item.number, log_id, item.header, limit, begin_bytes=at)
-            _apply(rebuilt, item, blocks, with_snapshot=index == start)
+            with_snapshot = index == start and rebuilt.known is None
+            _apply(rebuilt, item, blocks, with_snapshot=with_snapshot)
 
         with_file(fs, segments.segment_path(data_dir, item.number), read)
-    if rebuilt.held is not None and not _ends_in_doubt(rebuilt):
-        rebuilt.settle()
-    return rebuilt
 
 
 def _scan(

@@ -100,6 +100,7 @@ class Started:
     frontier: Frontier
     next_lsn: Lsn
     finished: list[FinishedSegment]
+    keep_all: bool  # which routes need what is there is not known
     report: RecoveryReport
 
 
@@ -146,6 +147,7 @@ def start(
         Frontier(writer.number, writer.end_bytes, writer.last_lsn),
         next_lsn,
         finished,
+        _routes_unknown(found),
         _report(plan, tuple(notes)),
     )
 
@@ -302,6 +304,12 @@ def _report_losses(place: Place, plan: RecoveryPlan) -> list[str]:
     return notes
 
 
+def _routes_unknown(found: Found) -> bool:
+    """Tell whether there may be routes that nothing tells of, and records for them."""
+    rebuilt = found.rebuilt
+    return bool(rebuilt.scans) and not rebuilt.whole and rebuilt.known is None
+
+
 def _notes(found: Found, *, damaged: bool) -> list[str]:
     notes = []
     if damaged:
@@ -311,6 +319,10 @@ def _notes(found: Found, *, damaged: bool) -> list[str]:
         for item in found.present
         if item.header is None
     ]
+    if found.rebuilt.known is not None:
+        notes.append("streams and routes were taken from the figures in ingest.page")
+    if _routes_unknown(found):
+        notes.append("not all routes are known any more: no segment retires until the next start")
     if found.foreign_names:
         notes.append(
             f"{len(found.foreign_names)} strange names in the log directory are left alone"

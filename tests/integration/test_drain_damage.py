@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -16,6 +17,7 @@ from wald.storage.deadlog import DeadPlace
 from wald.storage.ledger import LmdbLedger
 from wald.storage.tail import segment_path
 from wald.testing.recording_sink import RecordingSink, RecordingTarget
+from wald.testing.simfs import SimFileSystem, Stopped
 
 DOWN = Systemic(SystemicKind.UNREACHABLE, "it is down")
 BOOKS = ("accepted", "delivered", "dead_letters", "lost", "pending")
@@ -272,3 +274,33 @@ def test_what_was_released_is_remembered_for_living_routes(place):
     progress = ProgressPage(FS, str(place))
     assert progress.released(1) == 50
     progress.close()
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("kind", ["sync", "pwritev", "open"])
+def test_a_failed_sync_of_the_progress_page_does_not_end_it(seed, kind):
+    """And what was durable before stays so until the next statement is."""
+    fs = SimFileSystem(Random(seed), directories=("/data",))
+    progress = ProgressPage(fs, "/data")
+    for lsn in (10, 20, 30):
+        progress.write({"1": lsn}, {1})
+    for lsn in (40, 41):
+        fs.fail(1, kind="sync")
+        if lsn == 41:
+            fs.fail(1, kind=kind)
+        with pytest.raises(OSError, match="error"):
+            progress.write({"1": lsn}, {1})
+        fs.heal()
+    if seed % 2:
+        fs.stop(1, kind="sync")  # the power goes before the next one is durable
+        with pytest.raises(Stopped):
+            progress.write({"1": 50}, {1})
+    else:
+        progress.write({"1": 50}, {1})
+        progress.write({"1": 60}, {1})
+        fs.fail(1, kind="sync")
+        with pytest.raises(OSError, match="error"):
+            progress.write({"1": 70}, {1})
+    fs.crash()
+    kept = ProgressPage(fs, "/data").released(1)
+    assert kept in ({30, 40, 41, 50} if seed % 2 else {60, 70})

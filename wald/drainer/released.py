@@ -22,8 +22,12 @@ class ProgressPage:
     """The page and its memory. Written by one thread, read by any."""
 
     def __init__(self, fs: FileSystem, data_dir: str) -> None:
-        self._page = TwoSlotPage.open(fs, f"{data_dir}/progress", slot_bytes=SLOT_BYTES, write=True)
-        said = self._page.read() or {}
+        self._fs = fs
+        self._path = f"{data_dir}/progress"
+        self._unsynced = 0
+        page = self._open()
+        self._page: TwoSlotPage | None = page
+        said = page.read() or {}
         self._released: dict[str, Lsn] = {}
         for part in (said.get("routes"), said.get("released")):
             self._raise(part if isinstance(part, dict) else {})
@@ -38,17 +42,32 @@ class ProgressPage:
         Of routes that live no more nothing is remembered.
 
         Raises:
-            OSError, ValueError: it cannot be written.
+            OSError, ValueError: it cannot be written; the next call tries anew.
         """
         self._raise(checkpoints)
         names = {str(route_id) for route_id in living}
         self._released = {route: lsn for route, lsn in self._released.items() if route in names}
         said: dict[str, Any] = {"routes": dict(checkpoints), "released": dict(self._released)}
-        self._page.write(said, sync=True)
+        page = self._page = self._page or self._open()
+        try:
+            page.write(said, sync=True)
+        except OSError:
+            self._unsynced = page.unsynced or self._unsynced
+            self.close()
+            raise
+        self._unsynced = 0
 
     def close(self) -> None:
         """Close the file; harmless to repeat."""
-        self._page.close()
+        if self._page is not None:
+            self._page.close()
+            self._page = None
+
+    def _open(self) -> TwoSlotPage:
+        """Open the page, anew after a failure: one that passes must not end retention for good."""
+        return TwoSlotPage.open(
+            self._fs, self._path, slot_bytes=SLOT_BYTES, write=True, instead_of=self._unsynced
+        )
 
     def _raise(self, told: Mapping[str, Lsn]) -> None:
         for route, lsn in told.items():

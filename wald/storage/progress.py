@@ -39,19 +39,31 @@ class _Slot(NamedTuple):
 class TwoSlotPage:
     """A page in a file; more than one may stand in a file, at different offsets."""
 
-    def __init__(self, file: File, offset: int, slot_bytes: int) -> None:
+    def __init__(self, file: File, offset: int, slot_bytes: int, *, instead_of: int = 0) -> None:
         self._file = file
         self._offset = offset
         self._slot_bytes = slot_bytes
         self._sync_failed = False
         newest = self._newest()
         self._counter = newest.counter if newest else 0
+        if instead_of:
+            self._counter = max(self._counter, instead_of + 1)
 
     @classmethod
     def open(
-        cls, fs: FileSystem, path: str, *, offset: int = 0, slot_bytes: int, write: bool
+        cls,
+        fs: FileSystem,
+        path: str,
+        *,
+        offset: int = 0,
+        slot_bytes: int,
+        write: bool,
+        instead_of: int = 0,
     ) -> "TwoSlotPage":
         """Open the page; a writer makes the file if it is not there, its name durable.
+
+        ``instead_of`` is what ``unsynced`` said of a page that was closed: the next statement is
+        written whole over that one, and the other slot stands until it is durable.
 
         Raises:
             FileNotFoundError: only read is asked and there is no file yet.
@@ -59,7 +71,7 @@ class TwoSlotPage:
         """
         file = _open_or_create(fs, path) if write else fs.open(path)
         try:
-            return cls(file, offset, slot_bytes)
+            return cls(file, offset, slot_bytes, instead_of=instead_of)
         except OSError:
             file.close()
             raise
@@ -89,6 +101,11 @@ class TwoSlotPage:
             except OSError:
                 self._sync_failed = True
                 raise
+
+    @property
+    def unsynced(self) -> int:
+        """The counter of the statement whose sync failed; 0 if none did."""
+        return self._counter if self._sync_failed else 0
 
     def read(self) -> dict[str, object] | None:
         """Return the newest whole statement; None if there is none."""

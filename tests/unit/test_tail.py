@@ -1,5 +1,6 @@
 """The tail reader over a real log on a simulated disk: exactly what lies up to the frontier."""
 
+import errno
 from random import Random
 
 import pytest
@@ -323,6 +324,83 @@ def test_damage_of_the_last_block_is_lost_up_to_the_frontier(fs, log, at):
     assert isinstance(hole, LostRange)
     assert (hole.first_lsn, hole.last_lsn) == (lost[0], lost[-1])
     assert tail.cursor == lost[-1]
+    tail.close()
+
+
+class BadSectors:
+    """A file system over another, in one of whose files some pages cannot be read."""
+
+    def __init__(self, fs, path, *offsets, error=errno.EIO):
+        self.fs, self.path, self.offsets, self.error = fs, path, offsets, error
+
+    def open(self, path, **options):
+        file = self.fs.open(path, **options)
+        return BadFile(file, self) if path == self.path else file
+
+    def __getattr__(self, name):
+        return getattr(self.fs, name)
+
+
+class BadFile:
+    def __init__(self, file, disk):
+        self.file, self.disk = file, disk
+
+    def pread(self, length, offset):
+        if any(offset < bad + 4096 and bad < offset + length for bad in self.disk.offsets):
+            raise OSError(self.disk.error, "cannot be read")
+        return self.file.pread(length, offset)
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+@pytest.mark.parametrize("page", [0, 1, 2])
+@pytest.mark.parametrize("follow", [False, True])
+def test_a_page_that_cannot_be_read_loses_its_block_and_no_other(fs, log, page, follow):
+    before = fill(log, 2)
+    place = log.frontier
+    lost = fill(log, 1, start=3, pad=b"x" * 9_000)
+    after = fill(log, 2, start=4)
+    bad = place.end_bytes + page * 4096
+    disk = BadSectors(fs, segment_path(DATA, place.segment), bad)
+    tail = reader(disk, log)
+    items = list(tail.read(place)) if follow else []
+    items += tail.read(log.frontier)
+    assert holes_of(items) == [(lost[0], lost[0])]
+    good = [item for item in items if isinstance(item, TailBlock)]
+    assert lsns_of(good) == before + after
+    tail.close()
+
+
+@pytest.mark.parametrize("which", [0, 1, -1])
+@pytest.mark.parametrize("known", [False, True])
+def test_a_header_page_that_cannot_be_read_loses_only_what_is_lost_beside_it(fs, log, which, known):
+    lsns = rolled(log)
+    number = sorted(lsns)[which]
+    disk = BadSectors(fs, segment_path(DATA, number), *(() if known else (0,)))
+    tail = reader(disk, log)
+    everything = [lsn for segment in sorted(lsns) for lsn in lsns[segment]]
+    if known:
+        found = []
+        for item in tail.read(log.frontier):
+            found += lsns_of([item])
+            if found and found[-1] == lsns[number][0]:
+                break
+        disk.offsets = (0,)
+        found += lsns_of(tail.read(log.frontier))
+    else:
+        found = lsns_of(tail.read(log.frontier))
+    assert found == everything
+    tail.close()
+
+
+def test_another_error_of_the_disk_is_no_damage(fs, log):
+    fill(log, 2)
+    path = segment_path(DATA, log.frontier.segment)
+    disk = BadSectors(fs, path, log.frontier.end_bytes - 4096, error=errno.ENOMEM)
+    tail = reader(disk, log)
+    with pytest.raises(OSError, match="cannot be read"):
+        list(tail.read(log.frontier))
     tail.close()
 
 

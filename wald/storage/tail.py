@@ -3,13 +3,14 @@
 Segments are found backwards from the frontier's: each header names its predecessor and the true
 end of it, so that ghosts (blocks of an abandoned end) and unused files are never read. Bytes are
 read with ``pread`` into a buffer of our own, and number, salt and both checksums of that copy are
-checked: the file may be recycled under us. What does not check is damage, reported as a
-``LostRange``; all else is delivered.
+checked: the file may be recycled under us. What does not check, or cannot be read at all, is
+damage, reported as a ``LostRange``; all else is delivered.
 
 A frontier may be old: ingest began anew, and the segment that it names was cut behind its last
 block, or is gone. That is not damage: reading ends there, and goes on with a newer frontier.
 """
 
+import errno
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -185,7 +186,7 @@ class TailReader:
         path = segment_path(self._data_dir, number)
         file = self._fs.open(path)
         try:
-            header = frame.decode_segment_header(file.pread(limits.ALIGNMENT_MIN_BYTES, 0))
+            header = frame.decode_segment_header(_pread(file, limits.ALIGNMENT_MIN_BYTES, 0))
         except FormatDamaged:
             return None
         finally:
@@ -404,7 +405,7 @@ class TailReader:
         if at < 0 or at + length > len(self._window):
             assert self._file is not None
             want = min(max(length, limits.TAIL_WINDOW_BYTES), end - offset)
-            self._window = self._file.pread(want, offset)
+            self._window = _pread(self._file, want, offset)
             self._window_at = offset
             at = 0
         return self._window[at : at + length]
@@ -440,3 +441,34 @@ def _bodies_match(section: Section) -> bool:
             return False
         at += entry.body_length
     return True
+
+
+def _pread(file: File, length: int, offset: int) -> bytes:
+    """Return bytes of a file, short only at its end; pages that cannot be read are zeros.
+
+    No checksum matches zeros, so that such a page is lost, and what stands around it is not.
+    """
+    try:
+        return file.pread(length, offset)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+    page, end = limits.ALIGNMENT_MIN_BYTES, offset + length
+    parts = []
+    while offset < end:
+        want = min(page - offset % page, end - offset)
+        part = _page_or_zeros(file, want, offset)
+        parts.append(part)
+        if len(part) < want:
+            break
+        offset += want
+    return b"".join(parts)
+
+
+def _page_or_zeros(file: File, length: int, offset: int) -> bytes:
+    try:
+        return file.pread(length, offset)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return bytes(length)

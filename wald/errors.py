@@ -228,6 +228,15 @@ class DataDirectoryUnusable(WaldError):
     exit_code = EXIT_IO
 
 
+class StartFailed(WaldError):
+    """The system refused what a start needs, for a reason that may pass."""
+
+    code = "start.failed"
+    retryable = True
+    exit_code = EXIT_IO
+    default_hint = "see the system's log, its memory and its limit of open files"
+
+
 class SocketUnusable(WaldError):
     """The path of a socket cannot be bound."""
 

@@ -30,6 +30,7 @@ from wald.errors import (
     FormatDamaged,
     FormatNewer,
     LogFailed,
+    StartFailed,
 )
 from wald.ingest.figures import Figures
 from wald.storage import identity as identities
@@ -38,6 +39,7 @@ from wald.storage.inspect import inspect_log
 from wald.storage.log import Log
 from wald.storage.progress import TwoSlotPage
 from wald.storage.recover import PROGRESS_SLOT_BYTES
+from wald.supervisor.children import is_final
 from wald.testing.clock import ManualClock
 from wald.testing.simfs import SimFileSystem, Stopped
 
@@ -726,6 +728,62 @@ def test_a_torn_segment_header_costs_nothing():
     assert not log.recovery.losses
     assert values(fs, log) == [1, 2, 3]
     assert log.state.sessions[SESSION].last_sequence == 3
+
+
+@pytest.mark.parametrize("page", ["header", "snapshot", "group", "behind"])
+@pytest.mark.parametrize("stop", ["close", "kill"])
+def test_a_sector_that_cannot_be_read_is_damage_at_a_start(page: str, stop: str):
+    fs = new_fs()
+    log = open_log(fs)
+    fill(log, 5)
+    path = segments.segment_path(DATA, 1)
+    end = log.frontier.end_bytes
+    bad = {"header": 0, "snapshot": 4096, "group": end - 3 * 4096, "behind": end + 4096}[page]
+    log.close() if stop == "close" else fs.kill()
+    fs.spoil_sectors(path, bad, 512)
+    log = open_log(fs)
+    assert log.recovery.losses == () or page in {"snapshot", "group"}
+    if page == "group":
+        assert [(each.first_lsn, each.last_lsn) for each in log.recovery.losses] == [(3, 3)]
+        assert fs.stat(f"{DATA}/quarantine/{segments.segment_name(1)}") is not None
+    assert log.append_group([append(6, b"6:")]).first_lsn > 5
+    assert values(fs, log) == [each for each in range(1, 7) if page != "group" or each != 3]
+
+
+def test_hints_that_cannot_be_read_say_nothing():
+    fs = new_fs()
+    log = open_log(fs)
+    fill(log, 3)
+    log.close()
+    fs.spoil_sectors(f"{DATA}/ingest.page", 0, 512)
+    log = open_log(fs)
+    assert log.recovery.clean
+    assert values(fs, log) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (errno.EMFILE, True),
+        (errno.ENFILE, True),
+        (errno.ENOMEM, True),
+        (errno.EIO, True),
+        (errno.EACCES, False),
+        (errno.EROFS, False),
+    ],
+)
+def test_a_start_that_the_system_refuses_for_now_may_be_tried_again(error: int, again: bool):  # noqa: FBT001
+    fs = new_fs()
+    log = open_log(fs)
+    fill(log, 3)
+    log.close()
+    fs.fail(3, error, kind="open")
+    with pytest.raises(StartFailed if again else DataDirectoryUnusable) as caught:
+        open_log(fs)
+    assert is_final(caught.value) is not again
+    assert caught.value.retryable is again
+    assert caught.value.facts["errno"] == error
+    assert values(fs, open_log(fs)) == [1, 2, 3]
 
 
 @pytest.mark.parametrize("moved", [True, False])

@@ -290,6 +290,7 @@ def test_the_pause_between_starts_doubles_with_jitter_up_to_a_bound() -> None:
         ("data.held", 69, True),
         ("data.unusable", 74, True),
         ("log.failed", 74, False),
+        ("start.failed", 74, False),
         ("disk-full", 69, False),
     ],
 )

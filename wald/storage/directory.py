@@ -1,5 +1,6 @@
 """The data directory as a whole: may we use it, is it ours alone, is it a log's at all."""
 
+import errno
 import os
 
 from wald import limits
@@ -7,6 +8,7 @@ from wald.errors import (
     DataDirectoryForeign,
     DataDirectoryHeld,
     DataDirectoryUnusable,
+    StartFailed,
     WaldError,
 )
 from wald.ports import Clock, File, FileSystem
@@ -18,6 +20,23 @@ LOCK_NAME = "log.lock"
 _LOCK_POLL_S = 0.05
 _PID_MAX_BYTES = 32
 _UNSAFE_MODE = 0o022
+# what stays so until a person mends it; all else (memory, open files, the disk) may pass
+_LASTING = frozenset(
+    {
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOENT,
+        errno.EEXIST,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.EINVAL,
+        errno.ENOTSUP,
+        errno.ENOSYS,
+    }
+)
 
 
 def unusable(data_dir: str, error: OSError) -> WaldError:
@@ -25,6 +44,8 @@ def unusable(data_dir: str, error: OSError) -> WaldError:
     if is_full(error):
         return disk_full(data_dir, "starting the log")
     msg = f"cannot use the data directory {data_dir}: {error.strerror or error}"
+    if error.errno not in _LASTING:
+        return StartFailed(msg, path=data_dir, errno=error.errno)
     hint = "check that it exists on a writable file system and belongs to the user of wald"
     return DataDirectoryUnusable(msg, hint=hint, path=data_dir, errno=error.errno)
 

@@ -305,7 +305,9 @@ def _damage_of(
     ]
     ids: list[StreamId] = []
     for header in inside:
-        payload = file.pread(header.payload_length, header.offset + frame.BLOCK_HEADER_BYTES)
+        payload = segments.read_around(
+            file, header.payload_length, header.offset + frame.BLOCK_HEADER_BYTES
+        )
         ids += _streams_in(payload, header)
     records = sum(header.records for header in inside)
     whole = records == hole.last_lsn - hole.first_lsn + 1

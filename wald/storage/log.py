@@ -97,6 +97,7 @@ class Log:
             DataDirectoryHeld: another process writes this log.
             DataDirectoryForeign: the directory holds files of another log, or no log's.
             DataDirectoryUnusable: it cannot be read or written, or is not safe.
+            StartFailed: the system refused something; the same may go well later.
             FormatNewer: a newer release wrote it.
             FormatDamaged: nothing says any more whose log it is.
             DiskFull: there is no room even for a small segment.

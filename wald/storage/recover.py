@@ -4,6 +4,7 @@ What is found goes to ``wald.core.recovery.decide``; this module only reads, and
 temporary files.
 """
 
+import errno
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
@@ -26,6 +27,7 @@ INGEST_PAGE = "ingest.page"
 PROGRESS_PAGE = "progress"
 PROGRESS_SLOT_BYTES = limits.PAGE_SLOT_BYTES * 16
 
+_SAYS_NOTHING = frozenset({errno.ENOENT, errno.EIO})  # gone, or not to be read
 NO_FRONTIER = Frontier(0, 0, 0)
 
 _T = TypeVar("_T")
@@ -388,7 +390,7 @@ def _drop_ghost(rebuilt: Rebuilt, before_lsn: Lsn) -> None:
 
 
 def read_hints(fs: FileSystem, data_dir: str) -> Hints:
-    """Return the highest LSN and segment that the pages name; a page that is gone says nothing."""
+    """Return the highest LSN and segment that the pages name; a lost page says nothing."""
     hint = _read_page(fs, f"{data_dir}/{INGEST_PAGE}", limits.PAGE_SLOT_BYTES)
     progress = _read_page(fs, f"{data_dir}/{PROGRESS_PAGE}", PROGRESS_SLOT_BYTES)
     routes = progress.get("routes")
@@ -400,10 +402,16 @@ def read_hints(fs: FileSystem, data_dir: str) -> Hints:
 def _read_page(fs: FileSystem, path: str, slot_bytes: int) -> dict[str, object]:
     try:
         page = TwoSlotPage.open(fs, path, slot_bytes=slot_bytes, write=False)
-    except FileNotFoundError:
+    except OSError as error:
+        if error.errno not in _SAYS_NOTHING:
+            raise
         return {}
     try:
         return page.read() or {}
+    except OSError as error:
+        if error.errno not in _SAYS_NOTHING:
+            raise
+        return {}
     finally:
         page.close()
 

@@ -1,5 +1,6 @@
 """One file of the log: its name, its header, writing blocks to its end, reading them again."""
 
+import errno
 import mmap
 import re
 from collections.abc import Iterable, Iterator
@@ -29,6 +30,7 @@ TEMPORARY_SUFFIX = ".tmp"
 _NAME = re.compile(r"seg-(\d{10})\.wal")
 _MAGIC = frame.BLOCK_MAGIC.to_bytes(4, "little")
 _CHUNK_BYTES = limits.MIB
+_PAGE_BYTES = limits.ALIGNMENT_MIN_BYTES
 _ZEROS = bytes(_CHUNK_BYTES)
 
 assert _CHUNK_BYTES % limits.ALIGNMENT_MAX_BYTES == 0
@@ -69,6 +71,37 @@ class HeaderPage(NamedTuple):
     crc: int
 
 
+def read_around(file: File, length: int, offset: int) -> bytes:
+    """Read as ``pread`` does; a page that the disk cannot give is zeros.
+
+    Whoever checks the bytes then finds the damage, and no more is lost than that page.
+
+    Raises:
+        OSError: as the system does, but for what it cannot read.
+    """
+    data = _pread(file, length, offset)
+    if data is not None:
+        return data
+    parts: list[bytes] = []
+    end = min(offset + length, file.size())
+    while offset < end:
+        step = min(_PAGE_BYTES - offset % _PAGE_BYTES, end - offset)
+        data = _pread(file, step, offset)
+        parts.append(bytes(step) if data is None else data)
+        offset += step
+    return b"".join(parts)
+
+
+def _pread(file: File, length: int, offset: int) -> bytes | None:
+    """Return None where the disk fails."""
+    try:
+        return file.pread(length, offset)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+    return None
+
+
 def read_header(file: File) -> HeaderPage:
     """Read the first page of a segment.
 
@@ -76,7 +109,7 @@ def read_header(file: File) -> HeaderPage:
         FormatNewer: of a newer format.
         OSError: as the system does.
     """
-    page = file.pread(frame.SEGMENT_HEADER_BYTES, 0)
+    page = read_around(file, frame.SEGMENT_HEADER_BYTES, 0)
     try:
         header = frame.decode_segment_header(page)
     except FormatDamaged:
@@ -134,7 +167,7 @@ class BlockReader:
         base, chunk = 0, b""
         while at < self._end:
             if not base <= at < base + len(chunk):
-                base, chunk = at, self._file.pread(_CHUNK_BYTES, at)
+                base, chunk = at, read_around(self._file, _CHUNK_BYTES, at)
                 if chunk == _ZEROS:
                     at += _CHUNK_BYTES
                     continue
@@ -162,7 +195,7 @@ class BlockReader:
         if begin + length <= len(chunk):
             payload = chunk[begin : begin + length]
         else:
-            payload = self._file.pread(length, at + BLOCK_HEADER_BYTES)
+            payload = read_around(self._file, length, at + BLOCK_HEADER_BYTES)
         if len(payload) != length or frame.crc32c(payload) != header.payload_crc:
             return SeenBlock(header, None)
         self._header = segment

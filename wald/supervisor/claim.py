@@ -49,6 +49,7 @@ def claim_data_directory(fs: FileSystem, path: str, *, pid: int) -> File:
         DataDirectoryHeld: another daemon holds it; ``pid`` names it.
         DataDirectoryForeign: it holds files and none of them is wald's.
         DataDirectoryUnusable: it cannot be made or written, or others may write in it.
+        StartFailed: the system refused something; the same may go well later.
     """
     try:
         _make_directories(fs, posixpath.dirname(path), mode=0o755)

@@ -64,6 +64,8 @@ class SimFile:
         """Read up to ``length`` bytes; short only at the end of the file."""
         with self._fs.guard:
             self._begin("pread", length, offset)
+            if self._fs.has_bad_sector(self._inode, offset, length):
+                raise os_error(errno.EIO, self._path)
             return bytes(self._inode.bytes.live[offset : offset + length])
 
     def pwritev(self, parts: Sequence[bytes], offset: int) -> None:
@@ -188,6 +190,7 @@ class SimFileSystem:
         self.guard = threading.RLock()
         self.stopped = False
         self._faults: list[Fault] = []
+        self._bad_sectors: list[tuple[Inode, range]] = []
         self._tree = NameTree(names)
         self._open: dict[SimFile, Inode] = {}
         self._locks: dict[int, SimFile] = {}  # inode number to who holds its lock
@@ -365,6 +368,18 @@ class SimFileSystem:
         content = self._tree.existing(path).bytes
         for side in (content.live, content.durable):
             side[offset : offset + len(data)] = data
+
+    def spoil_sectors(self, path: str, offset: int, length: int) -> None:
+        """Let every read fail that touches these bytes, as a bad disk does; a write heals none."""
+        content = self._tree.existing(path)
+        self._bad_sectors.append((content, range(offset, offset + length)))
+
+    def has_bad_sector(self, inode: Inode, offset: int, length: int) -> bool:
+        """Tell whether a read of these bytes fails."""
+        return any(
+            inode is spoiled and offset < sectors.stop and sectors.start < offset + length
+            for spoiled, sectors in self._bad_sectors
+        )
 
     def symlink(self, target: str, path: str) -> None:
         """Make a symbolic link (for tests: the port has none)."""

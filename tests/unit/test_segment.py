@@ -9,7 +9,8 @@ from wald.core.frame import BlockKind, SegmentHeader, SegmentKind
 from wald.errors import FormatNewer
 from wald.ports import File
 from wald.storage import segment as segments
-from wald.storage.segment import BlockReader, Draft, SegmentWriter
+from wald.storage.segment import BlockReader, Draft, SegmentWriter, read_around
+from wald.testing.simfs import SimFileSystem
 
 LOG_ID = bytes(range(16))
 PATH = "/var/seg"
@@ -209,3 +210,15 @@ def test_alignment_is_a_power_of_two_within_bounds(block_size: int, page: int, a
 def test_alignment_comes_from_the_directory():
     assert segments.alignment_for(new_fs(), "/var") >= 4096
     assert segments.alignment_for(new_fs(), "/nowhere") >= 4096
+
+
+def test_a_disk_that_gives_no_page_at_all_is_no_damage():
+    fs = SimFileSystem(Random(1))
+    file = fs.create("/f")
+    file.pwritev([bytes(range(256)) * 64], 0)
+    fs.spoil_sectors("/f", 0, 4_096)
+    assert read_around(file, 16_384, 0) == bytes(4_096) + bytes(range(256)) * 48
+    fs.spoil_sectors("/f", 4_096, 16_384 - 4_096)
+    with pytest.raises(OSError, match="not one page"):
+        read_around(file, 16_384, 0)
+    file.close()

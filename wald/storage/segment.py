@@ -77,19 +77,25 @@ def read_around(file: File, length: int, offset: int) -> bytes:
     Whoever checks the bytes then finds the damage, and no more is lost than that page.
 
     Raises:
-        OSError: as the system does, but for what it cannot read.
+        OSError: as the system does, but for what it cannot read; EIO where no page can be read.
     """
     data = _pread(file, length, offset)
     if data is not None:
         return data
-    parts: list[bytes] = []
+    parts: list[bytes | None] = []
+    sizes: list[int] = []
     end = min(offset + length, file.size())
     while offset < end:
         step = min(_PAGE_BYTES - offset % _PAGE_BYTES, end - offset)
-        data = _pread(file, step, offset)
-        parts.append(bytes(step) if data is None else data)
+        parts.append(_pread(file, step, offset))
+        sizes.append(step)
         offset += step
-    return b"".join(parts)
+    if len(parts) > 1 and not any(parts):
+        # not some sectors but the disk: nothing may be called lost, it may come back
+        raise OSError(errno.EIO, "not one page can be read")
+    return b"".join(
+        bytes(size) if part is None else part for part, size in zip(parts, sizes, strict=True)
+    )
 
 
 def _pread(file: File, length: int, offset: int) -> bytes | None:

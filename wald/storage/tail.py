@@ -10,7 +10,6 @@ A frontier may be old: ingest began anew, and the segment that it names was cut 
 block, or is gone. That is not damage: reading ends there, and goes on with a newer frontier.
 """
 
-import errno
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -20,7 +19,7 @@ from wald.core.frame import BlockHeader, BlockKind, Section, SectionKind, Segmen
 from wald.errors import FormatDamaged
 from wald.model import NO_ANCHOR, Anchor, Frontier, LostRange, Lsn, StreamId
 from wald.ports import File, FileSystem
-from wald.storage.segment import segment_number
+from wald.storage.segment import read_around, segment_number
 
 
 class TailBlock(NamedTuple):
@@ -186,7 +185,7 @@ class TailReader:
         path = segment_path(self._data_dir, number)
         file = self._fs.open(path)
         try:
-            header = frame.decode_segment_header(_pread(file, limits.ALIGNMENT_MIN_BYTES, 0))
+            header = frame.decode_segment_header(read_around(file, limits.ALIGNMENT_MIN_BYTES, 0))
         except FormatDamaged:
             return None
         finally:
@@ -405,7 +404,7 @@ class TailReader:
         if at < 0 or at + length > len(self._window):
             assert self._file is not None
             want = min(max(length, limits.TAIL_WINDOW_BYTES), end - offset)
-            self._window = _pread(self._file, want, offset)
+            self._window = read_around(self._file, want, offset)
             self._window_at = offset
             at = 0
         return self._window[at : at + length]
@@ -441,34 +440,3 @@ def _bodies_match(section: Section) -> bool:
             return False
         at += entry.body_length
     return True
-
-
-def _pread(file: File, length: int, offset: int) -> bytes:
-    """Return bytes of a file, short only at its end; pages that cannot be read are zeros.
-
-    No checksum matches zeros, so that such a page is lost, and what stands around it is not.
-    """
-    try:
-        return file.pread(length, offset)
-    except OSError as error:
-        if error.errno != errno.EIO:
-            raise
-    page, end = limits.ALIGNMENT_MIN_BYTES, offset + length
-    parts = []
-    while offset < end:
-        want = min(page - offset % page, end - offset)
-        part = _page_or_zeros(file, want, offset)
-        parts.append(part)
-        if len(part) < want:
-            break
-        offset += want
-    return b"".join(parts)
-
-
-def _page_or_zeros(file: File, length: int, offset: int) -> bytes:
-    try:
-        return file.pread(length, offset)
-    except OSError as error:
-        if error.errno != errno.EIO:
-            raise
-        return bytes(length)

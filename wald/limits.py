@@ -109,6 +109,7 @@ DEAD_LETTERS_PER_ANSWER: Final = 1_000
 
 # --- pages and processes ----------------------------------------------------------------------
 PAGE_SLOT_BYTES: Final = 4 * KIB
+FIGURES_OFFSET_BYTES: Final = 2 * PAGE_SLOT_BYTES  # in ingest.page: behind the slots of the hint
 FIGURES_SLOT_BYTES: Final = 512 * KIB
 PAGE_ERRORS_MAX_BYTES: Final = 64 * KIB  # of all routes together, in ``drain.page``
 RECOVERY_LISTED_MAX: Final = 100  # losses and notes in the figures; the loss report has all

@@ -439,7 +439,7 @@ def test_the_figures_say_what_was_accepted_and_what_refused(door: Door):
         answers_through(peer, 1)
     door.stop()
     fs = PosixFileSystem()
-    path, offset = f"{door.data_dir}/ingest.page", 2 * limits.PAGE_SLOT_BYTES
+    path, offset = f"{door.data_dir}/ingest.page", limits.FIGURES_OFFSET_BYTES
     slot_bytes = limits.FIGURES_SLOT_BYTES
     page = TwoSlotPage.open(fs, path, offset=offset, slot_bytes=slot_bytes, write=False)
     said = page.read()

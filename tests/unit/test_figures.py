@@ -10,7 +10,7 @@ import pytest
 from tests.logtools import DATA, first_group, new_fs, open_log
 from wald import limits
 from wald.core import state
-from wald.ingest.figures import FIGURES_OFFSET_BYTES, Figures
+from wald.ingest.figures import Figures
 from wald.model import LostRange
 from wald.ports import FileSystem
 from wald.storage.log import Log
@@ -23,7 +23,11 @@ def written(fs: FileSystem, log: Log, refused: Counter[str]) -> Mapping[str, obj
     figures.close()
     slot_bytes = limits.FIGURES_SLOT_BYTES
     page = TwoSlotPage.open(
-        fs, f"{DATA}/ingest.page", offset=FIGURES_OFFSET_BYTES, slot_bytes=slot_bytes, write=False
+        fs,
+        f"{DATA}/ingest.page",
+        offset=limits.FIGURES_OFFSET_BYTES,
+        slot_bytes=slot_bytes,
+        write=False,
     )
     said = page.read()
     page.close()

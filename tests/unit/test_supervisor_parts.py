@@ -33,7 +33,7 @@ from wald.storage.progress import TwoSlotPage
 from wald.supervisor.children import backoff_s, is_final
 from wald.supervisor.claim import claim_data_directory, claim_sockets, release_sockets
 from wald.supervisor.control import ControlServer
-from wald.supervisor.observe import FIGURES_OFFSET_BYTES, Figures, build_status, read_figures
+from wald.supervisor.observe import Figures, build_status, read_figures
 from wald.system import PosixFileSystem
 
 FS = PosixFileSystem()
@@ -143,7 +143,7 @@ def test_without_any_page_there_is_still_a_status(directory: Path) -> None:
 def test_figures_are_read_from_the_pages(directory: Path) -> None:
     pages = (
         ("ingest.page", 0, limits.PAGE_SLOT_BYTES, {"lsn": 5}),
-        ("ingest.page", FIGURES_OFFSET_BYTES, limits.FIGURES_SLOT_BYTES, {"pid": 1}),
+        ("ingest.page", limits.FIGURES_OFFSET_BYTES, limits.FIGURES_SLOT_BYTES, {"pid": 1}),
         ("drain.page", 0, limits.FIGURES_SLOT_BYTES, {"pid": 2}),
     )
     for name, offset, slot_bytes, statement in pages:

@@ -18,7 +18,6 @@ from wald.storage.start import RecoveryReport
 
 _log = logging.getLogger("wald.ingest")
 
-FIGURES_OFFSET_BYTES = 2 * limits.PAGE_SLOT_BYTES  # behind the hint of the log
 PROGRESS_SLOT_BYTES = 16 * limits.PAGE_SLOT_BYTES
 
 
@@ -39,7 +38,7 @@ class Figures:
         self._page = TwoSlotPage.open(
             fs,
             f"{data_dir}/ingest.page",
-            offset=FIGURES_OFFSET_BYTES,
+            offset=limits.FIGURES_OFFSET_BYTES,
             slot_bytes=limits.FIGURES_SLOT_BYTES,
             write=True,
         )

@@ -11,8 +11,6 @@ from wald.model import Frontier
 from wald.ports import FileSystem
 from wald.storage.progress import TwoSlotPage
 
-FIGURES_OFFSET_BYTES = 2 * limits.PAGE_SLOT_BYTES  # behind the hint of the log
-
 
 class Catalogue(NamedTuple):
     """Streams and routes after the last group before a frontier."""
@@ -31,7 +29,11 @@ def read_catalogue(fs: FileSystem, path: str, log_id: bytes) -> Catalogue | None
     """Return what the figures say of streams and routes; None if they are not of this log."""
     try:
         page = TwoSlotPage.open(
-            fs, path, offset=FIGURES_OFFSET_BYTES, slot_bytes=limits.FIGURES_SLOT_BYTES, write=False
+            fs,
+            path,
+            offset=limits.FIGURES_OFFSET_BYTES,
+            slot_bytes=limits.FIGURES_SLOT_BYTES,
+            write=False,
         )
     except OSError:
         return None

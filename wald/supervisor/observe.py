@@ -17,12 +17,11 @@ from wald.storage.progress import TwoSlotPage
 
 INGEST_PAGE = "ingest.page"
 DRAIN_PAGE = "drain.page"
-FIGURES_OFFSET_BYTES = 2 * limits.PAGE_SLOT_BYTES  # behind the two slots of the hint
 
 
 def read_ingest_figures(fs: FileSystem, data_dir: str) -> dict[str, Any] | None:
     """Return what ingest says of streams and routes; None before its first statement."""
-    return _read(fs, posixpath.join(data_dir, INGEST_PAGE), FIGURES_OFFSET_BYTES)
+    return _read(fs, posixpath.join(data_dir, INGEST_PAGE), limits.FIGURES_OFFSET_BYTES)
 
 
 def read_hint(fs: FileSystem, data_dir: str) -> dict[str, Any] | None:

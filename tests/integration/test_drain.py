@@ -8,7 +8,6 @@ import os
 import shutil
 import socket
 import sqlite3
-import tempfile
 import threading
 from contextlib import closing
 from dataclasses import replace
@@ -51,27 +50,6 @@ from wald.testing.memory_ledger import MemoryLedger
 from wald.testing.recording_sink import RecordingSink, RecordingTarget
 
 DOWN = Systemic(SystemicKind.UNREACHABLE, "it is down")
-
-
-@pytest.fixture
-def place():
-    path = Path(tempfile.mkdtemp(prefix="w"))
-    yield path
-    shutil.rmtree(path)
-
-
-@pytest.fixture
-def backlog(place):
-    opened = Backlog(place, "events")
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def two(place):
-    opened = Backlog(place, "one", "two")
-    yield opened
-    opened.close()
 
 
 def sink_of(target, **options):

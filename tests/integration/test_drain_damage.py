@@ -1,7 +1,6 @@
 """What damage took from the log: declared, counted once, and everything else is delivered."""
 
 import shutil
-import tempfile
 from pathlib import Path
 from random import Random
 
@@ -21,27 +20,6 @@ from wald.testing.simfs import SimFileSystem, Stopped
 
 DOWN = Systemic(SystemicKind.UNREACHABLE, "it is down")
 BOOKS = ("accepted", "delivered", "dead_letters", "lost", "pending")
-
-
-@pytest.fixture
-def place():
-    path = Path(tempfile.mkdtemp(prefix="w"))
-    yield path
-    shutil.rmtree(path)
-
-
-@pytest.fixture
-def backlog(place):
-    opened = Backlog(place, "events")
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def two(place):
-    opened = Backlog(place, "one", "two")
-    yield opened
-    opened.close()
 
 
 def sink_of(target):

@@ -1,9 +1,7 @@
 """The drainer at its bounds: bad askers, sinks that misbehave, requests that do not add up."""
 
 import json
-import shutil
 import socket
-import tempfile
 import threading
 from pathlib import Path
 
@@ -24,20 +22,6 @@ from wald.storage.owner import load_owner
 from wald.storage.tail import segment_path
 from wald.testing.memory_ledger import MemoryLedger
 from wald.testing.recording_sink import RecordingSink, RecordingTarget
-
-
-@pytest.fixture
-def place():
-    path = Path(tempfile.mkdtemp(prefix="w"))
-    yield path
-    shutil.rmtree(path)
-
-
-@pytest.fixture
-def backlog(place):
-    opened = Backlog(place, "events")
-    yield opened
-    opened.close()
 
 
 def reader(backlog, after=0):

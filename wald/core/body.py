@@ -57,6 +57,22 @@ def encode(body: Body) -> bytes:
     return cast("bytes", msgpack.packb(tuple(body), use_bin_type=True))
 
 
+def encode_one(content: int, value: bytes) -> bytes:
+    """Pack a body of one value without key, headers and id: the bytes that ``encode`` gives.
+
+    For the append of one record, whose caller waits: the packer's set-up takes five times as long.
+    """
+    assert 0 <= content < 1 << 7
+    length = len(value)
+    if length < 1 << 8:
+        head = b"\x95%c\x91\xc4%c" % (content, length)
+    elif length < 1 << 16:
+        head = b"\x95%c\x91\xc5" % content + length.to_bytes(2, "big")
+    else:
+        head = b"\x95%c\x91\xc6" % content + length.to_bytes(4, "big")
+    return head + value + b"\xc0\xc0\xc0"
+
+
 def decode(data: bytes) -> Body:
     """Unpack a body and check its shape, not its records.
 

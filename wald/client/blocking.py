@@ -14,7 +14,15 @@ from typing import NamedTuple, Self
 
 from wald import limits
 from wald.client.link import Deadline, default_socket
-from wald.client.requests import Columns, Key, Outgoing, columns_for, outgoing
+from wald.client.requests import (
+    NO_COLUMNS,
+    Columns,
+    Key,
+    Outgoing,
+    columns_for,
+    outgoing,
+    outgoing_one,
+)
 from wald.client.results import LEVEL, Results, Sent, results_of
 from wald.client.session import Session
 from wald.core import body as bodies
@@ -119,16 +127,19 @@ class Producer:
             UnknownStream: no route takes the stream.
         """
         deadline = self._deadline(timeout)
-        columns = Columns(
-            None if key is None else [key],
-            None if headers is None else [headers],
-            None if dedup_id is None else [dedup_id],
-        )
-        ready, refused = outgoing([value], columns)
-        for each in refused:
-            raise RecordRefused(each.message, reason=each.code, index=0)
-        request = self._session.send(stream, ready[0], deadline)
-        self._session.finish([request], deadline)
+        columns = NO_COLUMNS
+        if key is not None or headers is not None or dedup_id is not None:
+            columns = Columns(
+                None if key is None else [key],
+                None if headers is None else [headers],
+                None if dedup_id is None else [dedup_id],
+            )
+        ready = outgoing_one(value, columns)
+        if isinstance(ready, Refused):
+            raise RecordRefused(ready.message, reason=ready.code, index=0)
+        session = self._session
+        request = session.send(stream, ready, deadline)
+        session.finish((request,), deadline)
         if request.error is not None:
             raise request.error
         for refusal in request.refusals:

@@ -18,7 +18,7 @@ EXT_UUID = 4
 
 _BYTES = {bytes}
 _BUFFERS = (bytes, bytearray, memoryview)
-_BAD_VALUE = (TypeError, ValueError, OverflowError, RecursionError)
+BAD_VALUE = (TypeError, ValueError, OverflowError, RecursionError)
 
 
 class Encoded(NamedTuple):
@@ -63,6 +63,12 @@ def encode_value(value: object) -> tuple[int, bytes]:
     return Content.MSGPACK, packed
 
 
+def too_large(index: int, data: bytes) -> Refused:
+    """Return the refusal of an encoded value that is over the limit."""
+    message = f"{len(data):,} bytes, the limit is {limits.RECORD_MAX_BYTES:,}"
+    return Refused(index, "record.too-large", message)
+
+
 def encode_values(values: Sequence[object]) -> Encoded:
     """Encode all that can be; say of the others why not."""
     if set(map(type, values)) == _BYTES:
@@ -75,12 +81,11 @@ def encode_values(values: Sequence[object]) -> Encoded:
     for index, value in enumerate(values):
         try:
             code, data = encode_value(value)
-        except _BAD_VALUE as error:
+        except BAD_VALUE as error:
             refused.append(Refused(index, "record.value", str(error)))
             continue
         if len(data) > limits.RECORD_MAX_BYTES:
-            message = f"{len(data):,} bytes, the limit is {limits.RECORD_MAX_BYTES:,}"
-            refused.append(Refused(index, "record.too-large", message))
+            refused.append(too_large(index, data))
             continue
         codes.append(code)
         encoded.append(data)

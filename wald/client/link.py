@@ -4,11 +4,11 @@ import contextlib
 import os
 import select
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from wald import limits
-from wald.core.events import Event
-from wald.core.wire import FrameReader, Side
+from wald.core.events import Event, read_ack
+from wald.core.wire import Side, next_frame
 from wald.errors import Unavailable
 from wald.ports import Clock
 
@@ -60,7 +60,8 @@ class Link:
         self._readable.register(connected, select.POLLIN)
         self._writable = select.poll()
         self._writable.register(connected, select.POLLOUT)
-        self._reader = FrameReader(Side.CLIENT)
+        self._data = b""
+        self._at = 0  # what is before it was taken
 
     @classmethod
     def connect(cls, path: str, timeout_s: float) -> "Link":
@@ -103,8 +104,8 @@ class Link:
         """Whether there is something to read, if only the end."""
         return bool(self._readable.poll(0))
 
-    def events(self) -> Iterator[Event]:
-        """Read what is there; yield what is complete.
+    def events(self) -> Iterable[Event]:
+        """Read what is there; return what is complete.
 
         Raises:
             ConnectionResetError: the daemon has closed.
@@ -117,8 +118,17 @@ class Link:
         if data is not None:
             if not data:
                 raise ConnectionResetError
-            self._reader.receive_data(data)
-        while (event := self._reader.next_event()) is not None:
+            if self._at == len(self._data):
+                ack = read_ack(data)
+                if ack is not None:
+                    return (ack,)
+            self._data = self._data[self._at :] + data
+            self._at = 0
+        return self._frames()
+
+    def _frames(self) -> Iterator[Event]:
+        while (found := next_frame(self._data, self._at, Side.CLIENT)) is not None:
+            event, self._at = found
             yield event
 
     def shut(self) -> None:

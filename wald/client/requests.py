@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from wald import limits
-from wald.client.encoding import encode_values
+from wald.client.encoding import BAD_VALUE, encode_value, encode_values, too_large
 from wald.core import body as bodies
 from wald.core.body import Body, Headers, Text
 from wald.model import Refused
@@ -39,6 +39,10 @@ class Columns(NamedTuple):
                 raise ValueError(msg)
 
 
+NO_COLUMNS = Columns()
+_ONE = range(1)
+
+
 def columns_for(
     values: Sequence[object],
     key: Key,
@@ -57,6 +61,20 @@ def columns_for(
     columns = Columns(keys, None if headers is None else [headers] * len(values), dedup_ids)
     columns.check(len(values))
     return columns
+
+
+def outgoing_one(value: object, columns: Columns) -> Outgoing | Refused:
+    """Return the request body for one value, or why it cannot be sent: as ``outgoing`` does."""
+    if columns is not NO_COLUMNS:
+        ready, refused = outgoing([value], columns)
+        return ready[0] if ready else refused[0]
+    try:
+        content, data = encode_value(value)
+    except BAD_VALUE as error:
+        return Refused(0, "record.value", str(error))
+    if len(data) > limits.RECORD_MAX_BYTES:
+        return too_large(0, data)
+    return Outgoing(bodies.encode_one(content, data), _ONE)
 
 
 def outgoing(values: Sequence[object], columns: Columns) -> tuple[list[Outgoing], list[Refused]]:

@@ -50,6 +50,13 @@ _WHY: dict[type[Exception], str] = {
 _SINGLE_HINT = "see what the target holds of it, and append the rest under another name"
 
 
+def _answered(requests: Sequence[Request]) -> bool:
+    for each in requests:  # noqa: SIM110 - three times as fast for one
+        if not each.done:
+            return False
+    return True
+
+
 class Session:
     """One producer's session; used from several threads, in one process.
 
@@ -71,7 +78,8 @@ class Session:
         self._patient = patient
         self._single = single
         self._chance = chance
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._link: Link | None = None
         self._reading = False
         self._closed = False
@@ -144,22 +152,21 @@ class Session:
         Raises:
             WaldError: the error of ``behind``, or why nothing could be sent.
         """
-        with self._changed:
-            stream_id = self._open(stream, deadline)
-            while not self.outbox.has_room:
-                if not self._drive(lambda: self.outbox.has_room, deadline):
-                    msg = "the window is full of unanswered requests; nothing was sent"
-                    raise Backpressure(msg, retry_after_s=limits.RETRY_AFTER_MS / 1000)
-                stream_id = self._open(stream, deadline)
-            link = self._connected(deadline)
+        outbox = self.outbox
+        with self._lock:
+            link = self._link
+            stream_id = self._streams.get(stream)
+            if link is None or stream_id is None or self._closed or not outbox.has_room:
+                stream_id = self._find_room(stream, deadline)
+                link = self._connected(deadline)
             if behind is not None and behind.error is not None:
                 raise behind.error
             count = len(each.indexes)
             try:
-                request = self.outbox.add(stream_id, each.body, count, sequence=sequence)
+                request = outbox.add(stream_id, each.body, count, sequence=sequence)
                 try:
-                    self.outbox.sent(request)
-                    link.send(self.outbox.frame(request), deadline)
+                    outbox.sent(request)
+                    link.send(outbox.frame(request), deadline)
                 except OSError:
                     self._hear_out(link)  # it is sent again with the rest
             except BaseException:
@@ -169,10 +176,10 @@ class Session:
 
     def finish(self, requests: Sequence[Request], deadline: Deadline) -> None:
         """Wait for the answers; requests without one end as ``OutcomeUnknown``."""
-        with self._changed:
+        with self._lock:
             why = f"not answered within {deadline.timeout_s:g} s"
             try:
-                if self._drive(lambda: all(each.done for each in requests), deadline):
+                if self._drive(lambda: _answered(requests), deadline):
                     return
             except (Unavailable, Backpressure) as error:
                 why = error.message
@@ -180,6 +187,16 @@ class Session:
             for each in requests:
                 if not each.done:
                     each.error = unknown  # it stays in the outbox: its sequence is in use
+
+    def _find_room(self, stream: str, deadline: Deadline) -> StreamId:
+        """Wait for room in the window; return the stream's id on the connection that has it."""
+        stream_id = self._open(stream, deadline)
+        while not self.outbox.has_room:
+            if not self._drive(lambda: self.outbox.has_room, deadline):
+                msg = "the window is full of unanswered requests; nothing was sent"
+                raise Backpressure(msg, retry_after_s=limits.RETRY_AFTER_MS / 1000)
+            stream_id = self._open(stream, deadline)
+        return stream_id
 
     def _open(self, stream: str, deadline: Deadline) -> StreamId:
         """Return the durable id of a stream."""

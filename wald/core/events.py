@@ -85,6 +85,8 @@ def pack_frame(
 
 
 _ACK_FRAME_PACK = ACK_FRAME.pack
+_ACK_FRAME_UNPACK = ACK_FRAME.unpack
+_ACK_FRAME_BYTES: Final = ACK_FRAME.size
 _ACK_TYPE = int(FrameType.ACK)
 
 
@@ -219,6 +221,19 @@ class Ack(NamedTuple):
     def encode(self) -> bytes:
         """Return the frame."""
         return pack_ack(*self)
+
+
+def read_ack(data: bytes) -> Ack | None:
+    """Return the ACK if the bytes are one whole, valid ACK and nothing else; None: look closer.
+
+    What a client that waits for one answer nearly always receives; ``core.wire`` reads the rest.
+    """
+    if len(data) != _ACK_FRAME_BYTES:
+        return None
+    length, kind, stream, lag, through, first, first_lsn, durable_lsn = _ACK_FRAME_UNPACK(data)
+    if length != ACK_LAYOUT.size or kind != _ACK_TYPE or stream or lag or first > through:
+        return None
+    return Ack(first, through, first_lsn, durable_lsn)
 
 
 class Pong(NamedTuple):

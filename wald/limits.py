@@ -107,6 +107,40 @@ TAIL_WINDOW_BYTES: Final = 256 * KIB
 ASKS_CONNECTIONS_MAX: Final = 16
 DEAD_LETTERS_PER_ANSWER: Final = 1_000
 
+# --- delivery policy --------------------------------------------------------------------------
+LATENCY_GOAL_S: Final = 0.5  # of an attempt: what the adaptive batch size steers to
+ADAPTIVE_START_RECORDS: Final = 256  # the first batch at a target whose speed is not known
+SLOW_START_RECORDS: Final = 32  # the first batch behind an outage; it doubles up to the former size
+ADAPTIVE_GROW_BELOW: Final = 0.8  # of the goal; between the two the size rests
+ADAPTIVE_CONTRACT_ABOVE: Final = 1.25
+ADAPTIVE_STEP_SHARE: Final = 8  # grows by an eighth of the size that is known to be right
+ADAPTIVE_CONTRACT_MIN: Final = 0.25  # one contraction leaves no less than this share ...
+ADAPTIVE_CONTRACT_MAX: Final = 0.75  # ... and no more
+ATTEMPT_TIMEOUT_FLOOR_S: Final = 10.0
+ATTEMPT_TIMEOUT_CAP_S: Final = 120.0
+ATTEMPT_TIMEOUT_FACTOR: Final = 4.0  # times what nearly every attempt took
+ATTEMPT_DEVIATIONS: Final = 4.0  # mean and so many mean deviations: nearly every attempt
+RETRY_AFTER_MAX_S: Final = 300.0  # a target that asks for a longer pause is asked again earlier
+RECORD_ATTEMPTS_MAX: Final = 10  # of a record that the target refuses for now; then a dead letter
+BREAKER_BASE_S: Final = 0.5
+BREAKER_CAP_S: Final = 30.0
+BREAKER_FAILURES: Final = 3  # in a row, of the kinds that may be over at once
+BREAKER_SPREAD_S: Final = 0.5  # lanes begin again within this time behind a probe that worked
+RATE_MAX_RECORDS_PER_S: Final = 1_000_000_000
+RATE_BURST_S: Final = 1.0  # a bucket holds what its rate gives in this time
+RATE_MEMORY_S: Final = 10.0  # rates in status are means over about so long
+LIVE_AGE_S: Final = 5.0  # a route whose oldest record is younger is live, without a goal_age
+LIVE_SHARE: Final = 0.2  # of a target's rate, for live routes while others drain a backlog
+LIVE_SHARE_MAX: Final = 0.9
+LIVE_PAUSE_MAX_S: Final = 5.0  # of a route with a backlog, for the live ones beside it
+SCHEDULE_EVERY_MIN_S: Final = 1.0
+SCHEDULE_LOOK_S: Final = 30.0  # a closed window is looked at again: clocks and offsets change
+WORKERS_MAX: Final = 64
+WORKERS_GROW_LAG_S: Final = 2.0  # a backlog of more seconds of work wants another worker
+WORKERS_SHRINK_LAG_S: Final = 0.25
+WORKERS_GROW_AFTER_S: Final = 1.0  # behind the last change
+WORKERS_SHRINK_AFTER_S: Final = 10.0
+
 # --- pages and processes ----------------------------------------------------------------------
 PAGE_SLOT_BYTES: Final = 4 * KIB
 FIGURES_OFFSET_BYTES: Final = 2 * PAGE_SLOT_BYTES  # in ingest.page: behind the slots of the hint
@@ -129,3 +163,9 @@ assert ALIGNMENT_MIN_BYTES <= ALIGNMENT_MAX_BYTES
 assert WINDOW_ENTRIES_MAX * 16 + SESSIONS_MAX * 256 + REFUSALS_MAX * 32 < SNAPSHOT_MAX_BYTES
 assert REFUSALS_KEPT_PER_REQUEST <= REFUSALS_PER_SESSION_MAX <= REFUSALS_MAX
 assert SUBSCRIBERS_MAX < CONNECTIONS_SPARE_COUNT
+assert ADAPTIVE_GROW_BELOW * (1 + 1 / ADAPTIVE_STEP_SHARE) < ADAPTIVE_CONTRACT_ABOVE
+assert 0 < ADAPTIVE_CONTRACT_MIN < ADAPTIVE_CONTRACT_MAX < 1
+assert SLOW_START_RECORDS <= ADAPTIVE_START_RECORDS <= BATCH_MAX_RECORDS
+assert WORKERS_SHRINK_LAG_S < WORKERS_GROW_LAG_S
+assert WORKERS_GROW_AFTER_S < WORKERS_SHRINK_AFTER_S  # quick to help, slow to leave
+assert ATTEMPT_TIMEOUT_FLOOR_S < ATTEMPT_TIMEOUT_CAP_S

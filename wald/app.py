@@ -302,7 +302,7 @@ def dead_letters(data_dir: str, route: str | None, limit: int) -> tuple[list[dic
         WaldError: the ledger cannot be read.
     """
     from wald.storage import identity
-    from wald.storage.ledger import LmdbLedger
+    from wald.storage.lmdb_store import open_ledger
 
     fs = PosixFileSystem()
     known = identity.read(fs, data_dir)
@@ -316,7 +316,7 @@ def dead_letters(data_dir: str, route: str | None, limit: int) -> tuple[list[dic
         if not lock.lock():
             msg = f"{data_dir}: a drainer holds the ledger"
             raise DataDirectoryHeld(msg, hint="ask its daemon: leave --data-dir out")
-        ledger = LmdbLedger.open(fs, data_dir, known.log_id)
+        ledger = open_ledger(fs, data_dir, known.log_id)
         try:
             births = _chosen(ledger.births(), route)
             lanes = [ledger.lane(LaneKey(known.log_id, each.route_id, 0, 0)) for each in births]

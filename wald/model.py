@@ -109,18 +109,47 @@ class ProgressRow:
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """What a manifest freezes: which records of lo..hi go to the target under this id."""
+    """What a manifest freezes: which records of lo..hi go to the target under this id.
+
+    Attributes:
+        rev_id: random, so that no two histories share one.
+        hi: the last LSN of the batch; lower than that of the revision before if it was split.
+        excluded: refused for good: dead letters once this revision takes effect.
+        encoder: what encoded the frozen body, with its version; empty if nothing is frozen.
+        digest: SHA-256 of the body in ``batches/``; empty if nothing is frozen.
+        settled: took effect in an attempt of an earlier revision; not sent again.
+        superseded: so many records are covered by a newer one of their key.
+        redriven: dead letters that are sent again; the batch has no other records.
+        retries: so many attempts in a row left records that the target wants sent again.
+        boot_id, boot_clock_ns, time_ns: when its first attempt was counted: a window begins here.
+    """
 
     rev_id: RevisionId
     hi: Lsn
     excluded: tuple[Lsn, ...] = ()
     encoder: str = ""
     digest: bytes = b""
+    settled: tuple[Lsn, ...] = ()
+    superseded: int = 0
+    redriven: tuple[Lsn, ...] = ()
+    retries: int = 0
+    boot_id: str = ""
+    boot_clock_ns: int = 0
+    time_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A sealed batch of one lane; durable, with ``attempts`` raised, before it is attempted."""
+    """A sealed batch of one lane; durable, with ``attempts`` raised, before it is attempted.
+
+    A batch has number n + 1 and begins behind the checkpoint. A redrive is a batch of the same
+    chain: its ``lo`` and ``hi`` are the checkpoint's LSN, and it sends dead letters again.
+
+    Attributes:
+        crashes: so many attempts in a row ended without a verdict: the process died in them.
+        held: why it waits for a person; empty if it does not.
+        traces: trace contexts of sampled records, as (LSN, traceparent).
+    """
 
     number: int
     lo: Lsn
@@ -133,11 +162,23 @@ class Manifest:
     boot_clock_ns: int = 0
     attempt_time_ns: int = 0
     last_error: str = ""
+    crashes: int = 0
+    held: str = ""
+    traces: tuple[tuple[Lsn, str], ...] = ()
 
     @property
     def current(self) -> Revision:
         """The revision that the next attempt sends."""
         return self.revisions[-1]
+
+    @property
+    def is_redrive(self) -> bool:
+        """Whether it sends dead letters again."""
+        return bool(self.revisions) and bool(self.revisions[0].redriven)
+
+    def revision(self, rev_id: RevisionId) -> Revision:
+        """Return one of its revisions."""
+        return next(item for item in self.revisions if item.rev_id == rev_id)
 
 
 NO_ANCHOR = Anchor(0, 0)
@@ -145,7 +186,10 @@ NO_ANCHOR = Anchor(0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Up to where a lane is finished, and what became of its records so far."""
+    """Up to where a lane is finished, and what became of its records so far.
+
+    accepted = ``delivered`` (of these, ``superseded``) + pending + ``dead_letters`` + ``purged``.
+    """
 
     batch_no: int = 0
     rev_id: RevisionId = NO_REVISION
@@ -154,6 +198,8 @@ class Checkpoint:
     dead_rev: RevisionId = NO_REVISION
     delivered: int = 0
     dead_letters: int = 0
+    superseded: int = 0
+    purged: int = 0
 
 
 class LaneProgress(NamedTuple):
@@ -165,12 +211,16 @@ class LaneProgress(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AttemptStamp:
-    """When an attempt was begun, by three clocks; durable before the attempt."""
+    """When an attempt was begun, by three clocks; durable before the attempt.
+
+    ``crashes`` is how many attempts before it ended without a verdict, in a row.
+    """
 
     boot_id: str
     boot_clock_ns: int
     time_ns: int
     last_error: str = ""
+    crashes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,14 +249,28 @@ class FinishedBatch:
     attempts: int
     sealed_time_ns: int
     finished_time_ns: int
+    superseded: int = 0
+    redriven: tuple[Lsn, ...] = ()
+    last_error: str = ""
+    traces: tuple[tuple[Lsn, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try to make a revision take effect at a transactional target.
+    """One try to make a revision take effect.
 
-    The sink moves the row from (number - 1, prev_rev, owner) to ``row`` and applies ``records``,
-    in one transaction of the target.
+    At a transactional target the sink moves the row from (number - 1, prev_rev, owner) to ``row``
+    and applies ``records``, in one transaction of the target.
+
+    Attributes:
+        key: the lane.
+        stream: the stream's name.
+        prev_rev: the revision that the row must hold before.
+        row: the row after it; ``row.rev_id`` names this batch for ever.
+        records: what is sent, in order.
+        body: the frozen request of a sink that freezes it (``Capabilities.freezes``), else None.
+        number: how many attempts of this batch were counted, this one among them; from 1.
+        timeout_s: how long it may take; None for the sink's own bound.
     """
 
     key: LaneKey
@@ -214,6 +278,9 @@ class Attempt:
     prev_rev: RevisionId
     row: ProgressRow
     records: Sequence[Record]
+    body: bytes | None = None
+    number: int = 1
+    timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +307,32 @@ class Rejected:
     """
 
     records: tuple[RejectedRecord, ...]
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """The target answered for each record: those that are not named took effect.
+
+    Only of targets without transactions.
+
+    Attributes:
+        rejected: refused for good.
+        retry: not taken now; the same record may be taken later.
+        message: what is said of the attempt as a whole.
+        retry_after_s: what the target asks for.
+    """
+
+    rejected: tuple[RejectedRecord, ...] = ()
+    retry: tuple[RejectedRecord, ...] = ()
+    message: str = ""
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TooLarge:
+    """The batch is too large for the target, which took nothing of it: less at a time."""
+
     message: str
 
 
@@ -278,7 +371,7 @@ class RowMoved:
     row: ProgressRow | None
 
 
-Outcome: TypeAlias = Delivered | Rejected | Systemic | Unknown | RowMoved
+Outcome: TypeAlias = Delivered | Partial | Rejected | TooLarge | Systemic | Unknown | RowMoved
 
 
 class ReplayClass(Enum):
@@ -293,11 +386,23 @@ class ReplayClass(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a sink's target can express."""
+    """What a sink's target can express.
+
+    Attributes:
+        replay: what makes sending again harmless.
+        max_records, max_bytes: of one batch.
+        window_s: of the class ``window``: how long the target remembers a batch's id.
+        window_batches: of the class ``window``: how many batches it remembers; None for no bound.
+        freezes: whether what is sent is encoded once (``Sink.encode``) and kept until it took
+            effect; so it is with every sink of the class ``window``.
+    """
 
     replay: ReplayClass
     max_records: int
     max_bytes: int
+    window_s: float | None = None
+    window_batches: int | None = None
+    freezes: bool = False
 
 
 class Severity(Enum):
@@ -338,6 +443,12 @@ class DeadLetter:
     dead_offset: int = 0
     records: int = 1
     through_lsn: Lsn = 0
+    layout: int = 0
+    lane: int = 0
+    key: str | bytes | None = None
+    record_time_ns: int = 0
+    producer: str = ""
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)

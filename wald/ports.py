@@ -3,8 +3,8 @@
 Real and simulated implementations pass the same contract tests. Blocking code only.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
 from wald.model import (
     Attempt,
@@ -27,6 +27,8 @@ from wald.model import (
     RouteBirth,
     RouteId,
 )
+
+_T = TypeVar("_T")
 
 
 class Clock(Protocol):
@@ -238,6 +240,64 @@ class SinkFactory(Protocol):
         ...
 
 
+class EncodingSink(Sink, Protocol):
+    """A sink whose requests are encoded once and kept: ``Capabilities.freezes``."""
+
+    @property
+    def encoder(self) -> str:
+        """Name and version of the encoding; another version may encode otherwise."""
+        ...
+
+    def encode(self, attempt: Attempt) -> bytes:
+        """Return the body that ``deliver`` sends as ``Attempt.body``; the same for the same."""
+        ...
+
+
+class Transaction(Protocol):
+    """What may be done inside one transaction of a ``Store``; of no use behind its end."""
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        """Return a value; None if the key has none."""
+        ...
+
+    def put(self, table: str, key: bytes, value: bytes) -> None:
+        """Set a value."""
+        ...
+
+    def delete(self, table: str, key: bytes) -> bool:
+        """Remove a key; False if it had no value."""
+        ...
+
+    def scan(
+        self, table: str, prefix: bytes = b"", *, start: bytes = b""
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Yield keys with a prefix, from ``start`` on, in order, with their values.
+
+        Take them all before changing the table.
+        """
+        ...
+
+
+class Store(Protocol):
+    """Tables of ordered keys with transactions, one after the other; any thread.
+
+    Both methods raise ``LedgerFailed`` if it cannot be read or written, ``DiskFull`` if there is
+    no room (then nothing changed and the same call may succeed later).
+    """
+
+    def read(self, work: Callable[[Transaction], _T]) -> _T:
+        """Run a transaction that changes nothing; return what it returned."""
+        ...
+
+    def write(self, work: Callable[[Transaction], _T]) -> _T:
+        """Run a transaction, which may be run again; durable, all of it, on return."""
+        ...
+
+    def close(self) -> None:
+        """Close; harmless to repeat."""
+        ...
+
+
 class Ledger(Protocol):
     """Manifests, checkpoints, index of dead letters, history: durable on return of each method.
 
@@ -297,7 +357,8 @@ class Ledger(Protocol):
         """T5: close the open manifest, one of whose revisions, ``worked_on``, took effect.
 
         Moves the checkpoint, takes what that revision set aside, and what was ``lost`` in the
-        range, into the index of dead letters, adds to the history, and seals ``following``.
+        range, into the index of dead letters, and what it redrove out of it (T8), adds to the
+        history, and seals ``following``.
         """
         ...
 
@@ -309,6 +370,19 @@ class Ledger(Protocol):
         lost: Sequence[DeadLetter] = (),
     ) -> bool:
         """T6: move the checkpoint over LSNs that are not the lane's; only with nothing open."""
+        ...
+
+    def adopt(
+        self,
+        key: LaneKey,
+        worked_on: LaneProgress,
+        checkpoint: Checkpoint,
+        letters: Sequence[DeadLetter],
+    ) -> bool:
+        """T12: believe the target's row: drop the open manifest, move the checkpoint to the row.
+
+        ``letters`` are all dead letters of the lane from now on.
+        """
         ...
 
     def dead_letters(

@@ -42,7 +42,7 @@ from wald.model import (
 )
 from wald.sinks.sqlite import make as make_sqlite
 from wald.storage.deadlog import DeadLog, DeadPlace
-from wald.storage.ledger import LmdbLedger
+from wald.storage.lmdb_store import open_ledger
 from wald.storage.owner import load_owner
 from wald.storage.progress import TwoSlotPage
 from wald.supervisor.control import ControlServer
@@ -194,7 +194,7 @@ def test_with_lmdb_and_sqlite_too_every_record_is_applied_once(place, behind):
         path = place / f"{at}.db"
         home = place / str(at)
         home.mkdir()
-        ledger = LmdbLedger.open(FS, str(home), backlog.log.log_id)
+        ledger = open_ledger(FS, str(home), backlog.log.log_id)
         shared = backlog.shared(
             partial(guarded_sqlite, fuse, path),
             ledger=fuse.guard(ledger, LEDGER),
@@ -269,7 +269,7 @@ def test_a_refused_record_is_set_aside_with_its_body_and_harms_no_other(backlog)
     done = backlog.replay(sink_of(target))
     assert target.lsns == [lsn for lsn in lsns if lsn != lsns[13]]
     assert done["routes"]["events"]["dead_letters"] == 1
-    ledger = LmdbLedger.open(FS, backlog.data_dir, backlog.log.log_id)
+    ledger = open_ledger(FS, backlog.data_dir, backlog.log.log_id)
     (letter,) = ledger.dead_letters(1)
     ledger.close()
     entry = DeadLog(FS, backlog.data_dir).read(DeadPlace(letter.dead_file, letter.dead_offset))

@@ -13,7 +13,7 @@ from wald.core import frame
 from wald.drainer.released import ProgressPage
 from wald.model import NO_REVISION, LaneKey, LostRange, Systemic, SystemicKind
 from wald.storage.deadlog import DeadPlace
-from wald.storage.ledger import LmdbLedger
+from wald.storage.lmdb_store import open_ledger
 from wald.storage.tail import segment_path
 from wald.testing.recording_sink import RecordingSink, RecordingTarget
 from wald.testing.simfs import SimFileSystem, Stopped
@@ -43,7 +43,7 @@ def test_what_damage_took_becomes_a_dead_letter_and_the_rest_is_delivered(backlo
     assert target.lsns == before + after
     route = done["routes"]["events"]
     assert (route["delivered"], route["dead_letters"], route["pending"]) == (10, 7, 0)
-    ledger = LmdbLedger.open(FS, backlog.data_dir, backlog.log.log_id)
+    ledger = open_ledger(FS, backlog.data_dir, backlog.log.log_id)
     (letter,) = ledger.dead_letters(1)
     ledger.close()
     assert (letter.code, letter.lsn, letter.through_lsn) == ("damaged", lost[0], lost[-1])
@@ -148,7 +148,7 @@ def test_what_damage_took_of_two_streams_is_counted_for_each_or_said_to_be_lost(
         {"accepted": 9, "delivered": 1, "dead_letters": 4, "lost": 4, "pending": 0},
         {"accepted": 5, "delivered": 2, "dead_letters": 3, "lost": 0, "pending": 0},
     ]
-    ledger = LmdbLedger.open(FS, two.data_dir, two.log.log_id)
+    ledger = open_ledger(FS, two.data_dir, two.log.log_id)
     assert [letter.records for letter in ledger.dead_letters(1)] == [2, 2, 0]
     assert [letter.records for letter in ledger.dead_letters(2)] == [3, 0, 0]
     ledger.close()
@@ -174,7 +174,7 @@ def test_a_damaged_block_that_names_another_stream_is_a_dead_letter_all_the_same
     targets = {"one": target, "two": RecordingTarget()}
     done = backlog.replay(lambda route, _: RecordingSink(targets[route.name]))["routes"]["one"]
     assert target.lsns == before + after
-    ledger = LmdbLedger.open(FS, backlog.data_dir, backlog.log.log_id)
+    ledger = open_ledger(FS, backlog.data_dir, backlog.log.log_id)
     for route_id in range(1, len(names) + 1):
         (letter,) = ledger.dead_letters(route_id)
         assert (letter.code, letter.lsn, letter.through_lsn) == (

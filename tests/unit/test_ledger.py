@@ -23,8 +23,9 @@ from wald.model import (
     Revision,
     RouteBirth,
 )
-from wald.storage import ledger as module
-from wald.storage.ledger import LmdbLedger
+from wald.storage import lmdb_store as module
+from wald.storage.ledger import pack
+from wald.storage.lmdb_store import open_ledger
 from wald.system import PosixFileSystem
 from wald.testing.memory_ledger import MemoryLedger
 
@@ -37,7 +38,7 @@ FS = PosixFileSystem()
 
 
 def open_lmdb(path, **options):
-    return LmdbLedger.open(FS, str(path), LOG_ID, **options)
+    return open_ledger(FS, str(path), LOG_ID, **options)
 
 
 @pytest.fixture(params=["lmdb", "memory"])
@@ -240,14 +241,14 @@ def test_a_half_made_ledger_is_made_anew(tmp_path):
 def test_the_ledger_of_another_log_is_refused(tmp_path):
     open_lmdb(tmp_path).close()
     with pytest.raises(DataDirectoryForeign):
-        LmdbLedger.open(FS, str(tmp_path), bytes(16))
+        open_ledger(FS, str(tmp_path), bytes(16))
 
 
 def test_a_newer_ledger_is_refused_as_newer(tmp_path):
     open_lmdb(tmp_path).close()
-    environment = lmdb.open(str(tmp_path / "ledger"), max_dbs=8, lib_version=0)
+    environment = lmdb.open(str(tmp_path / "ledger"), max_dbs=32, lib_version=0)
     with environment.begin(write=True) as txn:
-        txn.put(b"format", module._pack(2), db=environment.open_db(b"meta", txn=txn))
+        txn.put(b"format", pack(2), db=environment.open_db(b"meta", txn=txn))
     environment.close()
     with pytest.raises(FormatNewer):
         open_lmdb(tmp_path)
@@ -262,9 +263,9 @@ def test_a_data_file_that_was_cut_is_refused_and_does_not_kill_the_process(tmp_p
     code = (
         "import sys\n"
         "from wald.errors import LedgerFailed\n"
-        "from wald.storage.ledger import LmdbLedger\n"
+        "from wald.storage.lmdb_store import open_ledger\n"
         "from wald.system import PosixFileSystem\n"
-        "try:\n    LmdbLedger.open(PosixFileSystem(), sys.argv[1], bytes(range(16)))\n"
+        "try:\n    open_ledger(PosixFileSystem(), sys.argv[1], bytes(range(16)))\n"
         "except LedgerFailed as error:\n    print(error.code, bool(error.hint))\n"
     )
     done = subprocess.run(
@@ -315,9 +316,9 @@ def test_errors_of_lmdb_become_ours(tmp_path, raised, error):
         raise raised
 
     with pytest.raises(error):
-        opened._write(work)
+        opened.store.write(work)
     with pytest.raises(error):
-        opened._read(work)
+        opened.store.read(work)
     opened.close()
 
 
@@ -351,8 +352,8 @@ def test_readers_left_behind_are_cleared_now_and_then(tmp_path, monkeypatch):
 
 def test_an_environment_used_across_a_fork_is_caught(tmp_path):
     opened = open_lmdb(tmp_path)
-    opened._pid += 1
+    opened.store._pid += 1
     with pytest.raises(AssertionError):
         opened.lane(LANE)
-    opened._pid -= 1
+    opened.store._pid -= 1
     opened.close()

@@ -25,10 +25,15 @@ def seal(held: LaneProgress, manifest: Manifest) -> LaneProgress | None:
 
 def continues(checkpoint: Checkpoint, manifest: Manifest) -> bool:
     """Tell whether a manifest is the next of the lane's chain, its first attempt counted."""
+    if manifest.is_redrive:
+        at = {manifest.lo, *(revision.hi for revision in manifest.revisions)}
+        follows = at == {checkpoint.lsn}
+    else:
+        follows = manifest.lo > checkpoint.lsn
     return (
-        manifest.number == checkpoint.batch_no + 1
+        follows
+        and manifest.number == checkpoint.batch_no + 1
         and manifest.prev_rev == checkpoint.rev_id
-        and manifest.lo > checkpoint.lsn
         and manifest.attempts >= 1
     )
 
@@ -96,4 +101,5 @@ def _stamped(manifest: Manifest, stamp: AttemptStamp) -> Manifest:
         boot_clock_ns=stamp.boot_clock_ns,
         attempt_time_ns=stamp.time_ns,
         last_error=stamp.last_error,
+        crashes=stamp.crashes,
     )

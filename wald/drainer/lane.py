@@ -1,4 +1,7 @@
-"""One lane: a worker thread that carries out what the tables of ``core.delivery`` decide.
+"""One lane: a machine of steps that carries out what the tables of ``core.delivery`` decide.
+
+``step`` does one thing and says how long to wait for news before the next; a thread calls it, or
+a test with a clock of its own.
 
 Commit points: T2 before the first attempt, T4 before each further one, the dead log and T3 before
 an attempt without the refused records, the target's own commit, T5 (with the next T2) behind it.
@@ -8,14 +11,16 @@ and goes on. An error of ours restarts the lane after a pause; it never ends the
 
 import logging
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from wald import limits
 from wald.core import delivery
 from wald.core.batching import Bounds, due_in_s, why_seal
 from wald.core.delivery import Event, Parked, Step
 from wald.drainer.checking import check_row
+from wald.drainer.gate import Gate
 from wald.drainer.reader import Batch
 from wald.drainer.route import LaneMemory, Route, must
 from wald.drainer.sending import close_sink, finish, new_manifest, search, send
@@ -45,16 +50,18 @@ class LaneFigures:
     oldest_pending_ns: int | None = None
     parked: str | None = None
     failures: int = 0
+    policy: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Lane:
-    """Delivers one route until it is stopped."""
+    """Delivers one lane of a route until it is stopped."""
 
     def __init__(self, route: Route) -> None:
         self.route = route
         self.figures = LaneFigures()
         self._shared = route.shared
         self._memory = LaneMemory()
+        self._gate = Gate(route.settings.batch)
         self._thread = threading.Thread(
             target=self._run, name=f"lane {route.birth.name}", daemon=True
         )
@@ -64,7 +71,7 @@ class Lane:
         self._step = Step.CHECKING
         self._due_ns = 0
         self._advance_ns = 0
-        self._steps: dict[Step, Callable[[], Event | None]] = {
+        self._steps: dict[Step, Callable[[], Event | float]] = {
             Step.CHECKING: self._check,
             Step.COLLECTING: self._collect,
             Step.SENDING: self._send,
@@ -101,17 +108,30 @@ class Lane:
     # --- the thread -----------------------------------------------------------------------------
 
     def _run(self) -> None:
+        board = self._shared.board
         try:
-            while not self._must_leave():
-                try:
-                    event = self._steps[self._step]()
-                    if event is not None:
-                        self._move(event)
-                    self._publish()
-                except Exception as error:  # noqa: BLE001 - a lane's failure is its own
-                    self._fail(error)
+            while not self.must_leave():
+                turn = board.turn()
+                rest_s = self.step()
+                if rest_s > 0 and not self.must_leave():
+                    if self._leave_by_ns is not None:
+                        rest_s = min(rest_s, (self._leave_by_ns - self._now_ns()) / _NS)
+                    board.wait(turn, rest_s)
         finally:
             self._let_go()
+
+    def step(self) -> float:
+        """Do one step; returns how long to wait for news before the next, 0 for at once."""
+        try:
+            came = self._steps[self._step]()
+            if isinstance(came, Event):
+                self._move(came)
+                came = 0.0
+            self._publish()
+        except Exception as error:  # noqa: BLE001 - a lane's failure is its own
+            self._fail(error)
+            return 0.0
+        return came
 
     def _move(self, event: Event) -> None:
         transition = delivery.after(self._step, event)
@@ -159,7 +179,8 @@ class Lane:
             held=memory.held, guard=memory.guard, notes=memory.notes, last_error=memory.last_error
         )
 
-    def _must_leave(self) -> bool:
+    def must_leave(self) -> bool:
+        """Tell whether the lane was asked to leave, and may."""
         if self._leave_by_ns is None:
             return False
         resting = self._step in {Step.WAITING, Step.PARKED}
@@ -177,23 +198,19 @@ class Lane:
             and reader.through >= frontier.lsn
         )
 
-    def _wait_for(self, turn: int, seconds: float) -> None:
-        """Wait for news, no longer than until the lane has to leave."""
-        if self._leave_by_ns is not None:
-            seconds = min(seconds, (self._leave_by_ns - self._now_ns()) / _NS)
-        self._shared.board.wait(turn, seconds)
-
     def _now_ns(self) -> int:
         return self._shared.clock.monotonic_ns()
 
     # --- the steps ------------------------------------------------------------------------------
 
-    def _check(self) -> Event | None:
+    def _check(self) -> Event | float:
         """Read the ledger, then ask the target for its row, and judge it."""
-        memory, turn = self._memory, self._shared.board.turn()
+        memory = self._memory
         if self.route.frontier() is None:
-            self._wait_for(turn, _IDLE_S)
-            return None
+            return _IDLE_S
+        held_back_s = self._gate.wait_s()
+        if held_back_s > 0:
+            return held_back_s
         memory.held = self._shared.ledger.lane(self.route.key)
         if memory.reader is None:
             memory.reader = self.route.reader(memory.held.checkpoint.lsn)
@@ -203,15 +220,15 @@ class Lane:
         event, row = check_row(self.route, memory)
         if event is Event.ROW_APPLIED:
             if not self._load_batch():
-                return None
+                return _IDLE_S
             assert row is not None
             self._finish(row.rev_id)
         if event is not Event.ROW_STRANGE:
             memory.parked = None
         return event
 
-    def _collect(self) -> Event | None:
-        memory, turn = self._memory, self._shared.board.turn()
+    def _collect(self) -> Event | float:
+        memory = self._memory
         if memory.held.manifest is not None:
             return self._take_up()
         batch = self._next_batch()
@@ -223,16 +240,16 @@ class Lane:
             memory.counted = manifest.current.rev_id
             return Event.SEALED
         self._advance()
-        self._publish()
-        if not self._must_leave():
-            self._wait_for(turn, self._until_due_s())
-        return None
+        return max(self._until_due_s(), self._gate.wait_s())
 
-    def _take_up(self) -> Event | None:
+    def _take_up(self) -> Event | float:
         """Go on with the open manifest: sealed just now with T5, or found."""
         memory = self._memory
         if not self._load_batch():
-            return None
+            return _IDLE_S
+        held_back_s = self._gate.wait_s()
+        if held_back_s > 0:
+            return held_back_s
         rev_id = memory.manifest.current.rev_id
         if memory.counted == rev_id:
             return Event.SEALED
@@ -244,13 +261,10 @@ class Lane:
 
     def _load_batch(self) -> bool:
         """Read the open manifest's records unless they are at hand; False: not readable yet."""
-        memory, turn = self._memory, self._shared.board.turn()
-        frontier = self.route.frontier()
+        memory, frontier = self._memory, self.route.frontier()
         assert memory.reader is not None
         if memory.batch is None and frontier is not None:
             memory.batch = memory.reader.take_through(memory.manifest.current.hi, frontier)
-        if memory.batch is None:
-            self._wait_for(turn, _IDLE_S)
         return memory.batch is not None
 
     def _next_batch(self) -> Batch | None:
@@ -262,17 +276,14 @@ class Lane:
         flush = self._leave_by_ns is not None or reader.through < self._flush_through
         if why_seal(waiting, bounds, self._now_ns(), flush=flush) is None:
             return None
+        if self._gate.wait_s() > 0:
+            return None
         return reader.take(bounds)
 
     def _bounds(self) -> Bounds:
-        bounds, sink = self.route.bounds, self._memory.sink
+        sink = self._memory.sink
         assert sink is not None
-        able = sink.capabilities
-        return Bounds(
-            min(bounds.max_records, able.max_records),
-            min(bounds.max_bytes, able.max_bytes),
-            bounds.max_age_s,
-        )
+        return self._gate.bounds(sink.capabilities)
 
     def _advance(self) -> None:
         """T6: now and then move an idle lane's checkpoint over what is not its."""
@@ -308,7 +319,11 @@ class Lane:
         self._publish()
         memory = self._memory
         took_effect = memory.manifest.current.rev_id
+        began_ns = self._now_ns()
         event = send(self.route, memory)
+        assert memory.outcome is not None
+        records, seconds = memory.manifest.records, (self._now_ns() - began_ns) / _NS
+        self._gate.ended(memory.outcome, records, seconds)
         if event is Event.DELIVERED:
             self._finish(took_effect)
         return event
@@ -318,14 +333,10 @@ class Lane:
         finish(self.route, self._memory, took_effect, following)
         self._failures = 0  # only now: a ledger without room is a failure again and again
 
-    def _wait(self) -> Event | None:
-        turn = self._shared.board.turn()
+    def _wait(self) -> Event | float:
         self._look_ahead()
         left_s = (self._due_ns - self._now_ns()) / _NS
-        if left_s <= 0:
-            return Event.DUE
-        self._wait_for(turn, left_s)
-        return None
+        return Event.DUE if left_s <= 0 else left_s
 
     def _look_ahead(self) -> None:
         """Read what is next, so that it is known since when it waits."""
@@ -363,4 +374,5 @@ class Lane:
             oldest_ns,
             memory.parked.value if memory.parked else None,
             self._failures,
+            self._gate.figures(),
         )

@@ -32,7 +32,7 @@ from wald.model import Frontier, LaneKey, Lsn, StreamId
 from wald.ports import Chance, Clock, FileSystem
 from wald.storage import identity
 from wald.storage.deadlog import DeadLog
-from wald.storage.ledger import LmdbLedger
+from wald.storage.lmdb_store import open_ledger
 from wald.storage.owner import load_owner
 from wald.storage.progress import TwoSlotPage
 
@@ -416,7 +416,7 @@ def _open_shared(
     owner = load_owner(doors.fs, data_dir, doors.chance)
     if owner.moved:
         _log.error("the data directory was moved or copied: its lanes are parked as diverged")
-    ledger = LmdbLedger.open(doors.fs, data_dir, log_id)
+    ledger = open_ledger(doors.fs, data_dir, log_id)
     stack.callback(ledger.close)
     dead_log = DeadLog(doors.fs, data_dir)
     stack.callback(dead_log.close)

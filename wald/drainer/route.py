@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from wald import limits
 from wald.config import RouteSettings, SinkSettings
 from wald.core import delivery
-from wald.core.batching import Bounds
 from wald.core.delivery import Parked, RejectGuard
 from wald.drainer.frontier import FrontierBoard
 from wald.drainer.reader import Batch, LaneReader
@@ -25,6 +24,7 @@ from wald.model import (
     Lsn,
     Manifest,
     Outcome,
+    Partial,
     Record,
     Rejected,
     RejectedRecord,
@@ -34,6 +34,7 @@ from wald.model import (
     RouteId,
     RowMoved,
     Systemic,
+    TooLarge,
     Unknown,
 )
 from wald.ports import Chance, Clock, FileSystem, Ledger, Sink
@@ -66,23 +67,19 @@ class Shared:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One route: its birth as the ledger has it, its settings, and its one lane."""
+    """One lane of a route: the birth as the ledger has it, its settings, and which lane it is."""
 
     shared: Shared
     birth: RouteBirth
     settings: RouteSettings
     sink: SinkSettings
+    layout: int = 0
+    lane: int = 0
 
     @property
     def key(self) -> LaneKey:
         """What ledger and target know the lane by."""
-        return LaneKey(self.shared.log_id, self.birth.route_id, 0, 0)
-
-    @property
-    def bounds(self) -> Bounds:
-        """When a batch is sealed."""
-        batch = self.settings.batch
-        return Bounds(batch.max_records, batch.max_bytes, batch.max_age_s)
+        return LaneKey(self.shared.log_id, self.birth.route_id, self.layout, self.lane)
 
     def open_sink(self) -> Sink:
         """Make the sink; it connects when it is first asked."""
@@ -131,6 +128,10 @@ class Route:
                 place.file,
                 place.offset,
                 through_lsn=item.lsn,
+                layout=self.layout,
+                lane=self.lane,
+                key=by_lsn[item.lsn].key,
+                record_time_ns=by_lsn[item.lsn].time_ns,
             )
             for item in refused
         ]
@@ -162,6 +163,8 @@ class Route:
                 now_ns,
                 records=_count(item, alone=alone),
                 through_lsn=item.last_lsn,
+                layout=self.layout,
+                lane=self.lane,
             )
             for item in delivery.without(lost, excluded)
         ]
@@ -212,7 +215,7 @@ class LaneMemory:
                 self.say(f"the progress row moved: {outcome.row!r}")
             case Systemic():
                 self.say(f"{outcome.kind.value}: {outcome.message}")
-            case Rejected() | Unknown():
+            case Partial() | Rejected() | TooLarge() | Unknown():
                 self.say(outcome.message)
 
     def say(self, text: str) -> None:

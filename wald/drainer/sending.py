@@ -1,6 +1,8 @@
 """SENDING and SEARCHING: one attempt of the open batch, and what follows from its outcome."""
 
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
 
 from wald import limits
 from wald.core import delivery
@@ -12,7 +14,6 @@ from wald.model import (
     Attempt,
     Checkpoint,
     DeadLetter,
-    Delivered,
     FinishedBatch,
     LaneProgress,
     Manifest,
@@ -23,8 +24,6 @@ from wald.model import (
     ReplayClass,
     Revision,
     RevisionId,
-    RowMoved,
-    Systemic,
     Unknown,
 )
 
@@ -39,7 +38,15 @@ def new_manifest(route: Route, batch: Batch, checkpoint: Checkpoint) -> Manifest
         lo=checkpoint.lsn + 1,
         prev_rev=checkpoint.rev_id,
         attempts=1,
-        revisions=(Revision(route.new_revision(), batch.hi),),
+        revisions=(
+            Revision(
+                route.new_revision(),
+                batch.hi,
+                boot_id=stamp.boot_id,
+                boot_clock_ns=stamp.boot_clock_ns,
+                time_ns=stamp.time_ns,
+            ),
+        ),
         records=len(batch.records),
         sealed_time_ns=stamp.time_ns,
         boot_id=stamp.boot_id,
@@ -94,7 +101,9 @@ def _attempt(route: Route, memory: LaneMemory) -> Attempt:
         route.shared.owner,
         delivery.effective_dead_rev(memory.held.checkpoint, revision.rev_id, revision.excluded),
     )
-    return Attempt(route.key, route.birth.stream, manifest.prev_rev, row, records)
+    return Attempt(
+        route.key, route.birth.stream, manifest.prev_rev, row, records, number=manifest.attempts
+    )
 
 
 def finish(
@@ -113,14 +122,15 @@ def finish(
         delivered -= sum(record.lsn in excluded for record in batch.records)
     dead_letters = refused + sum(letter.records for letter in lost)
     before = memory.held.checkpoint
-    after = Checkpoint(
-        manifest.number,
-        took_effect,
-        revision.hi,
-        batch.anchor,
-        delivery.effective_dead_rev(before, took_effect, revision.excluded),
-        before.delivered + delivered,
-        before.dead_letters + dead_letters,
+    after = replace(
+        before,
+        batch_no=manifest.number,
+        rev_id=took_effect,
+        lsn=revision.hi,
+        anchor=batch.anchor,
+        dead_rev=delivery.effective_dead_rev(before, took_effect, revision.excluded),
+        delivered=before.delivered + delivered,
+        dead_letters=before.dead_letters + dead_letters,
     )
     finished = FinishedBatch(
         manifest.number,
@@ -132,6 +142,8 @@ def finish(
         manifest.attempts,
         manifest.sealed_time_ns,
         route.shared.clock.wall_ns(),
+        last_error=manifest.last_error,
+        traces=manifest.traces,
     )
     sealed = new_manifest(route, following, after) if following else None
     done = route.shared.ledger.finish(route.key, took_effect, after, finished, lost, sealed)
@@ -189,7 +201,7 @@ def _probe_all(
         records = next(steps)
         while True:
             answer = memory.sink.probe(attempt, records)
-            if isinstance(answer, Delivered | Systemic | Unknown | RowMoved):
+            if not isinstance(answer, Rejected | Sequence):
                 return answer
             records = steps.send(answer)
     except StopIteration as end:

@@ -22,6 +22,7 @@ from wald.config import (
     schema,
 )
 from wald.config.places import default_places
+from wald.config.settings import ROUTE_TABLES
 from wald.core import units
 from wald.errors import ConfigError, UnknownSetting, WrongSetting
 from wald.sinks.sqlite.options import KEYS as SQLITE_KEYS
@@ -99,7 +100,7 @@ batch = { max_records = 7, max_bytes = "64KiB", max_age = "250ms" }
             ROUTE + "[routes.signups.batch]\nzzz = 1\n",
             UnknownSetting,
             "wald.toml:8: routes.signups.batch: unknown key 'zzz'",
-            "known here: max_age, max_bytes, max_records",
+            "known here: adaptive, jitter, latency_goal, max_age, max_bytes, max_records",
         ),
         (
             "[daemon]\nsocket = 1\n",
@@ -285,8 +286,10 @@ def test_the_shipped_file_lists_every_setting_and_no_other() -> None:
     route = document["routes"]["signups"]
     assert set(daemon) == {*schema.DAEMON, "retain"}
     assert set(daemon["retain"]) == set(schema.RETAIN)
-    assert set(route) == {*schema.ROUTE, "batch"}
-    assert set(route["batch"]) == set(schema.BATCH)
+    assert set(route) == {*schema.ROUTE, *schema.ROUTE_TABLES}
+    for name, known in schema.ROUTE_TABLES.items():
+        assert set(route[name]) == set(known)
+    assert set(document["trace"]) == set(schema.TRACE)
 
 
 def test_the_shipped_file_lists_every_setting_of_the_sqlite_sink() -> None:
@@ -302,17 +305,19 @@ def test_the_shipped_file_lists_every_setting_of_the_sqlite_sink() -> None:
 
 
 def test_every_field_of_the_settings_can_be_set() -> None:
-    reached = {setting.field for setting in (*schema.DAEMON.values(), *schema.RETAIN.values())}
+    tables = (schema.DAEMON, schema.RETAIN, schema.TRACE)
+    reached = {setting.field for table in tables for setting in table.values()}
     fields = {field.name for field in dataclasses.fields(Settings)}
     assert fields - reached == {"sinks", "routes", "auto_sink"}
     route = {setting.field for setting in schema.ROUTE.values()}
     assert {f.name for f in dataclasses.fields(RouteSettings)} - route == {
         "name",
-        "batch",
         "options",
+        *schema.ROUTE_TABLES,
     }
-    batch = {setting.field for setting in schema.BATCH.values()}
-    assert {f.name for f in dataclasses.fields(BatchSettings)} == batch
+    for name, known in schema.ROUTE_TABLES.items():
+        inner = {field.name for field in dataclasses.fields(ROUTE_TABLES[name])}
+        assert inner == {setting.field for setting in known.values()}
 
 
 def test_the_shipped_values_are_the_defaults() -> None:
@@ -325,7 +330,7 @@ def test_the_shipped_values_are_the_defaults() -> None:
 
 
 def test_every_shipped_setting_says_what_it_is() -> None:
-    tables = (*schema.DAEMON, *schema.RETAIN, *schema.BATCH, "stream", "start")
+    tables = (*schema.DAEMON, *schema.RETAIN, *schema.BATCH, *schema.ROUTE)
     for line in shipped_text().splitlines():
         key = line.partition(" =")[0]
         if key in tables:

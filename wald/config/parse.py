@@ -11,13 +11,13 @@ from wald import limits
 from wald.config import schema
 from wald.config.places import Places
 from wald.config.schema import Setting
-from wald.config.settings import BatchSettings, RouteSettings, Settings, SinkSettings
+from wald.config.settings import ROUTE_TABLES, RouteSettings, Settings, SinkSettings
 from wald.errors import ConfigError, UnknownSetting, WrongSetting
 
 KeyPath: TypeAlias = tuple[str, ...]
 Where: TypeAlias = Callable[[KeyPath], str]
 
-_TABLES = ("daemon", "sinks", "routes")
+_TABLES = ("daemon", "trace", "sinks", "routes")
 
 
 def parse(document: Mapping[str, object], places: Places, where: Where) -> Settings:
@@ -39,9 +39,12 @@ def parse(document: Mapping[str, object], places: Places, where: Where) -> Setti
     retain = reader.table(("daemon",), daemon, "retain")
     reader.no_others(("daemon",), daemon, [*schema.DAEMON, "retain"], {"retain": schema.RETAIN})
     reader.no_others(("daemon", "retain"), retain, schema.RETAIN, {})
+    trace = reader.table((), document, "trace")
+    reader.no_others(("trace",), trace, schema.TRACE, {})
     fields: dict[str, Any] = places._asdict()
     fields |= reader.fields(("daemon",), daemon, schema.DAEMON)
     fields |= reader.fields(("daemon", "retain"), retain, schema.RETAIN)
+    fields |= reader.fields(("trace",), trace, schema.TRACE)
     sinks = {name: reader.sink(name, table) for name, table in reader.named(document, "sinks")}
     routes = {name: reader.route(name, table) for name, table in reader.named(document, "routes")}
     for route in routes.values():
@@ -117,10 +120,15 @@ class _Reader:
     def route(self, name: str, table: Mapping[str, object]) -> RouteSettings:
         """Return a table ``[routes.NAME]``; keys that are not ours are the sink's to check."""
         path = ("routes", name)
-        batch = self.table(path, table, "batch")
-        self.no_others((*path, "batch"), batch, schema.BATCH, {})
-        options = {key: table[key] for key in table if key not in schema.ROUTE and key != "batch"}
-        ours = {**{key: key for key in schema.ROUTE}, **_dotted({"batch": schema.BATCH})}
+        nested = {}
+        for key, known in schema.ROUTE_TABLES.items():
+            inner = self.table(path, table, key)
+            self.no_others((*path, key), inner, known, {})
+            nested[key] = ROUTE_TABLES[key](**self.fields((*path, key), inner, known))
+        options = {
+            key: table[key] for key in table if key not in schema.ROUTE and key not in nested
+        }
+        ours = {**{key: key for key in schema.ROUTE}, **_dotted(schema.ROUTE_TABLES)}
         for key in options:
             # a slip in a name of ours would otherwise be blamed on the sink
             if difflib.get_close_matches(key, ours, n=1, cutoff=0.8):
@@ -130,8 +138,7 @@ class _Reader:
             if key not in fields:
                 msg = f"{self._at(path)}: a route needs a {key}"
                 raise WrongSetting(msg, hint=f"{key}: {schema.ROUTE[key].meaning}")
-        sealing = BatchSettings(**self.fields((*path, "batch"), batch, schema.BATCH))
-        return RouteSettings(name=name, batch=sealing, options=options, **fields)
+        return RouteSettings(name=name, options=options, **nested, **fields)
 
     def known_sink(self, route: RouteSettings, sinks: Mapping[str, SinkSettings]) -> None:
         """Refuse a route to a sink that no table describes."""
@@ -151,7 +158,11 @@ class _Reader:
 
 
 def _dotted(nested: Mapping[str, Iterable[str]]) -> dict[str, str]:
-    return {key: f"{table}.{key}" for table, keys in nested.items() for key in keys}
+    found: dict[str, str] = {}
+    for table, keys in nested.items():
+        for key in keys:
+            found.setdefault(key, f"{table}.{key}")
+    return found
 
 
 def _suggestion(wrong: str, known: Mapping[str, object] | Iterable[str]) -> str:

@@ -88,6 +88,38 @@ def count(low: int, high: int) -> Callable[[object], int]:
     return read
 
 
+def share(value: object) -> float:
+    """Read a share between 0 and 1, as a number or as text with a percent sign."""
+    number = value
+    if isinstance(value, str) and value.endswith("%"):
+        try:
+            number = float(value[:-1]) / 100
+        except ValueError:
+            number = None
+    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number <= 1:
+        raise _expected(value, 'a share from 0 to 1, or such as "10%"')
+    return float(number)
+
+
+def switch(value: object) -> bool:
+    """Read true or false."""
+    if not isinstance(value, bool):
+        raise _expected(value, "true or false")
+    return value
+
+
+def matching(pattern: str, what: str) -> Callable[[object], str]:
+    """Return a reader of text of a form."""
+    form = re.compile(pattern)
+
+    def read(value: object) -> str:
+        if not isinstance(value, str) or not form.fullmatch(value):
+            raise _expected(value, what)
+        return value
+
+    return read
+
+
 def one_of(*words: str) -> Callable[[object], str]:
     """Return a reader of one of some words."""
 
@@ -155,6 +187,80 @@ ROUTE: Mapping[str, Setting] = {
         count(0, limits.LSN_MAX),
         "how many records that were not delivered a change of the target may give up",
     ),
+    "lanes": Setting(
+        "lanes", count(1, limits.LANES_MAX), "partitions by key: in order inside, side by side"
+    ),
+    "max_records_per_s": Setting(
+        "max_records_per_s", count(1, 10**9), "no more records a second than this"
+    ),
+    "live_share": Setting(
+        "live_share", share, "of the rate, what is kept for what is new while a backlog drains"
+    ),
+    "fallback": Setting("fallback", name, "a sink that takes over while this one is down"),
+    "fallback_after": Setting(
+        "fallback_after_s", duration(1, 366 * DAY_S), "after being down for so long"
+    ),
+    "on_reject": Setting(
+        "on_reject",
+        one_of("dead-letter", "halt"),
+        "what becomes of a record that the target refuses for good",
+    ),
+    "on_unknown": Setting(
+        "on_unknown",
+        one_of("resend", "hold"),
+        "what becomes of a batch without an answer, at a target that cannot tell it again",
+    ),
+    "on_rewind": Setting(
+        "on_rewind", one_of("redeliver", "park"), "what follows when the target went back in time"
+    ),
+    "guarantee": Setting(
+        "guarantee",
+        one_of("exactly-once", "at-least-once"),
+        "refused at the start if the sink cannot give it",
+    ),
+    "goal_age": Setting("goal_age_s", duration(0, DAY_S), "how old the oldest record should get"),
+    "coalesce": Setting(
+        "coalesce", one_of("last"), "of a batch only the newest record of each key is sent"
+    ),
+    "transform": Setting(
+        "transform",
+        matching(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", 'a function as "module:function"'),
+        "a function that makes the records that are sent of those of a batch",
+    ),
+    "attempt_timeout": Setting(
+        "attempt_timeout_s", duration(0.1, DAY_S), "the longest that one attempt may take"
+    ),
+}
+
+WORKERS: Mapping[str, Setting] = {
+    "min": Setting("min", count(1, limits.LANES_MAX), "so many lanes are always at work"),
+    "max": Setting("max", count(1, limits.LANES_MAX), "and no more, however far the route lags"),
+}
+
+DELIVER: Mapping[str, Setting] = {
+    "window": Setting(
+        "window",
+        matching(
+            r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d",
+            'two times of day, such as "22:00-06:00"',
+        ),
+        "local time of day in which the route delivers",
+    ),
+    "every": Setting("every_s", duration(1, DAY_S), "how often it delivers what has come"),
+}
+
+DEAD_LETTERS: Mapping[str, Setting] = {
+    "quota": Setting(
+        "quota_records",
+        count(0, limits.LSN_MAX),
+        "with more dead letters than this the route is parked",
+    ),
+    "max_age": Setting("max_age_s", duration(60, 10_000 * DAY_S), "older dead letters are purged"),
+    "alarm": Setting("alarm_records", count(1, limits.LSN_MAX), "from so many on status says so"),
+}
+
+TRACE: Mapping[str, Setting] = {
+    "sample": Setting("trace_sample", share, "of which share of the records the trace is kept"),
 }
 
 BATCH: Mapping[str, Setting] = {
@@ -165,4 +271,20 @@ BATCH: Mapping[str, Setting] = {
         "max_bytes", size(1, limits.SEGMENT_BYTES), "seal at this many bytes of values"
     ),
     "max_age": Setting("max_age_s", duration(0, DAY_S), "seal when the oldest record is this old"),
+    "jitter": Setting(
+        "jitter_s", duration(0, DAY_S), "up to so much is added to max_age: hosts not in step"
+    ),
+    "adaptive": Setting(
+        "adaptive", switch, "make batches smaller while the target is slower than latency_goal"
+    ),
+    "latency_goal": Setting(
+        "latency_goal_s", duration(0.001, DAY_S), "how long one attempt should take"
+    ),
+}
+
+ROUTE_TABLES: Mapping[str, Mapping[str, Setting]] = {
+    "batch": BATCH,
+    "workers": WORKERS,
+    "deliver": DELIVER,
+    "dead_letters": DEAD_LETTERS,
 }

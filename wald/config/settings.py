@@ -24,6 +24,34 @@ class BatchSettings:
     max_records: int = limits.BATCH_MAX_RECORDS
     max_bytes: int = limits.BATCH_MAX_BYTES
     max_age_s: float = limits.BATCH_MAX_AGE_S
+    jitter_s: float = 0.0
+    adaptive: bool = True
+    latency_goal_s: float = limits.LATENCY_GOAL_S
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """How many lanes of a route are at work at a time, by how far it lags; 0: all of them."""
+
+    min: int = 1
+    max: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DeliverSettings:
+    """When a route delivers at all: a daily window of local time, and how often."""
+
+    window: str | None = None
+    every_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterSettings:
+    """How many dead letters a route keeps, for how long, and from how many on it says so."""
+
+    quota_records: int = limits.DEAD_LETTERS_MAX
+    max_age_s: float | None = None
+    alarm_records: int = limits.DEAD_LETTERS_ALARM
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +73,22 @@ class RouteSettings:
     start: str | None = None  # "oldest" | "now"; must be said for a new route of a stream in use
     abandon: int = 0  # so many pending records a change of the target may give up
     batch: BatchSettings = field(default_factory=BatchSettings)
+    lanes: int = 1
+    workers: WorkerSettings = field(default_factory=WorkerSettings)
+    deliver: DeliverSettings = field(default_factory=DeliverSettings)
+    max_records_per_s: int | None = None
+    live_share: float = 0.0
+    fallback: str | None = None
+    fallback_after_s: float = limits.FALLBACK_AFTER_S
+    on_reject: str = "dead-letter"  # "dead-letter" | "halt"
+    on_unknown: str = "resend"  # "resend" | "hold"; of a target that cannot tell a batch again
+    on_rewind: str = "redeliver"  # "redeliver" | "park"
+    guarantee: str | None = None  # "exactly-once" | "at-least-once"
+    goal_age_s: float | None = None
+    coalesce: str | None = None  # "last"
+    transform: str | None = None  # "module:function"
+    attempt_timeout_s: float = limits.ATTEMPT_TIMEOUT_S
+    dead_letters: DeadLetterSettings = field(default_factory=DeadLetterSettings)
     options: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -64,6 +108,7 @@ class Settings:
     retain_after_delivery_s: float = limits.RETAIN_AFTER_DELIVERY_S
     retain_after_delivery_bytes: int = limits.RETAIN_AFTER_DELIVERY_BYTES
     stop_deliver_for_s: float = limits.STOP_DELIVER_S
+    trace_sample: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``json.dumps`` takes and ``from_json`` makes into an equal value.
@@ -78,10 +123,22 @@ class Settings:
         fields = dict(cast("dict[str, Any]", _with_secrets(said)))
         fields["sinks"] = {name: SinkSettings(**sink) for name, sink in fields["sinks"].items()}
         fields["routes"] = {
-            name: RouteSettings(**{**route, "batch": BatchSettings(**route["batch"])})
+            name: RouteSettings(**{**route, **_nested(route)})
             for name, route in fields["routes"].items()
         }
         return cls(**fields)
+
+
+ROUTE_TABLES: Mapping[str, type] = {
+    "batch": BatchSettings,
+    "workers": WorkerSettings,
+    "deliver": DeliverSettings,
+    "dead_letters": DeadLetterSettings,
+}
+
+
+def _nested(route: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: kind(**route[name]) for name, kind in ROUTE_TABLES.items()}
 
 
 _SECRET = "$secret"  # noqa: S105 - a marker, not a password

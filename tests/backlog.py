@@ -9,7 +9,7 @@ from random import Random
 from wald.config import BatchSettings, RouteSettings, Settings, SinkSettings
 from wald.core import body, frame, state
 from wald.core.frame import Section, SectionKind
-from wald.drainer import process
+from wald.drainer import replay
 from wald.drainer.fleet import Fleet
 from wald.drainer.frontier import FrontierBoard
 from wald.drainer.route import Shared
@@ -73,7 +73,7 @@ class Backlog:
         return list(range(first, first + len(values)))
 
     def replay(self, make_sink, *, patience_s: float = 0.3, settings: Settings | None = None):
-        return process.replay(
+        return replay.replay(
             settings or self.settings,
             self.log,
             make_sink=make_sink,

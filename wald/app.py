@@ -257,7 +257,7 @@ def replay(settings: Settings, patience_s: float) -> dict[str, Any]:
         DataDirectoryHeld: a daemon, or what is left of one, holds a lock.
         WaldError: the directory cannot be used.
     """
-    from wald.drainer.process import replay as deliver
+    from wald.drainer.replay import replay as deliver
     from wald.storage.log import Log, LogOptions
     from wald.supervisor.claim import claim_data_directory
 

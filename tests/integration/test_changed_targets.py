@@ -13,7 +13,7 @@ from wald import limits
 from wald.app import make_sink
 from wald.config import RouteSettings, Settings, SinkSettings
 from wald.core.state import RouteState
-from wald.drainer.process import replay
+from wald.drainer.replay import replay
 from wald.errors import ConfigError
 from wald.storage.log import Log, LogOptions
 from wald.storage.progress import TwoSlotPage

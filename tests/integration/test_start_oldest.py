@@ -8,7 +8,7 @@ from tests.logtools import append, open_log, records_on_disk
 from wald.app import make_sink
 from wald.config import RouteSettings, Settings, SinkSettings
 from wald.core.state import session_issued
-from wald.drainer.process import replay
+from wald.drainer.replay import replay
 from wald.ingest.server import _agree_with_settings
 from wald.storage.log import Log
 from wald.system import PosixFileSystem, SystemClock

@@ -12,16 +12,13 @@ from wald import limits
 from wald.core import delivery, manifests
 from wald.core.delivery import (
     LIFE_OF_A_BATCH,
-    ROW_CASES,
-    AnchorFinding,
     Event,
     Parked,
     RejectGuard,
-    RowFacts,
     Step,
     find_refused,
-    judge_row,
 )
+from wald.core.row import ROW_CASES, AnchorFinding, RowFacts, effective_dead_rev, judge_row
 from wald.model import (
     NO_ANCHOR,
     NO_REVISION,
@@ -146,8 +143,8 @@ def test_a_systemic_error_never_leads_to_a_dead_letter():
 
 
 def test_dead_rev_moves_only_with_an_exclusion():
-    assert delivery.effective_dead_rev(AT_5, OPEN, ()) == AT_5.dead_rev
-    assert delivery.effective_dead_rev(AT_5, OPEN, (51,)) == OPEN
+    assert effective_dead_rev(AT_5, OPEN, ()) == AT_5.dead_rev
+    assert effective_dead_rev(AT_5, OPEN, (51,)) == OPEN
 
 
 @pytest.mark.parametrize(

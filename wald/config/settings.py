@@ -51,7 +51,7 @@ class DeadLetterSettings:
 
     quota_records: int = limits.DEAD_LETTERS_MAX
     max_age_s: float | None = None
-    alarm_records: int = limits.DEAD_LETTERS_ALARM
+    alarm_records: int = limits.DEAD_LETTERS_ALARM_RECORDS
 
 
 @dataclass(frozen=True, slots=True)

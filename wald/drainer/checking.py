@@ -3,8 +3,8 @@
 import logging
 from dataclasses import replace
 
-from wald.core import delivery
-from wald.core.delivery import AnchorFinding, Event, Parked, RowCase, RowFacts
+from wald.core.delivery import Event, Parked
+from wald.core.row import AnchorFinding, RowCase, RowFacts, judge_row
 from wald.drainer.route import LaneMemory, Route
 from wald.model import ProgressRow, ReplayClass
 from wald.storage.tail import find_anchor
@@ -48,10 +48,10 @@ def _judge(route: Route, memory: LaneMemory, row: ProgressRow | None) -> RowCase
         went_back=route.shared.released(route.birth.route_id) > checkpoint.lsn
         and not reader.holds_after(checkpoint.lsn, frontier),
     )
-    case = delivery.judge_row(facts)
+    case = judge_row(facts)
     if case.parked is None or row is None:
         return case
-    return delivery.judge_row(replace(facts, anchor=_find_anchor(route, row)))
+    return judge_row(replace(facts, anchor=_find_anchor(route, row)))
 
 
 def _find_anchor(route: Route, row: ProgressRow) -> AnchorFinding:

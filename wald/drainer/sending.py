@@ -7,6 +7,7 @@ from dataclasses import replace
 from wald import limits
 from wald.core import delivery
 from wald.core.delivery import Event, Parked
+from wald.core.row import effective_dead_rev
 from wald.drainer.reader import Batch
 from wald.drainer.route import LaneMemory, Route, must
 from wald.model import (
@@ -99,7 +100,7 @@ def _attempt(route: Route, memory: LaneMemory) -> Attempt:
         revision.hi,
         batch.anchor,
         route.shared.owner,
-        delivery.effective_dead_rev(memory.held.checkpoint, revision.rev_id, revision.excluded),
+        effective_dead_rev(memory.held.checkpoint, revision.rev_id, revision.excluded),
     )
     return Attempt(
         route.key, route.birth.stream, manifest.prev_rev, row, records, number=manifest.attempts
@@ -128,7 +129,7 @@ def finish(
         rev_id=took_effect,
         lsn=revision.hi,
         anchor=batch.anchor,
-        dead_rev=delivery.effective_dead_rev(before, took_effect, revision.excluded),
+        dead_rev=effective_dead_rev(before, took_effect, revision.excluded),
         delivered=before.delivered + delivered,
         dead_letters=before.dead_letters + dead_letters,
     )

@@ -1,0 +1,111 @@
+"""What ``drain.sock`` is asked, and the answers; each operation is a method of its own."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from itertools import accumulate
+from typing import Any
+
+from wald import limits
+from wald.drainer.fleet import Fleet
+from wald.drainer.frontier import FrontierBoard
+from wald.errors import InputError
+from wald.model import LaneKey
+
+Request = Mapping[str, Any]
+
+
+class Answers:
+    """Answers requests; used by the main thread, between its rounds. ``trouble`` is of figures."""
+
+    def __init__(self, fleet: Fleet, board: FrontierBoard) -> None:
+        self._fleet = fleet
+        self._board = board
+        self.trouble = ""
+        self._operations: dict[str, Callable[[Request], dict[str, Any]]] = {
+            "drain.ping": lambda _: {"trouble": self.trouble},
+            "drain.flush": self._flush,
+            "drain.dlq": lambda request: {"entries": self._dead_letters(request)},
+            "drain.batches": lambda request: {"routes": self._batches(request)},
+        }
+
+    def answer(self, request: Request) -> dict[str, Any]:
+        """Answer one request.
+
+        Raises:
+            InputError: it asks for what is not there.
+        """
+        operation = self._operations.get(str(request.get("op")))
+        if operation is None:
+            msg = f"unknown operation {request.get('op')!r}"
+            raise InputError(msg, hint=", ".join(sorted(self._operations)))
+        return operation(request)
+
+    def _flush(self, request: Request) -> dict[str, Any]:
+        frontier = self._board.current()
+        lsn = natural(request, "through_lsn", frontier.lsn if frontier else 0)
+        self._fleet.flush(lsn)
+        return {"through_lsn": lsn}
+
+    def _route_ids(self, request: Request) -> dict[str, int]:
+        name = request.get("route")
+        if name is None:
+            return {name: figures["route_id"] for name, figures in self._fleet.figures().items()}
+        route_id = self._fleet.route_id(str(name))
+        if route_id is None:
+            msg = f"there is no route {str(name)!r}"
+            raise InputError(msg, hint=f"routes: {', '.join(sorted(self._fleet.figures()))}")
+        return {str(name): route_id}
+
+    def _dead_letters(self, request: Request) -> list[dict[str, Any]]:
+        limit = min(natural(request, "limit", 100), limits.DEAD_LETTERS_PER_ANSWER)
+        after = natural(request, "after", 0)
+        entries: list[dict[str, Any]] = []
+        for route_id in self._route_ids(request).values():
+            letters = self._fleet.shared.ledger.dead_letters(route_id, after=after, limit=limit)
+            entries += [asdict(letter) | {"rev_id": letter.rev_id.hex()} for letter in letters]
+        return _fitting_a_line(entries[:limit])
+
+    def _batches(self, request: Request) -> dict[str, Any]:
+        shared = self._fleet.shared
+        said: dict[str, Any] = {}
+        for name, route_id in self._route_ids(request).items():
+            key = LaneKey(shared.log_id, route_id, 0, 0)
+            held = shared.ledger.lane(key)
+            finished = shared.ledger.history(key)[-natural(request, "limit", 20) :]
+            manifest = held.manifest
+            said[name] = {
+                "finished": [asdict(line) | {"rev_id": line.rev_id.hex()} for line in finished],
+                "open": None
+                if manifest is None
+                else {
+                    "number": manifest.number,
+                    "lo": manifest.lo,
+                    "hi": manifest.current.hi,
+                    "records": manifest.records,
+                    "attempts": manifest.attempts,
+                    "excluded": list(manifest.current.excluded),
+                    "last_error": manifest.last_error,
+                },
+            }
+        return said
+
+
+def _fitting_a_line(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the first entries that an answer has room for: at least one; the next ask goes on."""
+    sizes = accumulate(len(json.dumps(entry)) + 2 for entry in entries)
+    count = sum(size <= limits.CONTROL_LINE_MAX_BYTES // 2 for size in sizes)
+    return entries[: max(1, count)]
+
+
+def natural(request: Request, name: str, default: int) -> int:
+    """Return a whole number that a request says.
+
+    Raises:
+        InputError: it says something else.
+    """
+    value = request.get(name, default)
+    if type(value) is not int or not 0 <= value < limits.LSN_MAX:
+        msg = f"{name} is {value!r}, not a number from 0 to {limits.LSN_MAX - 1}"
+        raise InputError(msg)
+    return value

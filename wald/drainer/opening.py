@@ -1,0 +1,107 @@
+"""What a drainer begins with: its doors, the lock, the ledger, what all lanes share."""
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from wald import limits
+from wald.config import Settings
+from wald.drainer.frontier import FrontierBoard
+from wald.drainer.released import ProgressPage
+from wald.drainer.route import MakeSink, Shared
+from wald.errors import DataDirectoryHeld
+from wald.ports import Chance, Clock, FileSystem
+from wald.storage import identity
+from wald.storage.deadlog import DeadLog
+from wald.storage.lmdb_store import open_ledger
+from wald.storage.owner import load_owner
+
+_log = logging.getLogger("wald.drain")
+_LOCK = "ledger.lock"
+_POLL_S = 0.05
+_NS = limits.CLOCK_NS_PER_S
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """What the process was given."""
+
+    settings: Settings
+    make_sink: MakeSink
+    fs: FileSystem
+    clock: Clock
+    chance: Chance
+
+    def path(self, name: str) -> str:
+        """Return where a file of the data directory lies."""
+        return f"{self.settings.data_dir}/{name}"
+
+
+def open_shared(
+    doors: Doors,
+    log_id: bytes,
+    board: FrontierBoard,
+    count_streams: Callable[[], int],
+    progress: ProgressPage,
+    stack: ExitStack,
+) -> Shared:
+    """Open ledger and dead log; ``stack`` closes them.
+
+    Raises:
+        WaldError: ledger or directory cannot be used.
+    """
+    data_dir = doors.settings.data_dir
+    owner = load_owner(doors.fs, data_dir, doors.chance)
+    if owner.moved:
+        _log.error("the data directory was moved or copied: its lanes are parked as diverged")
+    ledger = open_ledger(doors.fs, data_dir, log_id)
+    stack.callback(ledger.close)
+    dead_log = DeadLog(doors.fs, data_dir)
+    stack.callback(dead_log.close)
+    return Shared(
+        doors.fs,
+        data_dir,
+        log_id,
+        owner.value,
+        doors.clock,
+        doors.chance,
+        ledger,
+        dead_log,
+        board,
+        doors.make_sink,
+        count_streams,
+        progress.released,
+    )
+
+
+@contextlib.contextmanager
+def locked(doors: Doors) -> Iterator[None]:
+    """Hold ``ledger.lock``; an orphan that finishes an attempt is waited for."""
+    path = doors.path(_LOCK)
+    try:
+        file = doors.fs.open(path, write=True)
+    except FileNotFoundError:
+        file = doors.fs.create(path)
+    try:
+        end_ns = doors.clock.monotonic_ns() + round(limits.LOCK_WAIT_S * _NS)
+        while not file.lock():
+            if doors.clock.monotonic_ns() >= end_ns:
+                msg = f"{path}: another drainer holds it"
+                raise DataDirectoryHeld(msg, hint="stop the daemon first", path=path)
+            doors.clock.sleep(_POLL_S)
+        yield
+    finally:
+        file.close()
+
+
+def wait_for_log_id(doors: Doors, stop: threading.Event) -> bytes | None:
+    """Return the log's id, made by ingest at the first start; None if told to stop."""
+    while True:
+        known = identity.read(doors.fs, doors.settings.data_dir)
+        if known is not None:
+            return known.log_id
+        if stop.wait(_POLL_S):
+            return None

@@ -1,0 +1,133 @@
+"""``replay``: deliver in-flight batches and the backlog with no daemon running."""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, Protocol
+
+from wald import limits
+from wald.config import Settings
+from wald.core.books import balance
+from wald.core.state import LogState, StreamState
+from wald.drainer.fleet import Fleet
+from wald.drainer.frontier import FrontierBoard
+from wald.drainer.opening import Doors, locked, open_shared
+from wald.drainer.released import ProgressPage
+from wald.drainer.route import MakeSink
+from wald.model import Frontier, StreamId
+from wald.ports import Chance, Clock, FileSystem
+
+_REPLAY_POLL_S = 0.01
+_NS = limits.CLOCK_NS_PER_S
+
+
+class LogLike(Protocol):
+    """What ``replay`` needs of an open log."""
+
+    @property
+    def log_id(self) -> bytes:
+        """The log's id."""
+        ...
+
+    @property
+    def frontier(self) -> Frontier:
+        """The end of what is durable."""
+        ...
+
+    @property
+    def state(self) -> LogState:
+        """Streams and routes."""
+        ...
+
+
+def replay(  # noqa: PLR0913 - a composition of ports
+    settings: Settings,
+    log: LogLike,
+    *,
+    make_sink: MakeSink,
+    fs: FileSystem,
+    clock: Clock,
+    chance: Chance,
+    patience_s: float = limits.RETRY_CAP_S,
+    on_progress: Callable[[Mapping[str, Any]], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Deliver in-flight batches and the backlog up to the log's frontier, with no daemon.
+
+    Args:
+        settings: the daemon's.
+        log: opened by the caller, who holds ``log.lock``.
+        make_sink: makes the sinks of routes.
+        fs: the door to the files.
+        clock: time.
+        chance: randomness.
+        patience_s: how long a route that makes no progress is tried.
+        on_progress: called a few times a second with the routes' figures.
+
+    Returns:
+        {"routes": {name: figures with accepted, pending}, "pending": all of them,
+        "seconds": what the delivery took}.
+
+    Raises:
+        DataDirectoryHeld: a drainer holds ``ledger.lock``.
+        WaldError: ledger or directory cannot be used.
+    """
+    doors = Doors(settings, make_sink, fs, clock, chance)
+    with locked(doors), ExitStack() as stack:
+        board, state = FrontierBoard(), log.state
+        board.pin(log.frontier)
+        progress = ProgressPage(fs, settings.data_dir)
+        stack.callback(progress.close)
+        shared = open_shared(doors, log.log_id, board, lambda: len(state.streams), progress, stack)
+        fleet = Fleet(settings, shared, partial(_stream_name, state))
+        began_ns = clock.monotonic_ns()
+        fleet.follow(state.routes)
+        fleet.flush(log.frontier.lsn)
+        try:
+            _wait_until_done(fleet, log.frontier, patience_s, on_progress)
+        finally:
+            fleet.stop(0.0)
+            fleet.join(limits.CHILD_STOP_S)
+            progress.write(fleet.checkpoints(), fleet.route_ids())
+        return _books(fleet, state) | {"seconds": (clock.monotonic_ns() - began_ns) / _NS}
+
+
+def _wait_until_done(
+    fleet: Fleet,
+    frontier: Frontier,
+    patience_s: float,
+    on_progress: Callable[[Mapping[str, Any]], None],
+) -> None:
+    clock, board = fleet.shared.clock, FrontierBoard()
+    moved_ns = dict.fromkeys(fleet.lanes, clock.monotonic_ns())
+    before = {route_id: lane.figures.through_lsn for route_id, lane in fleet.lanes.items()}
+    while True:
+        now_ns = clock.monotonic_ns()
+        waiting = False
+        for route_id, lane in fleet.lanes.items():
+            figures = lane.figures
+            if figures.through_lsn != before[route_id]:
+                before[route_id], moved_ns[route_id] = figures.through_lsn, now_ns
+            patient = now_ns - moved_ns[route_id] < patience_s * _NS
+            unfinished = figures.through_lsn < frontier.lsn and figures.parked is None
+            waiting = waiting or (unfinished and patient)
+        on_progress(fleet.figures())
+        if not waiting:
+            return
+        board.wait(board.turn(), _REPLAY_POLL_S)
+
+
+def _stream_name(state: LogState, stream_id: StreamId) -> str:
+    """Return a stream's name; its id as text if its statement was lost."""
+    stream = state.streams.get(stream_id)
+    return str(stream_id) if stream is None else stream.name
+
+
+def _books(fleet: Fleet, state: LogState) -> dict[str, Any]:
+    routes = fleet.figures()
+    for figures in routes.values():
+        route = state.routes[figures["route_id"]]
+        stream = state.streams.get(route.stream_id, StreamState(route.stream_id, ""))
+        figures["accepted"] = max(0, stream.records - route.birth_records)
+        rest = max(0, figures["accepted"] - figures["delivered"] - figures["dead_letters"])
+        figures["pending"], figures["lost"] = balance(rest, figures["through_lsn"], stream.last_lsn)
+    return {"routes": routes, "pending": sum(item["pending"] for item in routes.values())}

@@ -464,3 +464,28 @@ class LostRange:
     offset_bytes: int
     reason: str
     records: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PackedRange:
+    """A packed file, as ledger and directory know it: the records of a stream from a range of LSNs.
+
+    Attributes:
+        stream_id: the stream.
+        lo: it answers for every LSN above this one
+        hi: up to this one.
+        segment: the last segment that it was made of.
+        size_bytes: what it takes on disk.
+        raw_bytes: what was compressed.
+        records: how many records it holds.
+        archive: whether it is kept on purpose, in ``archive/``.
+    """
+
+    stream_id: StreamId
+    lo: Lsn
+    hi: Lsn
+    segment: int
+    size_bytes: int
+    raw_bytes: int
+    records: int
+    archive: bool = False

@@ -1,0 +1,294 @@
+"""What to pack, what the log may let go for it, and which packed files may go: values in, plan out.
+
+A closed segment is packed when every route that still needs it is stuck: then one packed file
+per stream takes over what those routes need of it, and the segment may retire. The oldest goes
+first, since a segment never retires before an older one. An archived stream is packed always.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from wald import limits
+from wald.core.retention import FinishedSegment, is_drained
+from wald.model import Lsn, PackedRange, RouteId, StreamId
+
+
+@dataclass(frozen=True, slots=True)
+class RepackPolicy:
+    """When a route that needs a segment counts as stuck: it rests, or either bound is reached."""
+
+    after_s: float = limits.REPACK_AFTER_S
+    after_bytes: int = limits.REPACK_AFTER_BYTES
+
+
+class RouteStanding(NamedTuple):
+    """Where a route stands.
+
+    Attributes:
+        route_id: the route.
+        stream_id: its stream.
+        checkpoint: up to where it is finished; its birth before its first checkpoint.
+        resting: nobody expects it to go on by itself: parked, paused, of no setting.
+        pinning_s: how long it has not passed the end of a segment.
+        archive_bytes: how much of its stream is kept on purpose; 0 for none.
+    """
+
+    route_id: RouteId
+    stream_id: StreamId
+    checkpoint: Lsn
+    resting: bool = False
+    pinning_s: float = 0.0
+    archive_bytes: int = 0
+
+
+class PackJob(NamedTuple):
+    """One file to be made: the stream's records above ``lo`` up to ``hi``.
+
+    ``takes_in`` are older files that it replaces: ``lo`` is that of the first of them.
+    """
+
+    stream_id: StreamId
+    lo: Lsn
+    hi: Lsn
+    segment: int
+    archive: bool = False
+    takes_in: tuple[PackedRange, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """All that is decided on.
+
+    Attributes:
+        segments: the closed ones, in order: those before the frontier's own.
+        routes: those that live.
+        files: the packed files that the ledger names.
+        frontier_lsn: the last durable LSN.
+        fills: of segments, how much of them is payload, where that was measured.
+    """
+
+    segments: Sequence[FinishedSegment]
+    routes: Sequence[RouteStanding]
+    files: Sequence[PackedRange]
+    frontier_lsn: Lsn
+    fills: Mapping[int, float]
+
+
+def of_stream(files: Iterable[PackedRange], stream_id: StreamId) -> list[PackedRange]:
+    """Return the files of a stream, in order."""
+    mine = [file for file in files if file.stream_id == stream_id]
+    return sorted(mine, key=lambda file: (file.lo, file.hi))
+
+
+def covered_through(lsn: Lsn, files: Sequence[PackedRange]) -> Lsn:
+    """Return up to where packed files follow on an LSN without a gap; ``lsn`` if none does.
+
+    Args:
+        lsn: what lies above it is asked for.
+        files: of one stream, in order.
+    """
+    for file in files:
+        if file.lo <= lsn < file.hi:
+            lsn = file.hi
+    return lsn
+
+
+def held_through(
+    checkpoint: Lsn, files: Sequence[PackedRange], segments: Sequence[FinishedSegment]
+) -> Lsn | None:
+    """Return up to where packed files hold all that a route needs; None if not from its start.
+
+    The block of the checkpoint itself must be in them, for its anchor, unless the log has
+    nothing left in front of the first of them.
+    """
+    first = next((file for file in files if file.hi >= checkpoint), None)
+    if first is None:
+        return None
+    if first.lo >= checkpoint and any(
+        segment.before_lsn < first.lo and segment.last_lsn >= checkpoint for segment in segments
+    ):
+        return None
+    return covered_through(first.hi, files)
+
+
+def archived_through(stream_id: StreamId, files: Iterable[PackedRange]) -> Lsn:
+    """Return up to where a stream is archived; 0 if it is not."""
+    mine = (file.hi for file in files if file.stream_id == stream_id and file.archive)
+    return max(mine, default=0)
+
+
+def floors(standing: Standing) -> dict[RouteId, Lsn]:
+    """Return what ingest is told of each route: what lies below may retire for its sake.
+
+    That is its checkpoint; or what follows the packed files that hold what it needs, but never
+    above the frontier, which a start takes for the end of the log.
+    """
+    said = {}
+    for route in standing.routes:
+        files = of_stream(standing.files, route.stream_id)
+        held = held_through(route.checkpoint, files, standing.segments)
+        floor = route.checkpoint
+        if held is not None:
+            floor = max(floor, min(held + 1, standing.frontier_lsn))
+        if route.archive_bytes:
+            floor = min(floor, archived_through(route.stream_id, files) + 1)
+        said[route.route_id] = floor
+    return said
+
+
+def next_job(standing: Standing, policy: RepackPolicy) -> PackJob | None:
+    """Return the next file to be made; None if there is nothing to do now."""
+    told = floors(standing)
+    needed = min(told.values(), default=limits.LSN_MAX)
+    for segment in standing.segments:
+        if segment.last_lsn == segment.before_lsn:
+            continue
+        job = _archive_job(standing, segment)
+        if job is None and not is_drained(segment, needed):
+            job = _pack_job(standing, segment, told, policy)
+            if job is None:
+                return None  # a younger one would not go before it
+        if job is not None:
+            return job
+    return None
+
+
+def _archive_job(standing: Standing, segment: FinishedSegment) -> PackJob | None:
+    for stream_id in sorted({each.stream_id for each in standing.routes if each.archive_bytes}):
+        files = [file for file in of_stream(standing.files, stream_id) if file.archive]
+        through = archived_through(stream_id, files)
+        if through < segment.last_lsn:
+            lo = max(through, segment.before_lsn)
+            job = PackJob(stream_id, lo, segment.last_lsn, segment.number, archive=True)
+            return _taking_in(job, segment, files)
+    return None
+
+
+def _pack_job(
+    standing: Standing,
+    segment: FinishedSegment,
+    told: Mapping[RouteId, Lsn],
+    policy: RepackPolicy,
+) -> PackJob | None:
+    needing = [route for route in standing.routes if told[route.route_id] <= segment.last_lsn]
+    if not all(_is_stuck(route, segment, standing, policy) for route in needing):
+        return None
+    for stream_id in sorted({route.stream_id for route in needing}):
+        files = of_stream(standing.files, stream_id)
+        starts = []
+        for route in needing:
+            if route.stream_id == stream_id:
+                held = held_through(route.checkpoint, files, standing.segments)
+                starts.append(route.checkpoint - 1 if held is None else held)
+        lo = max(segment.before_lsn, min(starts))
+        if lo < segment.last_lsn:
+            job = PackJob(stream_id, lo, segment.last_lsn, segment.number)
+            return _taking_in(job, segment, [file for file in files if not file.archive])
+    return None  # all is held; only the frontier keeps the segment
+
+
+def _is_stuck(
+    route: RouteStanding, segment: FinishedSegment, standing: Standing, policy: RepackPolicy
+) -> bool:
+    if route.resting:
+        return True
+    lag_bytes = sum(
+        each.size_bytes for each in standing.segments if each.last_lsn >= route.checkpoint
+    )
+    after_s = policy.after_s
+    if standing.fills.get(segment.number, 1.0) < limits.PACK_POOR_FILL:
+        after_s = min(after_s, limits.PACK_POOR_AFTER_S)
+    return route.pinning_s >= after_s or lag_bytes >= policy.after_bytes
+
+
+def _taking_in(job: PackJob, segment: FinishedSegment, files: Sequence[PackedRange]) -> PackJob:
+    """Let a job replace the files in front of it that are not much larger.
+
+    So a stream with little in each segment has few files, and what is packed is packed again
+    only as often as its file doubles.
+    """
+    taken: list[PackedRange] = []
+    lo, total = job.lo, segment.size_bytes // _GUESSED_SHARE
+    for file in reversed(files):
+        total_then = total + file.raw_bytes
+        if file.hi != lo or file.raw_bytes > 2 * total or total_then > _MERGED_MAX_BYTES:
+            break
+        taken.insert(0, file)
+        lo, total = file.lo, total_then
+    return job._replace(lo=lo, takes_in=tuple(taken))
+
+
+_MERGED_MAX_BYTES = limits.PACKED_MERGED_MAX_BYTES
+_GUESSED_SHARE = 64  # what a stream has of a segment is not known before: at least so much is meant
+
+
+class Passed(NamedTuple):
+    """A packed file that every route of its stream has passed, and since when (monotonic)."""
+
+    file: PackedRange
+    since_s: float
+
+
+def is_passed(file: PackedRange, routes: Iterable[RouteStanding]) -> bool:
+    """Tell whether no route needs a file: the block of a checkpoint is still needed."""
+    return all(route.checkpoint > file.hi for route in routes if route.stream_id == file.stream_id)
+
+
+def deletable(
+    passed: Sequence[Passed], now_s: float, *, after_s: float, after_bytes: int
+) -> list[PackedRange]:
+    """Return the passed files that may go, oldest first: kept until either bound is reached."""
+    rows = sorted((row for row in passed if not row.file.archive), key=lambda row: row.since_s)
+    kept_bytes = sum(row.file.size_bytes for row in rows)
+    gone = []
+    for file, since_s in rows:
+        if kept_bytes <= after_bytes and now_s - since_s < after_s:
+            break
+        gone.append(file)
+        kept_bytes -= file.size_bytes
+    return gone
+
+
+def beyond_the_archive(
+    passed: Sequence[Passed], files: Sequence[PackedRange], routes: Iterable[RouteStanding]
+) -> list[PackedRange]:
+    """Return the archived files beyond what is to be kept of their streams, oldest first.
+
+    Of a stream that is archived no more all stays: a person kept it on purpose.
+    """
+    bounds: dict[StreamId, int] = {}
+    for route in routes:
+        if route.archive_bytes:
+            bounds[route.stream_id] = max(route.archive_bytes, bounds.get(route.stream_id, 0))
+    may_go = {row.file for row in passed}
+    gone = []
+    for stream_id, bound_bytes in bounds.items():
+        kept = [file for file in of_stream(files, stream_id) if file.archive]
+        total = sum(file.size_bytes for file in kept)
+        for file in kept:
+            if total <= bound_bytes or file not in may_go:
+                break
+            gone.append(file)
+            total -= file.size_bytes
+    return gone
+
+
+def pinned_bytes(route: RouteStanding, standing: Standing) -> int:
+    """Return what a route keeps on disk: of the log by its floor, of packed files by its need."""
+    floor = floors(
+        Standing(
+            standing.segments,
+            [route],
+            standing.files,
+            standing.frontier_lsn,
+            standing.fills,
+        )
+    )[route.route_id]
+    log_bytes = sum(each.size_bytes for each in standing.segments if not is_drained(each, floor))
+    packed_bytes = sum(
+        file.size_bytes
+        for file in standing.files
+        if not file.archive and not is_passed(file, [route]) and file.stream_id == route.stream_id
+    )
+    return log_bytes + packed_bytes

@@ -132,9 +132,12 @@ def main(arguments: list[str]) -> int:
     roles: dict[str, Callable[[Settings, Mapping[str, Any], TextIO], int]] = {
         "ingest": _ingest,
         "drain": _drain,
+        "sink": _sink,
     }
     if role not in roles:
-        sys.stderr.write("usage: python -m wald.app ingest|drain   (started by 'wald serve')\n")
+        sys.stderr.write(
+            "usage: python -m wald.app ingest|drain|sink   (started by 'wald serve')\n"
+        )
         return 2
     try:
         said = _read_line(sys.stdin.fileno())
@@ -196,6 +199,14 @@ def _drain(settings: Settings, _: Mapping[str, Any], answers: TextIO) -> int:
         # its successor waits for the locks
         hurried=lambda: os.getppid() != parent,
     )
+
+
+def _sink(settings: Settings, said: Mapping[str, Any], _: TextIO) -> int:
+    from wald.drainer.guarded import serve_sink
+
+    (route,) = settings.routes.values()
+    sink = make_sink(route, settings.sinks[route.sink])
+    return serve_sink(int(said["sink_fd"]), sink)
 
 
 def _watch_lifeline(fd: int, stop: threading.Event) -> None:

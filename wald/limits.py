@@ -100,6 +100,12 @@ PARKED_REREAD_S: Final = 5.0  # a parked lane asks again whether its row fits
 ADVANCE_EVERY_S: Final = 5.0  # an idle lane's checkpoint moves over foreign LSNs (T6)
 PROGRESS_EVERY_S: Final = 0.5
 HINT_EVERY_S: Final = 0.25  # the frontier by way of ``ingest.page``, while ingest does not tell it
+GUARDED_AFTER_CRASHES_COUNT: Final = 2  # in a row: then the batch gets a process of its own
+GUARDED_MEMORY_BYTES: Final = 1024 * MIB  # of address space
+GUARDED_PROBE_TIMEOUT_S: Final = 10.0
+HUNG_ATTEMPT_FACTOR_COUNT: Final = 2  # an attempt of so many times its timeout ends the drainer
+DRAIN_STALL_S: Final = 300.0  # a main thread that stands still for so long ends it too
+FAULT_MAX_S: Final = 3600.0  # a game day ends by itself
 REJECT_GUARD_RECORDS: Final = 100  # the guard looks at the last so many records, or more
 REJECT_GUARD_SHARE: Final = 0.5  # a larger share of refused ones is an outage, not bad records
 DEAD_LETTERS_MAX: Final = 100_000  # of a route; then it is parked as ``dead-letter-quota``
@@ -113,7 +119,7 @@ PACK_STEP_BYTES: Final = 1 * MIB  # written at once, between two looks at everyt
 PACK_BYTES_PER_S: Final = 32 * MIB  # read for packing at most, before compression
 PACK_SPARE_BYTES: Final = 16 * MIB  # of free room that packing leaves to ledger and dead log
 PACK_EVERY_S: Final = 2.0  # so often it is asked whether there is something to pack
-PACK_POOR_FILL: Final = 0.5  # below such a share of payload a segment is worth packing early,
+PACK_POOR_SHARE: Final = 0.5  # below such a share of payload a segment is packed early,
 PACK_POOR_AFTER_S: Final = 30.0  # when it was needed for so long
 REPACK_AFTER_S: Final = 600.0
 REPACK_AFTER_BYTES: Final = 1024 * MIB
@@ -134,25 +140,22 @@ ADAPTIVE_CONTRACT_MIN: Final = 0.25  # one contraction leaves no less than this 
 ADAPTIVE_CONTRACT_MAX: Final = 0.75  # ... and no more
 ADAPTIVE_BELIEF: Final = 0.995  # of what was found of a target's fixed time, after each attempt
 ATTEMPT_TIMEOUT_FLOOR_S: Final = 10.0
-ATTEMPT_TIMEOUT_CAP_S: Final = 120.0
 ATTEMPT_TIMEOUT_FACTOR: Final = 4.0  # times what nearly every attempt took
+ATTEMPT_TIMEOUT_FACTOR_MAX: Final = 64.0  # it doubles with each attempt without an answer
 ATTEMPT_DEVIATIONS: Final = 4.0  # mean and so many mean deviations: nearly every attempt
 RETRY_AFTER_MAX_S: Final = 300.0  # a target that asks for a longer pause is asked again earlier
 RECORD_ATTEMPTS_MAX: Final = 10  # of a record that the target refuses for now; then a dead letter
 BREAKER_BASE_S: Final = 0.5
 BREAKER_CAP_S: Final = 30.0
 BREAKER_FAILURES: Final = 3  # in a row, of the kinds that may be over at once
+BREAKER_LOOK_S: Final = 1.0  # a lane looks again whether a probe under way has ended
 BREAKER_SPREAD_S: Final = 0.5  # lanes begin again within this time behind a probe that worked
-RATE_MAX_RECORDS_PER_S: Final = 1_000_000_000
 RATE_BURST_S: Final = 1.0  # a bucket holds what its rate gives in this time
 RATE_MEMORY_S: Final = 10.0  # rates in status are means over about so long
+ETA_MAX_S: Final = 366 * 24 * 3600.0  # later is never
 LIVE_AGE_S: Final = 5.0  # a route whose oldest record is younger is live, without a goal_age
-LIVE_SHARE: Final = 0.2  # of a target's rate, for live routes while others drain a backlog
-LIVE_SHARE_MAX: Final = 0.9
 LIVE_PAUSE_MAX_S: Final = 5.0  # of a route with a backlog, for the live ones beside it
-SCHEDULE_EVERY_MIN_S: Final = 1.0
 SCHEDULE_LOOK_S: Final = 30.0  # a closed window is looked at again: clocks and offsets change
-WORKERS_MAX: Final = 64
 WORKERS_GROW_LAG_S: Final = 2.0  # a backlog of more seconds of work wants another worker
 WORKERS_SHRINK_LAG_S: Final = 0.25
 WORKERS_GROW_AFTER_S: Final = 1.0  # behind the last change
@@ -185,4 +188,4 @@ assert 0 < ADAPTIVE_CONTRACT_MIN < ADAPTIVE_CONTRACT_MAX < 1
 assert SLOW_START_RECORDS <= ADAPTIVE_START_RECORDS <= BATCH_MAX_RECORDS
 assert WORKERS_SHRINK_LAG_S < WORKERS_GROW_LAG_S
 assert WORKERS_GROW_AFTER_S < WORKERS_SHRINK_AFTER_S  # quick to help, slow to leave
-assert ATTEMPT_TIMEOUT_FLOOR_S < ATTEMPT_TIMEOUT_CAP_S
+assert ATTEMPT_TIMEOUT_FLOOR_S < ATTEMPT_TIMEOUT_S

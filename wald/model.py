@@ -303,11 +303,13 @@ class Delivered:
 class Rejected:
     """The target refuses records for good, and nothing of the attempt took effect.
 
-    An empty ``records`` means that the target did not name them: bisect.
+    An empty ``records`` means that the target did not name them: bisect. ``code`` is then that of
+    each record that is found.
     """
 
     records: tuple[RejectedRecord, ...]
     message: str
+    code: str = "rejected"
 
 
 @dataclass(frozen=True, slots=True)

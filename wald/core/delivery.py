@@ -232,7 +232,7 @@ def find_refused(records: Sequence[Record], known: Sequence[RejectedRecord] = ()
         elif isinstance(answer, Rejected):
             taken = yield from _longest_taken(good, rest)
             culprit = rest[taken]
-            refused[culprit.lsn] = RejectedRecord(culprit.lsn, "rejected", answer.message)
+            refused[culprit.lsn] = RejectedRecord(culprit.lsn, answer.code, answer.message)
             good, rest = good + rest[:taken], rest[taken + 1 :]
         else:
             break

@@ -7,6 +7,7 @@ from itertools import accumulate
 from typing import Any
 
 from wald import limits
+from wald.drainer.faults import asked_fault
 from wald.drainer.fleet import Fleet
 from wald.drainer.frontier import FrontierBoard
 from wald.errors import InputError
@@ -26,6 +27,7 @@ class Answers:
             "drain.ping": lambda _: {"trouble": self.trouble},
             "drain.flush": self._flush,
             "drain.dlq": lambda request: {"entries": self._dead_letters(request)},
+            "drain.fault": self._fault,
             "drain.batches": lambda request: {"routes": self._batches(request)},
         }
 
@@ -65,6 +67,18 @@ class Answers:
             letters = self._fleet.shared.ledger.dead_letters(route_id, after=after, limit=limit)
             entries += [asdict(letter) | {"rev_id": letter.rev_id.hex()} for letter in letters]
         return _fitting_a_line(entries[:limit])
+
+    def _fault(self, request: Request) -> dict[str, Any]:
+        """Begin a fault of a route, or end all of them; says what lasts."""
+        (name,) = self._route_ids({"route": request.get("route", "")})
+        shared = self._fleet.shared
+        now_ns = shared.clock.monotonic_ns()
+        if request.get("clear"):
+            shared.faults.clear(name)
+        else:
+            shared.faults.add(name, asked_fault(request, now_ns, shared.chance))
+        lasting = shared.faults.of(name, now_ns)
+        return {"route": name, "faults": [fault.text(now_ns) for fault in lasting]}
 
     def _batches(self, request: Request) -> dict[str, Any]:
         shared = self._fleet.shared

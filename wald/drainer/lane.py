@@ -24,6 +24,7 @@ from wald.drainer.gate import Gate
 from wald.drainer.reader import Batch
 from wald.drainer.route import LaneMemory, Route, must
 from wald.drainer.sending import close_sink, finish, new_manifest, search, send
+from wald.drainer.sinks import fit_sink
 from wald.errors import WaldError
 from wald.model import LaneProgress, Lsn
 
@@ -67,6 +68,7 @@ class Lane:
         )
         self._leave_by_ns: int | None = None  # set once: seal and deliver what is there until then
         self._flush_through: Lsn = 0
+        self.step_began_ns = 0  # 0 between steps
         self._failures = 0
         self._step = Step.CHECKING
         self._due_ns = 0
@@ -122,6 +124,7 @@ class Lane:
 
     def step(self) -> float:
         """Do one step; returns how long to wait for news before the next, 0 for at once."""
+        self.step_began_ns = self._now_ns()
         try:
             came = self._steps[self._step]()
             if isinstance(came, Event):
@@ -131,6 +134,8 @@ class Lane:
         except Exception as error:  # noqa: BLE001 - a lane's failure is its own
             self._fail(error)
             return 0.0
+        finally:
+            self.step_began_ns = 0
         return came
 
     def _move(self, event: Event) -> None:
@@ -176,7 +181,11 @@ class Lane:
             memory.reader.close()
         close_sink(self.route, memory)
         self._memory = LaneMemory(
-            held=memory.held, guard=memory.guard, notes=memory.notes, last_error=memory.last_error
+            held=memory.held,
+            guard=memory.guard,
+            notes=memory.notes,
+            last_error=memory.last_error,
+            verdict_of=memory.verdict_of,
         )
 
     def must_leave(self) -> bool:
@@ -214,9 +223,7 @@ class Lane:
         memory.held = self._shared.ledger.lane(self.route.key)
         if memory.reader is None:
             memory.reader = self.route.reader(memory.held.checkpoint.lsn)
-        if memory.sink is None:
-            memory.sink = self.route.open_sink()
-            memory.replay = memory.sink.capabilities.replay
+        fit_sink(self.route, memory)
         event, row = check_row(self.route, memory)
         if event is Event.ROW_APPLIED:
             if not self._load_batch():
@@ -231,6 +238,7 @@ class Lane:
         memory = self._memory
         if memory.held.manifest is not None:
             return self._take_up()
+        fit_sink(self.route, memory)
         batch = self._next_batch()
         if batch is not None:
             manifest = new_manifest(self.route, batch, memory.held.checkpoint)
@@ -253,10 +261,13 @@ class Lane:
         rev_id = memory.manifest.current.rev_id
         if memory.counted == rev_id:
             return Event.SEALED
-        stamp = self.route.stamp(memory.last_error)
+        known = memory.verdict_of == memory.manifest.number
+        crashes = 0 if known else memory.manifest.crashes + 1  # the process died in the one before
+        stamp = self.route.stamp(memory.last_error, crashes)
         must(done=self._shared.ledger.attempt(self.route.key, rev_id, stamp))  # COMMIT POINT: T4
         memory.held = self._shared.ledger.lane(self.route.key)
         memory.counted = rev_id
+        fit_sink(self.route, memory)
         return Event.OPEN_FOUND
 
     def _load_batch(self) -> bool:
@@ -352,6 +363,15 @@ class Lane:
 
     # --- what others see ------------------------------------------------------------------------
 
+    def _policy(self) -> dict[str, Any]:
+        faults = self._shared.faults.of(self.route.birth.name, self._now_ns())
+        said = dict(self._gate.figures())
+        if faults:
+            said["faults"] = [fault.text(self._now_ns()) for fault in faults]
+        if self._memory.guarded_batch:
+            said["guarded_batch"] = self._memory.guarded_batch
+        return said
+
     def _publish(self) -> None:
         memory = self._memory
         checkpoint, manifest = memory.held
@@ -374,5 +394,5 @@ class Lane:
             oldest_ns,
             memory.parked.value if memory.parked else None,
             self._failures,
-            self._gate.figures(),
+            self._policy(),
         )

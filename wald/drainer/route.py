@@ -1,5 +1,6 @@
 """What a lane of a route works with: what never changes in its life, and what it remembers."""
 
+import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
@@ -7,6 +8,7 @@ from wald import limits
 from wald.config import RouteSettings, SinkSettings
 from wald.core import delivery
 from wald.core.delivery import Parked, RejectGuard
+from wald.drainer.faults import FaultBoard
 from wald.drainer.frontier import FrontierBoard
 from wald.drainer.reader import Batch, LaneReader
 from wald.errors import LedgerFailed
@@ -63,6 +65,8 @@ class Shared:
     make_sink: MakeSink
     count_streams: Callable[[], int]
     released: Callable[[RouteId], Lsn]
+    faults: FaultBoard = field(default_factory=FaultBoard)
+    sink_command: tuple[str, ...] = (sys.executable, "-P", "-m", "wald.app", "sink")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +85,6 @@ class Route:
         """What ledger and target know the lane by."""
         return LaneKey(self.shared.log_id, self.birth.route_id, self.layout, self.lane)
 
-    def open_sink(self) -> Sink:
-        """Make the sink; it connects when it is first asked."""
-        return self.shared.make_sink(self.settings, self.sink)
-
     def reader(self, after: Lsn) -> LaneReader:
         """Return a reader of the route's stream behind an LSN."""
         shared = self.shared
@@ -97,10 +97,10 @@ class Route:
             after=after,
         )
 
-    def stamp(self, last_error: str = "") -> AttemptStamp:
+    def stamp(self, last_error: str = "", crashes: int = 0) -> AttemptStamp:
         """Return now, by the clocks that outlive a process."""
         clock = self.shared.clock
-        return AttemptStamp(clock.boot_id(), clock.boot_ns(), clock.wall_ns(), last_error)
+        return AttemptStamp(clock.boot_id(), clock.boot_ns(), clock.wall_ns(), last_error, crashes)
 
     def set_aside(
         self,
@@ -182,7 +182,9 @@ class Route:
 class LaneMemory:
     """What a lane knows beside the ledger: rebuilt from it and the log after any failure.
 
-    ``counted`` is the revision whose attempt is durable and was not begun yet.
+    ``counted`` is the revision whose attempt is durable and was not begun yet; ``verdict_of`` the
+    number of the batch of which an attempt came to an end in this process; ``guarded_batch`` the
+    one whose sink has a process of its own.
     """
 
     held: LaneProgress = LaneProgress(Checkpoint(), None)  # noqa: RUF009 - both are frozen
@@ -192,6 +194,8 @@ class LaneMemory:
     replay: ReplayClass = ReplayClass.NONE
     outcome: Outcome | None = None
     counted: RevisionId = NO_REVISION
+    verdict_of: int = 0
+    guarded_batch: int = 0
     guard: RejectGuard = field(default_factory=RejectGuard)
     notes: dict[str, int] = field(default_factory=dict)
     last_error: str = ""

@@ -70,6 +70,7 @@ def send(route: Route, memory: LaneMemory) -> Event:
         close_sink(route, memory)
         outcome = Unknown(repr(error))
     memory.note(outcome)
+    memory.verdict_of = memory.manifest.number
     event = delivery.event_of(outcome, memory.replay)
     if event is Event.UNCERTAIN:
         memory.park(Parked.UNCERTAIN, memory.last_error)

@@ -133,21 +133,23 @@ DEAD_LETTERS_PER_ANSWER: Final = 1_000
 LATENCY_GOAL_S: Final = 0.5  # of an attempt: what the adaptive batch size steers to
 ADAPTIVE_START_RECORDS: Final = 256  # the first batch at a target whose speed is not known
 SLOW_START_RECORDS: Final = 32  # the first batch behind an outage; it doubles up to the former size
-ADAPTIVE_GROW_BELOW: Final = 0.8  # of the goal; between the two the size rests
-ADAPTIVE_CONTRACT_ABOVE: Final = 1.25
-ADAPTIVE_STEP_SHARE: Final = 8  # grows by an eighth of the size that is known to be right
-ADAPTIVE_CONTRACT_MIN: Final = 0.25  # one contraction leaves no less than this share ...
-ADAPTIVE_CONTRACT_MAX: Final = 0.75  # ... and no more
-ADAPTIVE_BELIEF: Final = 0.995  # of what was found of a target's fixed time, after each attempt
+ADAPTIVE_GROW_SHARE: Final = 0.8  # of the goal; between the two the size rests
+ADAPTIVE_CONTRACT_SHARE: Final = 1.25
+ADAPTIVE_STEP_SHARE: Final = 8  # it grows by an eighth of the size that is known to be right
+ADAPTIVE_LEFT_MIN_SHARE: Final = 0.25  # one contraction leaves no less than this share ...
+ADAPTIVE_LEFT_MAX_SHARE: Final = 0.75  # ... and no more
+ADAPTIVE_BELIEF_SHARE: Final = (
+    0.995  # of what was found of a target's fixed time, after each attempt
+)
 ATTEMPT_TIMEOUT_FLOOR_S: Final = 10.0
-ATTEMPT_TIMEOUT_FACTOR: Final = 4.0  # times what nearly every attempt took
-ATTEMPT_TIMEOUT_FACTOR_MAX: Final = 64.0  # it doubles with each attempt without an answer
-ATTEMPT_DEVIATIONS: Final = 4.0  # mean and so many mean deviations: nearly every attempt
+ATTEMPT_TIMES_COUNT: Final = 4.0  # times what nearly every attempt took
+ATTEMPT_TIMES_MAX: Final = 64.0  # it doubles with each attempt without an answer
+ATTEMPT_DEVIATIONS_COUNT: Final = 4.0  # mean and so many mean deviations: nearly every attempt
 RETRY_AFTER_MAX_S: Final = 300.0  # a target that asks for a longer pause is asked again earlier
 RECORD_ATTEMPTS_MAX: Final = 10  # of a record that the target refuses for now; then a dead letter
 BREAKER_BASE_S: Final = 0.5
 BREAKER_CAP_S: Final = 30.0
-BREAKER_FAILURES: Final = 3  # in a row, of the kinds that may be over at once
+BREAKER_FAILURES_COUNT: Final = 3  # in a row, of the kinds that may be over at once
 BREAKER_LOOK_S: Final = 1.0  # a lane looks again whether a probe under way has ended
 BREAKER_SPREAD_S: Final = 0.5  # lanes begin again within this time behind a probe that worked
 RATE_BURST_S: Final = 1.0  # a bucket holds what its rate gives in this time
@@ -183,8 +185,8 @@ assert ALIGNMENT_MIN_BYTES <= ALIGNMENT_MAX_BYTES
 assert WINDOW_ENTRIES_MAX * 16 + SESSIONS_MAX * 256 + REFUSALS_MAX * 32 < SNAPSHOT_MAX_BYTES
 assert REFUSALS_KEPT_PER_REQUEST <= REFUSALS_PER_SESSION_MAX <= REFUSALS_MAX
 assert SUBSCRIBERS_MAX < CONNECTIONS_SPARE_COUNT
-assert ADAPTIVE_GROW_BELOW * (1 + 1 / ADAPTIVE_STEP_SHARE) < ADAPTIVE_CONTRACT_ABOVE
-assert 0 < ADAPTIVE_CONTRACT_MIN < ADAPTIVE_CONTRACT_MAX < 1
+assert ADAPTIVE_GROW_SHARE * (1 + 1 / ADAPTIVE_STEP_SHARE) < ADAPTIVE_CONTRACT_SHARE
+assert 0 < ADAPTIVE_LEFT_MIN_SHARE < ADAPTIVE_LEFT_MAX_SHARE < 1
 assert SLOW_START_RECORDS <= ADAPTIVE_START_RECORDS <= BATCH_MAX_RECORDS
 assert WORKERS_SHRINK_LAG_S < WORKERS_GROW_LAG_S
 assert WORKERS_GROW_AFTER_S < WORKERS_SHRINK_AFTER_S  # quick to help, slow to leave

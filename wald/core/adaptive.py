@@ -120,10 +120,10 @@ def _measured(value: Adaptive, now: Sample) -> Adaptive:
     if value.last is not None:  # one slow attempt alone may be chance
         faster = min(value.last, now, key=lambda sample: sample.seconds)
         known = _weighed(known, faster)
-        if faster.seconds > limits.ADAPTIVE_CONTRACT_ABOVE * known.effective_goal_s:
+        if faster.seconds > limits.ADAPTIVE_CONTRACT_SHARE * known.effective_goal_s:
             return _contracted(known, faster)
         known = replace(known, slowest=None)
-    if now.seconds > limits.ADAPTIVE_GROW_BELOW * known.effective_goal_s:
+    if now.seconds > limits.ADAPTIVE_GROW_SHARE * known.effective_goal_s:
         reason = SizeReason.FIXED_TIME if known.fixed_s > value.goal_s else SizeReason.AT_GOAL
         return replace(known, reason=reason)
     if now.records < value.size:
@@ -150,8 +150,8 @@ def _doubted(value: Adaptive, now: Sample) -> float:
     still grows nothing speaks against it.
     """
     fixed_s = value.fixed_s
-    if now.seconds > limits.ADAPTIVE_GROW_BELOW * value.effective_goal_s:
-        fixed_s *= limits.ADAPTIVE_BELIEF
+    if now.seconds > limits.ADAPTIVE_GROW_SHARE * value.effective_goal_s:
+        fixed_s *= limits.ADAPTIVE_BELIEF_SHARE
     if value.last is not None:
         fixed_s = min(fixed_s, max(value.last.seconds, now.seconds))
     return fixed_s
@@ -176,9 +176,9 @@ def _contracted(value: Adaptive, slow: Sample) -> Adaptive:
     if slowest is None or slow.seconds >= slowest.seconds:
         slowest = slow
     share = value.effective_goal_s / slow.seconds
-    share = min(limits.ADAPTIVE_CONTRACT_MAX, max(limits.ADAPTIVE_CONTRACT_MIN, share))
+    share = min(limits.ADAPTIVE_LEFT_MAX_SHARE, max(limits.ADAPTIVE_LEFT_MIN_SHARE, share))
     if value.fixed_s:
-        share = limits.ADAPTIVE_CONTRACT_MIN  # tell work from fixed time once more
+        share = limits.ADAPTIVE_LEFT_MIN_SHARE  # tell work from fixed time once more
     size = max(value.lowest, int(min(value.size, slow.records) * share))
     reason = SizeReason.SLOW if size < value.size else SizeReason.AT_LEAST
     return replace(value, size=size, former=size, reason=reason, slowest=slowest, last=None)
@@ -198,7 +198,7 @@ def _fixed_time_s(slowest: Sample | None, now: Sample) -> float | None:
     """
     if now.records == 1:
         return now.seconds
-    if slowest is None or now.records > slowest.records * limits.ADAPTIVE_CONTRACT_MIN:
+    if slowest is None or now.records > slowest.records * limits.ADAPTIVE_LEFT_MIN_SHARE:
         return None
     per_record_s = (slowest.seconds - now.seconds) / (slowest.records - now.records)
     fixed_s = now.seconds - max(0.0, per_record_s) * now.records

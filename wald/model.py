@@ -453,6 +453,21 @@ class DeadLetter:
     trace: str = ""
 
 
+class AskedRedrive(NamedTuple):
+    """A dead letter that is to be sent again, through ``transform`` ("module:function") if any."""
+
+    letter: DeadLetter
+    transform: str
+
+
+class Purged(NamedTuple):
+    """What a purge did: letters, the records they stood for, letters that are being sent again."""
+
+    letters: int
+    records: int
+    spared: int
+
+
 @dataclass(frozen=True, slots=True)
 class LostRange:
     """LSNs below the frontier that damage took; all else was kept.

@@ -3,10 +3,11 @@
 Real and simulated implementations pass the same contract tests. Blocking code only.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 from wald.model import (
+    AskedRedrive,
     Attempt,
     AttemptStamp,
     Capabilities,
@@ -20,6 +21,7 @@ from wald.model import (
     Manifest,
     Outcome,
     ProgressRow,
+    Purged,
     Record,
     RejectedRecord,
     Revision,
@@ -298,7 +300,87 @@ class Store(Protocol):
         ...
 
 
-class Ledger(Protocol):
+class DeadLetters(Protocol):
+    """The part of the ``Ledger`` that keeps dead letters; what holds for that holds here."""
+
+    def dead_letters(
+        self, route_id: RouteId, *, after: Lsn = 0, limit: int = 1000
+    ) -> Sequence[DeadLetter]:
+        """Return dead letters of a route with a higher LSN than ``after``, in order."""
+        ...
+
+    def dead_letter(self, route_id: RouteId, lsn: Lsn) -> DeadLetter | None:
+        """Return one dead letter; None if there is none."""
+        ...
+
+    def lanes(self, route_id: RouteId) -> Mapping[LaneKey, LaneProgress]:
+        """Return what is held of all lanes of a route, those of former layouts among them."""
+        ...
+
+    def ask_redrive(
+        self, route_id: RouteId, lsns: Sequence[Lsn], transform: str, now_ns: int
+    ) -> int:
+        """Ask for dead letters to be sent again; those without a body are left out.
+
+        Stays until T8 of the batch that sends them; returns how many were not asked for before.
+        """
+        ...
+
+    def asked_redrives(self, key: LaneKey, limit: int) -> Sequence[AskedRedrive]:
+        """Return what a lane is asked to send again, in the order of LSNs."""
+        ...
+
+    def asked_redrive(self, key: LaneKey, lsn: Lsn) -> AskedRedrive | None:
+        """Return one dead letter of a lane, with the transform asked for; None if it is none."""
+        ...
+
+    def count_redrives(self, key: LaneKey) -> int:
+        """Return how many dead letters a lane is asked to send again."""
+        ...
+
+    def give_up_redrives(self, key: LaneKey, lsns: Sequence[Lsn]) -> None:
+        """Ask no more for these to be sent again."""
+        ...
+
+    def allow_aside(self, key: LaneKey, lsns: Sequence[Lsn], now_ns: int) -> None:
+        """Let a lane that halts at a refused record set these aside."""
+        ...
+
+    def allowed_aside(self, key: LaneKey) -> Collection[Lsn]:
+        """Return which records a lane that halts may set aside."""
+        ...
+
+    def purge(
+        self, route_id: RouteId, lsns: Sequence[Lsn], now_ns: int, *, spare_asked: bool = False
+    ) -> Purged:
+        """Forget dead letters for good, counted in their lane's checkpoint.
+
+        What is being sent again is spared, and with ``spare_asked`` what is to be.
+        """
+        ...
+
+    def purged(self, key: LaneKey) -> Mapping[Lsn, int]:
+        """Return purged letters that a chain in the dead log may still name, and their records."""
+        ...
+
+    def move_letters(self, route_id: RouteId, places: Mapping[Lsn, tuple[int, int]]) -> None:
+        """Say where (file, offset) the bodies of dead letters lie now."""
+        ...
+
+    def dead_files(self) -> Collection[int]:
+        """Return the files of the dead log that letters, of open revisions too, refer to."""
+        ...
+
+    def forget_purged(self, below_file: int, through: Lsn) -> int:
+        """Forget purged letters whose body lay in an older file, or whose LSN nothing names."""
+        ...
+
+    def note(self, name: str, value: object = None) -> object:
+        """Keep a value under a name, or return the one that is kept; None if none is."""
+        ...
+
+
+class Ledger(DeadLetters, Protocol):
     """Manifests, checkpoints, index of dead letters, history: durable on return of each method.
 
     Any thread may call; transactions come one after the other. A transaction reads anew what it
@@ -383,12 +465,6 @@ class Ledger(Protocol):
 
         ``letters`` are all dead letters of the lane from now on.
         """
-        ...
-
-    def dead_letters(
-        self, route_id: RouteId, *, after: Lsn = 0, limit: int = 1000
-    ) -> Sequence[DeadLetter]:
-        """Return dead letters of a route with a higher LSN than ``after``, in order."""
         ...
 
     def history(self, key: LaneKey) -> Sequence[FinishedBatch]:

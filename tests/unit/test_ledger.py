@@ -24,7 +24,7 @@ from wald.model import (
     RouteBirth,
 )
 from wald.storage import lmdb_store as module
-from wald.storage.ledger import pack
+from wald.storage.ledger_rows import pack
 from wald.storage.lmdb_store import open_ledger
 from wald.system import PosixFileSystem
 from wald.testing.memory_ledger import MemoryLedger

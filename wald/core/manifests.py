@@ -71,7 +71,18 @@ def finish(
         return None
     if following is not None and not continues(checkpoint, following):
         return None
-    return LaneProgress(checkpoint, following)
+    return LaneProgress(with_purges(held.checkpoint, checkpoint), following)
+
+
+def with_purges(held: Checkpoint, after: Checkpoint) -> Checkpoint:
+    """Return a checkpoint with what was purged since the lane read the one it worked on.
+
+    Purging is the one change to a checkpoint that is not its lane's, and may come at any time.
+    """
+    since = held.purged - after.purged
+    if not since:
+        return after
+    return replace(after, purged=held.purged, dead_letters=after.dead_letters - since)
 
 
 def advance(
@@ -80,12 +91,12 @@ def advance(
     """T6: move the checkpoint over what is not the lane's; never back, never with one open."""
     if (
         held.manifest is not None
-        or held.checkpoint != worked_on
+        or held.checkpoint != with_purges(held.checkpoint, worked_on)
         or (checkpoint.batch_no, checkpoint.rev_id) != (worked_on.batch_no, worked_on.rev_id)
         or checkpoint.lsn < worked_on.lsn
     ):
         return None
-    return LaneProgress(checkpoint, None)
+    return LaneProgress(with_purges(held.checkpoint, checkpoint), None)
 
 
 def _worked_on(held: LaneProgress, worked_on: RevisionId) -> Manifest | None:

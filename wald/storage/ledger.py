@@ -10,41 +10,47 @@ that a later release added at the end have defaults:
     dead     route u32 lsn u64                      -> a dead letter that counts
     history  route u32 layout u32 lane u32 number u64 -> a finished batch
 
-The real store is LMDB (``storage.lmdb_store``); a store in memory passes the same tests. What else
-the drainer keeps in the store has a class of its own in a module beside this one.
+and those of ``storage.dead_index``. The real store is LMDB (``storage.lmdb_store``); a store in
+memory passes the same tests. What else the drainer keeps in the store has a class of its own in a
+module beside this one.
 """
 
 from collections.abc import Sequence
-from struct import Struct
-from typing import Any, cast
-
-import msgpack
 
 from wald import limits
 from wald.core import manifests
 from wald.errors import DataDirectoryForeign, FormatNewer
 from wald.model import (
-    Anchor,
     AttemptStamp,
     Checkpoint,
     DeadLetter,
     FinishedBatch,
     LaneKey,
     LaneProgress,
-    Lsn,
     Manifest,
     Revision,
     RevisionId,
     RouteBirth,
-    RouteId,
 )
 from wald.ports import Store, Transaction
+from wald.storage.dead_index import DeadIndex, settle_adopted, settle_allowed, settle_redrive
+from wald.storage.ledger_rows import (
+    NUMBER,
+    ROUTE,
+    bury,
+    get_lane,
+    lane_bytes,
+    letters_of,
+    pack,
+    put_lane,
+    unpack,
+)
 
 FORMAT = 1
-TABLES = ("meta", "routes", "lanes", "aside", "dead", "history")
-_ROUTE = Struct(">I")
-_LANE = Struct(">III")
-_NUMBER = Struct(">Q")
+TABLES = (
+    *("meta", "routes", "lanes", "aside", "dead", "history"),
+    *("redrives", "allowed", "purged"),
+)
 
 
 def found_ledger(txn: Transaction, log_id: bytes) -> None:
@@ -53,7 +59,7 @@ def found_ledger(txn: Transaction, log_id: bytes) -> None:
     txn.put("meta", b"log_id", log_id)
 
 
-class StoreLedger:
+class StoreLedger(DeadIndex):
     """The ``Ledger`` over a store. Any thread; the store puts transactions one after the other."""
 
     def __init__(self, store: Store, log_id: bytes) -> None:
@@ -68,7 +74,7 @@ class StoreLedger:
         store.read(self._check_owner)
 
     def _check_owner(self, txn: Transaction) -> None:
-        version = _unpack(txn.get("meta", b"format") or b"\0")
+        version = unpack(txn.get("meta", b"format") or b"\0")
         if version > FORMAT:
             msg = f"the ledger has format {version}, this release reads {FORMAT}"
             raise FormatNewer(msg, needs_format=version, has_format=FORMAT)
@@ -82,13 +88,13 @@ class StoreLedger:
         """See ``Ledger.birth`` (T1)."""
 
         def work(txn: Transaction) -> RouteBirth:
-            key = _ROUTE.pack(birth.route_id)
+            key = ROUTE.pack(birth.route_id)
             held = txn.get("routes", key)
             if held is not None:
-                return RouteBirth(*_unpack(held))
+                return RouteBirth(*unpack(held))
             txn.put("routes", key, pack(birth))
             lane = LaneKey(self._log_id, birth.route_id, 0, 0)
-            _put_lane(txn, lane, LaneProgress(Checkpoint(lsn=birth.birth_lsn), None))
+            put_lane(txn, lane, LaneProgress(Checkpoint(lsn=birth.birth_lsn), None))
             return birth
 
         return self.store.write(work)
@@ -96,17 +102,17 @@ class StoreLedger:
     def births(self) -> Sequence[RouteBirth]:
         """See ``Ledger.births``."""
         return self.store.read(
-            lambda txn: [RouteBirth(*_unpack(value)) for _, value in txn.scan("routes")]
+            lambda txn: [RouteBirth(*unpack(value)) for _, value in txn.scan("routes")]
         )
 
     def lane(self, key: LaneKey) -> LaneProgress:
         """See ``Ledger.lane``."""
-        return self.store.read(lambda txn: _get_lane(txn, key))
+        return self.store.read(lambda txn: get_lane(txn, key))
 
     def seal(self, key: LaneKey, manifest: Manifest) -> bool:
         """See ``Ledger.seal`` (T2)."""
         return self.store.write(
-            lambda txn: _put_lane(txn, key, manifests.seal(_get_lane(txn, key), manifest))
+            lambda txn: put_lane(txn, key, manifests.seal(get_lane(txn, key), manifest))
         )
 
     def revise(
@@ -120,8 +126,8 @@ class StoreLedger:
         """See ``Ledger.revise`` (T3)."""
 
         def work(txn: Transaction) -> bool:
-            held = _get_lane(txn, key)
-            if not _put_lane(txn, key, manifests.revise(held, worked_on, revision, stamp)):
+            held = get_lane(txn, key)
+            if not put_lane(txn, key, manifests.revise(held, worked_on, revision, stamp)):
                 return False
             txn.put("aside", lane_bytes(key) + revision.rev_id, pack(list(set_aside)))
             return True
@@ -130,14 +136,12 @@ class StoreLedger:
 
     def set_aside(self, key: LaneKey, rev_id: RevisionId) -> Sequence[DeadLetter]:
         """See ``Ledger.set_aside``."""
-        return self.store.read(lambda txn: _letters(txn.get("aside", lane_bytes(key) + rev_id)))
+        return self.store.read(lambda txn: letters_of(txn.get("aside", lane_bytes(key) + rev_id)))
 
     def attempt(self, key: LaneKey, worked_on: RevisionId, stamp: AttemptStamp) -> bool:
         """See ``Ledger.attempt`` (T4)."""
         return self.store.write(
-            lambda txn: _put_lane(
-                txn, key, manifests.attempt(_get_lane(txn, key), worked_on, stamp)
-            )
+            lambda txn: put_lane(txn, key, manifests.attempt(get_lane(txn, key), worked_on, stamp))
         )
 
     def finish(
@@ -152,21 +156,23 @@ class StoreLedger:
         """See ``Ledger.finish`` (T5, with the T2 of the next; T8 of a redrive)."""
 
         def work(txn: Transaction) -> bool:
-            held = _get_lane(txn, key)
+            held = get_lane(txn, key)
             after = manifests.finish(held, worked_on, checkpoint, following)
             if after is None or held.manifest is None:
                 return False
             aside = _drop_aside(txn, key, held.manifest)
             revision = held.manifest.revision(worked_on)
-            for lsn in revision.redriven:
-                txn.delete("dead", _dead_key(key.route_id, lsn))
-            _bury(txn, key.route_id, [*aside.get(worked_on, ()), *lost])
+            letters = aside.get(worked_on, [])
+            if held.manifest.is_redrive:
+                settle_redrive(txn, key, held.manifest, revision.redriven)
+            settle_allowed(txn, key, letters)
+            bury(txn, key.route_id, [*letters, *lost])
             lane = lane_bytes(key)
-            txn.put("history", lane + _NUMBER.pack(finished.number), pack(finished))
+            txn.put("history", lane + NUMBER.pack(finished.number), pack(finished))
             forgotten = finished.number - limits.HISTORY_BATCHES_PER_LANE
             if forgotten > 0:
-                txn.delete("history", lane + _NUMBER.pack(forgotten))
-            return _put_lane(txn, key, after)
+                txn.delete("history", lane + NUMBER.pack(forgotten))
+            return put_lane(txn, key, after)
 
         return self.store.write(work)
 
@@ -180,10 +186,10 @@ class StoreLedger:
         """See ``Ledger.advance`` (T6)."""
 
         def work(txn: Transaction) -> bool:
-            after = manifests.advance(_get_lane(txn, key), worked_on, checkpoint)
-            if not _put_lane(txn, key, after):
+            after = manifests.advance(get_lane(txn, key), worked_on, checkpoint)
+            if not put_lane(txn, key, after):
                 return False
-            _bury(txn, key.route_id, lost)
+            bury(txn, key.route_id, lost)
             return True
 
         return self.store.write(work)
@@ -198,42 +204,21 @@ class StoreLedger:
         """See ``Ledger.adopt`` (T12)."""
 
         def work(txn: Transaction) -> bool:
-            held = _get_lane(txn, key)
+            held = get_lane(txn, key)
             if held != worked_on:
                 return False
             if held.manifest is not None:
                 _drop_aside(txn, key, held.manifest)
-            for at, value in list(txn.scan("dead", _ROUTE.pack(key.route_id))):
-                letter = DeadLetter(*_unpack(value))
-                if (letter.layout, letter.lane) == (key.layout, key.lane):
-                    txn.delete("dead", at)
-            _bury(txn, key.route_id, letters)
-            return _put_lane(txn, key, LaneProgress(checkpoint, None))
+            after = settle_adopted(txn, key, checkpoint, letters)
+            return put_lane(txn, key, LaneProgress(after, None))
 
         return self.store.write(work)
-
-    def dead_letters(
-        self, route_id: RouteId, *, after: Lsn = 0, limit: int = 1000
-    ) -> Sequence[DeadLetter]:
-        """See ``Ledger.dead_letters``."""
-
-        def work(txn: Transaction) -> list[DeadLetter]:
-            found: list[DeadLetter] = []
-            for _, value in txn.scan(
-                "dead", _ROUTE.pack(route_id), start=_dead_key(route_id, after + 1)
-            ):
-                if len(found) >= limit:
-                    break
-                found.append(DeadLetter(*_unpack(value)))
-            return found
-
-        return self.store.read(work)
 
     def history(self, key: LaneKey) -> Sequence[FinishedBatch]:
         """See ``Ledger.history``."""
         return self.store.read(
             lambda txn: [
-                FinishedBatch(*_unpack(value)) for _, value in txn.scan("history", lane_bytes(key))
+                FinishedBatch(*unpack(value)) for _, value in txn.scan("history", lane_bytes(key))
             ]
         )
 
@@ -245,18 +230,6 @@ class StoreLedger:
 # --- inside a transaction -----------------------------------------------------------------------
 
 
-def _get_lane(txn: Transaction, key: LaneKey) -> LaneProgress:
-    held = txn.get("lanes", lane_bytes(key))
-    return LaneProgress(Checkpoint(), None) if held is None else _lane_of(held)
-
-
-def _put_lane(txn: Transaction, key: LaneKey, after: LaneProgress | None) -> bool:
-    if after is None:
-        return False
-    txn.put("lanes", lane_bytes(key), pack(list(after)))
-    return True
-
-
 def _drop_aside(
     txn: Transaction, key: LaneKey, manifest: Manifest
 ) -> dict[RevisionId, list[DeadLetter]]:
@@ -264,57 +237,6 @@ def _drop_aside(
     found: dict[RevisionId, list[DeadLetter]] = {}
     for revision in manifest.revisions:
         at = lane_bytes(key) + revision.rev_id
-        found[revision.rev_id] = _letters(txn.get("aside", at))
+        found[revision.rev_id] = letters_of(txn.get("aside", at))
         txn.delete("aside", at)
     return found
-
-
-def _bury(txn: Transaction, route_id: RouteId, letters: Sequence[DeadLetter]) -> None:
-    for letter in letters:
-        txn.put("dead", _dead_key(route_id, letter.lsn), pack(letter))
-
-
-# --- keys and values ----------------------------------------------------------------------------
-
-
-def pack(value: object) -> bytes:
-    """Pack a value: one of our slotted dataclasses becomes the array of its fields."""
-    return cast("bytes", msgpack.packb(value, default=_fields))
-
-
-def _fields(value: Any) -> list[object]:  # noqa: ANN401 - any of our slotted dataclasses
-    return [getattr(value, name) for name in value.__slots__]
-
-
-def lane_bytes(key: LaneKey) -> bytes:
-    """Return the key of a lane's rows."""
-    return _LANE.pack(key.route_id, key.layout, key.lane)
-
-
-def _dead_key(route_id: RouteId, lsn: Lsn) -> bytes:
-    return _ROUTE.pack(route_id) + _NUMBER.pack(lsn)
-
-
-def _lane_of(data: bytes) -> LaneProgress:
-    checkpoint, manifest = _unpack(data)
-    batch_no, rev_id, lsn, anchor, *rest = checkpoint
-    return LaneProgress(
-        Checkpoint(batch_no, rev_id, lsn, Anchor(*anchor), *rest), _manifest_of(manifest)
-    )
-
-
-def _manifest_of(row: tuple[Any, ...] | None) -> Manifest | None:
-    if row is None:
-        return None
-    number, lo, prev_rev, attempts, revisions, *rest = row
-    return Manifest(
-        number, lo, prev_rev, attempts, tuple(Revision(*each) for each in revisions), *rest
-    )
-
-
-def _letters(data: bytes | None) -> list[DeadLetter]:
-    return [] if data is None else [DeadLetter(*row) for row in _unpack(data)]
-
-
-def _unpack(data: bytes) -> Any:  # noqa: ANN401 - rows of any of our types
-    return msgpack.unpackb(data, use_list=False)

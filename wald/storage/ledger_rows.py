@@ -1,0 +1,106 @@
+"""Keys and values of the ledger's tables: big-endian keys, values as msgpack arrays."""
+
+from collections.abc import Sequence
+from struct import Struct
+from typing import Any, Final, cast
+
+import msgpack
+
+from wald.model import (
+    Anchor,
+    Checkpoint,
+    DeadLetter,
+    LaneKey,
+    LaneProgress,
+    Lsn,
+    Manifest,
+    Revision,
+    RouteId,
+)
+from wald.ports import Transaction
+
+ROUTE: Final = Struct(">I")
+LANE: Final = Struct(">III")
+NUMBER: Final = Struct(">Q")
+
+
+def pack(value: object) -> bytes:
+    """Pack a value: one of our slotted dataclasses becomes the array of its fields."""
+    return cast("bytes", msgpack.packb(value, default=_fields))
+
+
+def _fields(value: Any) -> list[object]:  # noqa: ANN401 - any of our slotted dataclasses
+    return [getattr(value, name) for name in value.__slots__]
+
+
+def unpack(data: bytes) -> Any:  # noqa: ANN401 - rows of any of our types
+    """Unpack what ``pack`` made; arrays become tuples."""
+    return msgpack.unpackb(data, use_list=False)
+
+
+def lane_bytes(key: LaneKey) -> bytes:
+    """Return the key of a lane's rows."""
+    return LANE.pack(key.route_id, key.layout, key.lane)
+
+
+def lane_lsn(key: LaneKey, lsn: Lsn) -> bytes:
+    """Return the key of what is kept for an LSN of a lane."""
+    return lane_bytes(key) + NUMBER.pack(lsn)
+
+
+def lsn_of(at: bytes) -> Lsn:
+    """Return the LSN that a key ends with."""
+    return cast("int", NUMBER.unpack_from(at, len(at) - NUMBER.size)[0])
+
+
+def dead_key(route_id: RouteId, lsn: Lsn) -> bytes:
+    """Return the key of a dead letter."""
+    return ROUTE.pack(route_id) + NUMBER.pack(lsn)
+
+
+def get_lane(txn: Transaction, key: LaneKey) -> LaneProgress:
+    """Return what is held of a lane; a fresh checkpoint if nothing is."""
+    held = txn.get("lanes", lane_bytes(key))
+    return LaneProgress(Checkpoint(), None) if held is None else lane_of(held)
+
+
+def put_lane(txn: Transaction, key: LaneKey, after: LaneProgress | None) -> bool:
+    """Hold something of a lane; False, and nothing is changed, if that is None."""
+    if after is None:
+        return False
+    txn.put("lanes", lane_bytes(key), pack(list(after)))
+    return True
+
+
+def lane_of(data: bytes) -> LaneProgress:
+    """Unpack what is held of a lane."""
+    checkpoint, manifest = unpack(data)
+    batch_no, rev_id, lsn, anchor, *rest = checkpoint
+    return LaneProgress(
+        Checkpoint(batch_no, rev_id, lsn, Anchor(*anchor), *rest), _manifest_of(manifest)
+    )
+
+
+def _manifest_of(row: tuple[Any, ...] | None) -> Manifest | None:
+    if row is None:
+        return None
+    number, lo, prev_rev, attempts, revisions, *rest = row
+    return Manifest(
+        number, lo, prev_rev, attempts, tuple(Revision(*each) for each in revisions), *rest
+    )
+
+
+def letter_of(data: bytes) -> DeadLetter:
+    """Unpack a dead letter."""
+    return DeadLetter(*unpack(data))
+
+
+def letters_of(data: bytes | None) -> list[DeadLetter]:
+    """Unpack a list of dead letters; empty where there is none."""
+    return [] if data is None else [DeadLetter(*row) for row in unpack(data)]
+
+
+def bury(txn: Transaction, route_id: RouteId, letters: Sequence[DeadLetter]) -> None:
+    """Take dead letters into the index."""
+    for letter in letters:
+        txn.put("dead", dead_key(route_id, letter.lsn), pack(letter))

@@ -180,6 +180,7 @@ def _ingest(settings: Settings, said: Mapping[str, Any], answers: TextIO) -> int
 
 def _drain(settings: Settings, _: Mapping[str, Any], answers: TextIO) -> int:
     from wald.drainer.process import run
+    from wald.drainer.watchdog import watch_process
 
     calm_garbage_collector()
     parent = os.getppid()
@@ -188,16 +189,18 @@ def _drain(settings: Settings, _: Mapping[str, Any], answers: TextIO) -> int:
     threading.Thread(
         target=_watch_lifeline, args=(sys.stdin.fileno(), stop), name="lifeline", daemon=True
     ).start()
+    clock = SystemClock()
     return run(
         settings,
         make_sink=make_sink,
         fs=PosixFileSystem(),
-        clock=SystemClock(),
+        clock=clock,
         chance=random.SystemRandom(),
         ready=lambda facts: _say(answers, {"ready": True, **facts}),
         stop=stop,
         # its successor waits for the locks
         hurried=lambda: os.getppid() != parent,
+        watch=watch_process(clock),
     )
 
 

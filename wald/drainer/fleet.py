@@ -94,6 +94,10 @@ class Fleet:
                 staying.append(lane.route.birth.name)
         return staying
 
+    def each_lane(self) -> list[Lane]:
+        """Return all lanes."""
+        return list(self.lanes.values())
+
     def route_id(self, name: str) -> RouteId | None:
         """Return the id of a living route by its name."""
         births = [lane.route.birth for lane in self.lanes.values()]

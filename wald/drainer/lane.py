@@ -82,6 +82,18 @@ class Lane:
             Step.PARKED: self._wait,
         }
 
+    @property
+    def name(self) -> str:
+        """The route's name, and which of its lanes it is if there are several."""
+        route = self.route
+        several = route.settings.lanes > 1 or route.layout
+        return f"{route.birth.name}/{route.layout}.{route.lane}" if several else route.birth.name
+
+    @property
+    def attempt_timeout_s(self) -> float:
+        """How long an attempt may take."""
+        return self.route.settings.attempt_timeout_s
+
     # --- from other threads ---------------------------------------------------------------------
 
     def start(self) -> None:

@@ -23,6 +23,7 @@ from wald.drainer.frontier import FrontierBoard, Subscription, read_hint
 from wald.drainer.opening import Doors, locked, open_shared, wait_for_log_id
 from wald.drainer.released import ProgressPage
 from wald.drainer.route import MakeSink
+from wald.drainer.watchdog import Watchdog
 from wald.model import Lsn
 from wald.ports import Chance, Clock, FileSystem
 from wald.storage.progress import TwoSlotPage
@@ -43,11 +44,12 @@ def run(  # noqa: PLR0913 - a composition of ports
     ready: Callable[[dict[str, Any]], None],
     stop: threading.Event,
     hurried: Callable[[], bool] = lambda: False,
+    watch: Watchdog | None = None,
 ) -> int:
     """Deliver until ``stop`` is set; returns the exit code of a clean end.
 
     What is there is then delivered for as long as the settings say, unless it is ``hurried``:
-    then only an attempt under way is brought to its end.
+    then only an attempt under way is brought to its end. ``watch`` looks whether all goes on.
 
     Raises:
         DataDirectoryHeld: another process holds ``ledger.lock``.
@@ -59,7 +61,7 @@ def run(  # noqa: PLR0913 - a composition of ports
         if log_id is None:
             return 0
         with ExitStack() as stack:
-            drainer = Drainer(doors, log_id, stack)
+            drainer = Drainer(doors, log_id, stack, watch)
             ready({"log_id": log_id.hex()})
             drainer.serve(stop, hurried)
     return 0
@@ -68,8 +70,11 @@ def run(  # noqa: PLR0913 - a composition of ports
 class Drainer:
     """The parts of a running drain process; ``stack`` closes them, newest first."""
 
-    def __init__(self, doors: Doors, log_id: bytes, stack: ExitStack) -> None:
+    def __init__(
+        self, doors: Doors, log_id: bytes, stack: ExitStack, watch: Watchdog | None = None
+    ) -> None:
         self._doors = doors
+        self._watch = watch
         settings, fs = doors.settings, doors.fs
         self._board = FrontierBoard()
         self._catalogue = Catalogue(fs, settings.data_dir, log_id)
@@ -126,6 +131,8 @@ class Drainer:
             if self._trouble != repr(error):
                 self._trouble = repr(error)
                 _log.error("routes cannot be read or begun: %r", error, exc_info=error)
+        if self._watch is not None:
+            self._watch.look(self._fleet.each_lane())
         self._asks.poll(timeout_s)
         self._publish()
 

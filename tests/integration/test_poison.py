@@ -1,0 +1,69 @@
+"""Poison that kills the drainer: found by the attempts it did not survive, set aside, alone."""
+
+import json
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import wald
+from tests.daemon import Daemon
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="wp"))
+    info = path / "site" / "poison-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: poison\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[wald.sinks]\npoison = tests.poison_sink:make\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(path / "site"), str(ROOT)]))
+    yield path
+    shutil.rmtree(path)
+
+
+def configuration(directory: Path) -> str:
+    return f"""
+[sinks.out]
+type = "poison"
+path = "{directory}/out.db"
+[sinks.calm]
+type = "sqlite"
+path = "{directory}/calm.db"
+[routes.things]
+stream = "things"
+sink = "out"
+attempt_timeout = "1s"
+batch = {{ max_records = 40 }}
+[routes.others]
+stream = "others"
+sink = "calm"
+"""
+
+
+@pytest.mark.parametrize("how", ["exit", "memory", "loop"])
+def test_a_record_that_kills_the_drainer_is_set_aside_and_all_others_are_delivered(
+    directory: Path, how: str
+) -> None:
+    with Daemon(directory, config=configuration(directory)) as daemon:
+        with wald.connect(str(daemon.socket)) as producer:
+            values = [{"n": n} for n in range(20)]
+            sent = producer.append_many("things", [*values[:7], {"poison": how}, *values[7:]])
+            producer.append_many("others", values)
+        daemon.command("wait", "--all", "--timeout", "60s")
+        status = json.loads(daemon.command("status", "--json"))["routes"]
+        letters = json.loads(daemon.command("dlq", "list", "--json"))["dead_letters"]
+    assert (status["things"]["delivered"], status["things"]["dead_letters"]) == (20, 1)
+    assert status["others"]["delivered"] == 20
+    assert [(each["lsn"], each["code"]) for each in letters] == [(sent.accepted[7].lsn, "crashed")]
+    with sqlite3.connect(directory / "out.db") as database:
+        lsns = [lsn for (lsn,) in database.execute("SELECT lsn FROM things ORDER BY rowid")]
+    database.close()
+    accepted = [receipt.lsn for receipt in sent.accepted]
+    assert lsns == accepted[:7] + accepted[8:]

@@ -127,6 +127,9 @@ DEAD_LOG_ENTRY_MAX_BYTES: Final = 256 * MIB
 ERROR_TEXT_MAX_CHARS: Final = 500
 TAIL_WINDOW_BYTES: Final = 256 * KIB
 ASKS_CONNECTIONS_MAX: Final = 16
+DROPS_KEPT: Final = 2_048  # routes that were given up, as the ledger remembers them
+FORMER_LANE_IDLE_S: Final = 30.0  # a lane of a former layout with nothing to do leaves
+PROBES_MAX: Final = 8  # targets that people ask at a time; a hung one holds its place
 DEAD_LETTERS_PER_ANSWER: Final = 1_000
 
 # --- delivery policy --------------------------------------------------------------------------
@@ -166,8 +169,9 @@ WORKERS_SHRINK_AFTER_S: Final = 10.0
 # --- pages and processes ----------------------------------------------------------------------
 PAGE_SLOT_BYTES: Final = 4 * KIB
 FIGURES_OFFSET_BYTES: Final = 2 * PAGE_SLOT_BYTES  # in ingest.page: behind the slots of the hint
-FIGURES_SLOT_BYTES: Final = 512 * KIB
+FIGURES_SLOT_BYTES: Final = 1024 * KIB
 PAGE_ERRORS_MAX_BYTES: Final = 64 * KIB  # of all routes together, in ``drain.page``
+PAGE_LANES_MAX_BYTES: Final = 256 * KIB  # of all routes' lanes together, in ``drain.page``
 RECOVERY_LISTED_MAX: Final = 100  # losses and notes in the figures; the loss report has all
 FIGURES_EVERY_S: Final = 0.1
 CHILD_BACKOFF_BASE_S: Final = 0.1
@@ -175,7 +179,9 @@ CHILD_BACKOFF_CAP_S: Final = 10.0
 CHILD_STOP_S: Final = 15.0
 CLOCK_NS_PER_S: Final = 1_000_000_000
 
-assert ROUTES_MAX * 440 + PAGE_ERRORS_MAX_BYTES < FIGURES_SLOT_BYTES  # a route's names and figures
+assert (  # a route's names and figures
+    ROUTES_MAX * 640 + PAGE_ERRORS_MAX_BYTES + PAGE_LANES_MAX_BYTES < FIGURES_SLOT_BYTES
+)
 assert RECORD_MAX_BYTES < REQUEST_MAX_BYTES < GROUP_MAX_BYTES
 assert SNAPSHOT_MAX_BYTES + GROUP_MAX_BYTES + 4 * ALIGNMENT_MAX_BYTES < SEGMENT_BYTES
 assert SNAPSHOT_BLOCK_MAX_BYTES <= SNAPSHOT_MAX_BYTES

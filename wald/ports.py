@@ -389,6 +389,11 @@ class Ledger(DeadLetters, Protocol):
     nothing changed and the same call may succeed later).
     """
 
+    @property
+    def store(self) -> Store:
+        """What it stands on; what else the drainer keeps there has a class of its own."""
+        ...
+
     def birth(self, birth: RouteBirth) -> RouteBirth:
         """T1: take in a route with a checkpoint at its birth; returns what stands, old or new."""
         ...

@@ -50,6 +50,7 @@ FORMAT = 1
 TABLES = (
     *("meta", "routes", "lanes", "aside", "dead", "history"),
     *("redrives", "allowed", "purged"),
+    *("layouts", "former", "paused", "dropped"),
 )
 
 

@@ -1,0 +1,120 @@
+"""How routes are divided into lanes, durably: T9 of the ledger.
+
+    layouts  route u32             -> [number, lanes, since, next lanes, barrier]
+    former   route u32 layout u32  -> [number, lanes, since]: of a layout before
+
+A route without a row has one lane in layout 0. Former layouts are kept: their lanes hold counts,
+dead letters that are redriven through their chain, and rows at the target that may go back.
+"""
+
+from struct import Struct
+
+from wald.core import lanes
+from wald.core.lanes import Layout
+from wald.errors import LedgerFailed
+from wald.model import Checkpoint, LaneKey, LaneProgress, Lsn, RouteBirth, RouteId
+from wald.ports import Store, Transaction
+from wald.storage.ledger_rows import ROUTE, get_lane, lane_of, pack, put_lane, unpack
+
+_FORMER = Struct(">II")
+_LANE = Struct(">III")
+
+
+class Layouts:
+    """The layouts of all routes; any thread. Each method is one transaction."""
+
+    def __init__(self, store: Store, log_id: bytes) -> None:
+        self._store = store
+        self._log_id = log_id
+
+    def settle(self, birth: RouteBirth, wanted: int, frontier_lsn: Lsn) -> Layout:
+        """T9: bring the layout of a route in line with a wanted number of lanes.
+
+        A route of which nothing was sealed yet gets it at once; else a change begins, goes on,
+        or is called off, as ``core.lanes.decide`` says. No lane of the route may be at work.
+
+        Args:
+            birth: the route, taken in (T1).
+            wanted: the number of lanes.
+            frontier_lsn: the frontier: nothing beyond it was read, let alone sealed.
+        """
+
+        def work(txn: Transaction) -> Layout:
+            held = _get(txn, birth.route_id)
+            if held is None and self._is_untouched(txn, birth):
+                return self._found(txn, birth.route_id, Layout(0, wanted, birth.birth_lsn))
+            layout = held or Layout(0, 1, birth.birth_lsn)
+            after = lanes.changed(layout, wanted, frontier_lsn)
+            if after != held:
+                _put(txn, birth.route_id, after)
+            return after
+
+        return self._store.write(work)
+
+    def switch(self, route_id: RouteId, worked_on: Layout) -> Layout:
+        """T9: put the following layout to work once every lane is through to the barrier.
+
+        Returns the layout that stands: ``worked_on`` if a lane is not through yet.
+
+        Raises:
+            LedgerFailed: the ledger holds another layout.
+        """
+
+        def work(txn: Transaction) -> Layout:
+            if _get(txn, route_id) != worked_on:
+                msg = "the ledger holds another layout"
+                raise LedgerFailed(msg)
+            held = [
+                get_lane(txn, LaneKey(self._log_id, route_id, worked_on.number, lane))
+                for lane in range(worked_on.lanes)
+            ]
+            if any(each.manifest or each.checkpoint.lsn < worked_on.barrier for each in held):
+                return worked_on
+            former = (worked_on.number, worked_on.lanes, worked_on.since)
+            txn.put("former", _FORMER.pack(route_id, worked_on.number), pack(former))
+            return self._found(txn, route_id, worked_on.following())
+
+        return self._store.write(work)
+
+    def of(self, route_id: RouteId) -> Layout | None:
+        """Return the layout of a route; None if it was never settled."""
+        return self._store.read(lambda txn: _get(txn, route_id))
+
+    def former(self, route_id: RouteId) -> list[Layout]:
+        """Return the layouts before the one at work, oldest first."""
+        return self._store.read(
+            lambda txn: [
+                Layout(*unpack(row)) for _, row in txn.scan("former", ROUTE.pack(route_id))
+            ]
+        )
+
+    def lanes(self, route_id: RouteId) -> dict[LaneKey, LaneProgress]:
+        """Return what the ledger holds of every lane of a route, former ones too, in order."""
+
+        def work(txn: Transaction) -> dict[LaneKey, LaneProgress]:
+            return {
+                LaneKey(self._log_id, *_LANE.unpack(at)): lane_of(row)
+                for at, row in txn.scan("lanes", ROUTE.pack(route_id))
+            }
+
+        return self._store.read(work)
+
+    def _is_untouched(self, txn: Transaction, birth: RouteBirth) -> bool:
+        first = get_lane(txn, LaneKey(self._log_id, birth.route_id, 0, 0))
+        return first == LaneProgress(Checkpoint(lsn=birth.birth_lsn), None)
+
+    def _found(self, txn: Transaction, route_id: RouteId, layout: Layout) -> Layout:
+        begin = LaneProgress(Checkpoint(lsn=layout.since), None)
+        for lane in range(layout.lanes):
+            put_lane(txn, LaneKey(self._log_id, route_id, layout.number, lane), begin)
+        _put(txn, route_id, layout)
+        return layout
+
+
+def _get(txn: Transaction, route_id: RouteId) -> Layout | None:
+    row = txn.get("layouts", ROUTE.pack(route_id))
+    return None if row is None else Layout(*unpack(row))
+
+
+def _put(txn: Transaction, route_id: RouteId, layout: Layout) -> None:
+    txn.put("layouts", ROUTE.pack(route_id), pack(layout))

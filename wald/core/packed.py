@@ -44,7 +44,7 @@ than the chunks it lies in.
 """
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from enum import IntEnum
 from struct import Struct
 from struct import error as StructError  # noqa: N812 - a class, named like one
@@ -401,20 +401,3 @@ def _decode_lost(first_lsn: Lsn, lsns: int, body: bytes) -> LostRange:
         cast("str", said["reason"]),
         cast("int | None", said["records"]),
     )
-
-
-def chunks_from(head: PackedHead, found: Sequence[ChunkHeader]) -> Iterator[ChunkHeader | Lsn]:
-    """Put the chunks that were found in order, with the LSN up to which one is missing between.
-
-    Of a file whose tail is lost chunks are found one behind the other; one that is damaged too
-    leaves a gap, which is all that is known of it.
-    """
-    through = head.lo
-    for chunk in sorted(found, key=lambda item: item.offset):
-        if chunk.after > through:
-            yield chunk.after
-        if chunk.through > through:
-            yield chunk
-            through = chunk.through
-    if through < head.hi:
-        yield head.hi

@@ -6,7 +6,7 @@ first, since a segment never retires before an older one. An archived stream is 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from wald import limits
@@ -66,13 +66,15 @@ class Standing:
         files: the packed files that the ledger names.
         frontier_lsn: the last durable LSN.
         fills: of segments, how much of them is payload, where that was measured.
+        complete: whether ``segments`` are all that there are; else nothing new is packed.
     """
 
     segments: Sequence[FinishedSegment]
     routes: Sequence[RouteStanding]
     files: Sequence[PackedRange]
     frontier_lsn: Lsn
-    fills: Mapping[int, float]
+    fills: Mapping[int, float] = field(default_factory=dict)
+    complete: bool = True
 
 
 def of_stream(files: Iterable[PackedRange], stream_id: StreamId) -> list[PackedRange]:
@@ -94,19 +96,26 @@ def covered_through(lsn: Lsn, files: Sequence[PackedRange]) -> Lsn:
     return lsn
 
 
-def held_through(
-    checkpoint: Lsn, files: Sequence[PackedRange], segments: Sequence[FinishedSegment]
-) -> Lsn | None:
+def held_through(checkpoint: Lsn, files: Sequence[PackedRange], standing: Standing) -> Lsn | None:
     """Return up to where packed files hold all that a route needs; None if not from its start.
 
     The block of the checkpoint itself must be in them, for its anchor, unless the log has
     nothing left in front of the first of them.
+
+    Args:
+        checkpoint: the route's.
+        files: of its stream, in order.
+        standing: the log's segments.
     """
     first = next((file for file in files if file.hi >= checkpoint), None)
     if first is None:
         return None
-    if first.lo >= checkpoint and any(
-        segment.before_lsn < first.lo and segment.last_lsn >= checkpoint for segment in segments
+    if first.lo >= checkpoint and (
+        not standing.complete
+        or any(
+            segment.before_lsn < first.lo and segment.last_lsn >= checkpoint
+            for segment in standing.segments
+        )
     ):
         return None
     return covered_through(first.hi, files)
@@ -127,7 +136,7 @@ def floors(standing: Standing) -> dict[RouteId, Lsn]:
     said = {}
     for route in standing.routes:
         files = of_stream(standing.files, route.stream_id)
-        held = held_through(route.checkpoint, files, standing.segments)
+        held = held_through(route.checkpoint, files, standing)
         floor = route.checkpoint
         if held is not None:
             floor = max(floor, min(held + 1, standing.frontier_lsn))
@@ -139,6 +148,8 @@ def floors(standing: Standing) -> dict[RouteId, Lsn]:
 
 def next_job(standing: Standing, policy: RepackPolicy) -> PackJob | None:
     """Return the next file to be made; None if there is nothing to do now."""
+    if not standing.complete:
+        return None
     told = floors(standing)
     needed = min(told.values(), default=limits.LSN_MAX)
     for segment in standing.segments:
@@ -179,7 +190,7 @@ def _pack_job(
         starts = []
         for route in needing:
             if route.stream_id == stream_id:
-                held = held_through(route.checkpoint, files, standing.segments)
+                held = held_through(route.checkpoint, files, standing)
                 starts.append(route.checkpoint - 1 if held is None else held)
         lo = max(segment.before_lsn, min(starts))
         if lo < segment.last_lsn:
@@ -197,7 +208,7 @@ def _is_stuck(
         each.size_bytes for each in standing.segments if each.last_lsn >= route.checkpoint
     )
     after_s = policy.after_s
-    if standing.fills.get(segment.number, 1.0) < limits.PACK_POOR_FILL:
+    if standing.fills.get(segment.number, 1.0) < limits.PACK_POOR_SHARE:
         after_s = min(after_s, limits.PACK_POOR_AFTER_S)
     return route.pinning_s >= after_s or lag_bytes >= policy.after_bytes
 
@@ -276,15 +287,7 @@ def beyond_the_archive(
 
 def pinned_bytes(route: RouteStanding, standing: Standing) -> int:
     """Return what a route keeps on disk: of the log by its floor, of packed files by its need."""
-    floor = floors(
-        Standing(
-            standing.segments,
-            [route],
-            standing.files,
-            standing.frontier_lsn,
-            standing.fills,
-        )
-    )[route.route_id]
+    floor = floors(replace(standing, routes=[route]))[route.route_id]
     log_bytes = sum(each.size_bytes for each in standing.segments if not is_drained(each, floor))
     packed_bytes = sum(
         file.size_bytes

@@ -21,6 +21,8 @@ from wald.model import NO_ANCHOR, Anchor, Frontier, LostRange, Lsn, StreamId
 from wald.ports import File, FileSystem
 from wald.storage.segment import read_around, segment_number
 
+SEGMENT_GONE = "a segment is not there"
+
 
 class TailBlock(NamedTuple):
     """A whole block below the frontier, with the sections asked for, each with its first LSN."""
@@ -120,7 +122,7 @@ class TailReader:
         for extent in extents:
             try:
                 yield from self._read_extent(extent, newest=extent.segment == frontier.segment)
-            except _FrontierOld:
+            except (_FrontierOld, FileNotFoundError):  # recycled, or retired meanwhile
                 self._leave()
                 return
 
@@ -128,6 +130,12 @@ class TailReader:
         """Put the cursor before the first block of the frontier's segment."""
         header = self._segment_header(frontier.segment)
         self.cursor = header.pred_last_lsn if header else frontier.lsn
+
+    def skip_to(self, lsn: Lsn) -> None:
+        """Put the cursor behind blocks that were read elsewhere, or back to where it stood."""
+        self._leave()
+        self.cursor = lsn
+        self._whole_lsn = max(self._whole_lsn, lsn)
 
     def holds_after(self, lsn: Lsn, frontier: Frontier) -> bool:
         """Tell whether every LSN above ``lsn`` up to the frontier is still in the log.
@@ -231,7 +239,7 @@ class TailReader:
 
     def _lost_before(self, first: _Extent) -> Iterator[LostRange]:
         last = first.header.pred_last_lsn if first.header else self.cursor
-        yield from self._lost(self.cursor + 1, last, first.segment, 0, "a segment is not there")
+        yield from self._lost(self.cursor + 1, last, first.segment, 0, SEGMENT_GONE)
 
     # --- blocks ---------------------------------------------------------------------------------
 

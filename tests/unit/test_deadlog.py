@@ -10,7 +10,15 @@ from wald.core import frame
 from wald.errors import DiskFull, FormatDamaged, FormatNewer, LedgerFailed
 from wald.model import NO_REVISION, Record
 from wald.storage import deadlog
-from wald.storage.deadlog import DeadEntry, DeadLog, DeadPlace, decode_entry, encode_entry
+from wald.storage.deadlog import (
+    UNKNOWN_REASON,
+    DeadEntry,
+    DeadLog,
+    DeadPlace,
+    Reason,
+    decode_entry,
+    encode_entry,
+)
 from wald.testing.simfs import SimFileSystem
 
 DATA = "/data"
@@ -158,3 +166,61 @@ def test_a_newer_entry_is_newer_and_not_damaged():
 def test_a_whole_entry_that_says_nothing_is_damage(body):
     with pytest.raises(FormatDamaged):
         decode_entry(repacked(1, body))
+
+
+# --- the chain ----------------------------------------------------------------------------------
+
+
+def record(lsn):
+    return Record(lsn, 99, 0, b"%d" % lsn)
+
+
+C, D = b"c" * 16, b"d" * 16
+CHAIN = [
+    DeadEntry(A, NO_REVISION, (record(7), record(9)), reasons=(Reason(7, "no", "why", 3, 1, 5),)),
+    DeadEntry(b"e" * 16, A, (record(8),)),  # a revision that took no effect: nobody names it
+    DeadEntry(B, A, (), (7,)),
+    DeadEntry(C, B, (record(12),)),
+    DeadEntry(D, C, (record(7),), (12,)),
+]
+
+
+@pytest.mark.parametrize(
+    ("dead_rev", "letters", "ever"),
+    [
+        (NO_REVISION, set(), set()),
+        (A, {7, 9}, {7, 9}),
+        (B, {9}, {7, 9}),
+        (C, {9, 12}, {7, 9, 12}),
+        (D, {7, 9}, {7, 9, 12}),
+    ],
+)
+def test_a_chain_is_what_it_excluded_less_what_it_redrove_oldest_first(fs, dead_rev, letters, ever):
+    log = DeadLog(fs, DATA, file_bytes=200)
+    places = [log.append(entry) for entry in CHAIN]
+    found = log.walk(dead_rev)
+    assert found is not None
+    assert (set(found.letters), found.ever) == (letters, frozenset(ever))
+    if dead_rev == A:
+        assert found.letters[7].reason == Reason(7, "no", "why", 3, 1, 5)
+        assert found.letters[7].place == places[0]
+        assert found.letters[9].reason.code == UNKNOWN_REASON
+    log.close()
+
+
+def test_a_chain_of_which_an_entry_is_missing_is_not_known(fs):
+    log = DeadLog(fs, DATA)
+    assert log.walk(A) is None
+    for entry in CHAIN[2:]:
+        log.append(entry)
+    assert log.walk(D) is None
+    log.append(DeadEntry(A, D, ()))  # a circle
+    assert log.walk(D) is None
+    log.close()
+
+
+def test_an_entry_of_an_older_release_has_no_reasons():
+    packed = encode_entry(ENTRY)
+    said = frame.unpack_statement(packed[deadlog.DEAD_HEADER_BYTES :])
+    del said["reasons"]
+    assert decode_entry(repacked(1, frame.pack_statement(said))) == ENTRY

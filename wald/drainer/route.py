@@ -11,6 +11,7 @@ from wald.core.delivery import Parked, RejectGuard
 from wald.drainer.faults import FaultBoard
 from wald.drainer.frontier import FrontierBoard
 from wald.drainer.reader import Batch, LaneReader
+from wald.drainer.targets import Targets
 from wald.errors import LedgerFailed
 from wald.model import (
     NO_REVISION,
@@ -40,7 +41,7 @@ from wald.model import (
     Unknown,
 )
 from wald.ports import Chance, Clock, FileSystem, Ledger, Sink
-from wald.storage.deadlog import DeadEntry, DeadLog
+from wald.storage.deadlog import DeadEntry, DeadLog, Excluded, Reason
 
 MakeSink = Callable[[RouteSettings, SinkSettings], Sink]
 
@@ -66,6 +67,7 @@ class Shared:
     count_streams: Callable[[], int]
     released: Callable[[RouteId], Lsn]
     faults: FaultBoard = field(default_factory=FaultBoard)
+    targets: Targets = field(default_factory=Targets)
     sink_command: tuple[str, ...] = (sys.executable, "-P", "-m", "wald.app", "sink")
 
 
@@ -113,28 +115,47 @@ class Route:
         """Make the bodies of refused records durable in the dead log; return their letters."""
         by_lsn = {record.lsn: record for record in records}
         bodies = tuple(by_lsn[item.lsn] for item in refused)
-        place = self.shared.dead_log.append(DeadEntry(rev_id, previous, bodies))
         now_ns = self.shared.clock.wall_ns()
-        return [
-            DeadLetter(
-                self.birth.name,
+        reasons = tuple(
+            Reason(
                 item.lsn,
                 item.code[: limits.ERROR_TEXT_MAX_CHARS],
                 item.message[: limits.ERROR_TEXT_MAX_CHARS],
                 manifest.number,
-                rev_id,
                 manifest.attempts,
                 now_ns,
-                place.file,
-                place.offset,
-                through_lsn=item.lsn,
-                layout=self.layout,
-                lane=self.lane,
-                key=by_lsn[item.lsn].key,
-                record_time_ns=by_lsn[item.lsn].time_ns,
             )
             for item in refused
+        )
+        entry = DeadEntry(rev_id, previous, bodies, reasons=reasons)
+        place = self.shared.dead_log.append(entry)
+        return [
+            self.letter(Excluded(place, rev_id, record.key, record.time_ns, reason))
+            for record, reason in zip(bodies, reasons, strict=True)
         ]
+
+    def letter(self, item: Excluded) -> DeadLetter:
+        """Return the dead letter of what an entry of the dead log holds."""
+        reason = item.reason
+        return DeadLetter(
+            self.birth.name,
+            reason.lsn,
+            reason.code,
+            reason.message,
+            reason.batch_no,
+            item.rev_id,
+            reason.attempts,
+            reason.time_ns,
+            item.place.file,
+            item.place.offset,
+            through_lsn=reason.lsn,
+            layout=self.layout,
+            lane=self.lane,
+            key=item.key,
+            record_time_ns=item.record_time_ns,
+            producer=reason.producer,
+            trace=reason.trace,
+        )
 
     def letters_of_lost(
         self,
@@ -200,6 +221,7 @@ class LaneMemory:
     notes: dict[str, int] = field(default_factory=dict)
     last_error: str = ""
     parked: Parked | None = None
+    timeout_s: float | None = None  # how long the next attempt may take
 
     @property
     def manifest(self) -> Manifest:

@@ -10,14 +10,17 @@
            prev       bin   the previous dead_rev of the lane's chain
            excluded   array of [LSN, time, content, value, key, headers, dedup id]
            redriven   array of LSN
+           reasons    array of [LSN, code, message, batch, attempts, time, producer, trace], of
+                      what is excluded; an entry of an older release has none
 
-An entry is durable before the revision is (T3). It counts only if the ledger names it, so that a
-torn or a superfluous one harms nothing. Each process begins a new file, and so does each failed
-write: nothing is ever written behind bytes whose fate is unknown.
+An entry is durable before the revision is (T3). It counts only if a target's row names it, by
+``dead_rev`` and then entry by entry (where there is no row, if the ledger does), so that a torn or
+a superfluous one harms nothing. Each process begins a new file, and so does each failed write:
+nothing is ever written behind bytes whose fate is unknown.
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from struct import Struct
 from typing import NamedTuple, cast
@@ -25,7 +28,7 @@ from typing import NamedTuple, cast
 from wald import limits
 from wald.core import frame
 from wald.errors import DiskFull, FormatDamaged, FormatNewer, LedgerFailed
-from wald.model import Lsn, Record, RevisionId
+from wald.model import NO_REVISION, Lsn, Record, RevisionId
 from wald.ports import File, FileSystem
 
 DEAD_MAGIC = 0x44454457  # "WDED" as bytes on disk
@@ -34,6 +37,7 @@ _HEAD = Struct("<IHHI")
 _CRC = Struct("<I")
 DEAD_HEADER_BYTES = _HEAD.size + _CRC.size
 _NO_ROOM = frozenset({28, 122})  # ENOSPC, EDQUOT
+UNKNOWN_REASON = "unknown"
 
 assert DEAD_HEADER_BYTES == 16
 
@@ -45,6 +49,19 @@ class DeadPlace(NamedTuple):
     offset: int
 
 
+class Reason(NamedTuple):
+    """Why a record was set aside, so that a lost ledger loses no word of it."""
+
+    lsn: Lsn
+    code: str
+    message: str
+    batch_no: int
+    attempts: int
+    time_ns: int
+    producer: str = ""
+    trace: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class DeadEntry:
     """What one revision excluded or redrove, and the entry before it in the lane's chain."""
@@ -53,6 +70,27 @@ class DeadEntry:
     previous: RevisionId
     excluded: tuple[Record, ...]
     redriven: tuple[Lsn, ...] = ()
+    reasons: tuple[Reason, ...] = ()
+
+
+class Excluded(NamedTuple):
+    """A record that a chain set aside and did not redrive; its value stays in the dead log."""
+
+    place: DeadPlace
+    rev_id: RevisionId
+    key: str | bytes | None
+    record_time_ns: int
+    reason: Reason
+
+
+class Chain(NamedTuple):
+    """What a row's ``dead_rev`` leads to.
+
+    ``letters`` are the dead letters of exactly this chain, ``ever`` all that it once set aside.
+    """
+
+    letters: Mapping[Lsn, Excluded]
+    ever: frozenset[Lsn]
 
 
 def encode_entry(entry: DeadEntry) -> bytes:
@@ -63,6 +101,7 @@ def encode_entry(entry: DeadEntry) -> bytes:
             "prev": entry.previous,
             "excluded": [list(record) for record in entry.excluded],
             "redriven": list(entry.redriven),
+            "reasons": [list(reason) for reason in entry.reasons],
         }
     )
     head = _HEAD.pack(DEAD_MAGIC, DEAD_VERSION, 0, len(body))
@@ -92,6 +131,7 @@ def decode_entry(data: bytes) -> DeadEntry:
             cast("bytes", said["prev"]),
             tuple(Record(*row) for row in cast("list[list[object]]", said["excluded"])),  # type: ignore[arg-type]
             tuple(cast("list[int]", said["redriven"])),
+            tuple(Reason(*row) for row in cast("list[list[object]]", said.get("reasons", []))),  # type: ignore[arg-type]
         )
     except (KeyError, TypeError) as error:
         msg = "an entry of the dead log is incomplete"
@@ -199,6 +239,41 @@ class DeadLog:
                     offset = end
             finally:
                 file.close()
+
+    def walk(self, dead_rev: RevisionId) -> Chain | None:
+        """Follow a chain from its newest entry back, then carry it out, oldest first.
+
+        Returns None if an entry is missing or not whole: nobody knows then what it set aside.
+        """
+        steps = self._steps(dead_rev)
+        if steps is None:
+            return None
+        letters: dict[Lsn, Excluded] = {}
+        ever: set[Lsn] = set()
+        for place in reversed(steps):
+            entry = self.read(place)
+            reasons = {reason.lsn: reason for reason in entry.reasons}
+            for record in entry.excluded:
+                why = reasons.get(record.lsn) or Reason(record.lsn, UNKNOWN_REASON, "", 0, 0, 0)
+                letters[record.lsn] = Excluded(place, entry.rev_id, record.key, record.time_ns, why)
+                ever.add(record.lsn)
+            for lsn in entry.redriven:
+                letters.pop(lsn, None)
+        return Chain(letters, frozenset(ever))
+
+    def _steps(self, dead_rev: RevisionId) -> list[DeadPlace] | None:
+        """Return where the entries of a chain are, newest first; None if one is missing."""
+        if dead_rev == NO_REVISION:
+            return []
+        known = {entry.rev_id: (place, entry.previous) for place, entry in self.entries()}
+        steps: list[DeadPlace] = []
+        while dead_rev != NO_REVISION:
+            found = known.pop(dead_rev, None)  # an entry is passed once: a circle ends here
+            if found is None:
+                return None
+            steps.append(found[0])
+            dead_rev = found[1]
+        return steps
 
     def files(self) -> Sequence[int]:
         """Return the numbers of the files there are, in order."""

@@ -156,16 +156,21 @@ def find_bad_records(body: Body) -> list[BadRecord]:
 def without(body: Body, indexes: Sequence[int]) -> Body:
     """Return the body without the records at ``indexes``."""
     gone = set(indexes)
-    keep = [i for i in range(len(body.values)) if i not in gone]
+    return only(body, [i for i in range(len(body.values)) if i not in gone])
+
+
+def only(body: Body, indexes: Sequence[int]) -> Body:
+    """Return the body with nothing but the records at ``indexes``, in their order."""
 
     def pick(column: list[Text | None] | None) -> list[Text | None] | None:
-        return None if column is None else [column[i] for i in keep]
+        return None if column is None else [column[i] for i in indexes]
 
+    content = body.content
     return Body(
-        bytes(body.content[i] for i in keep) if isinstance(body.content, bytes) else body.content,
-        [body.values[i] for i in keep],
+        bytes(content[i] for i in indexes) if isinstance(content, bytes) else content,
+        [body.values[i] for i in indexes],
         pick(body.keys),
-        None if body.headers is None else [body.headers[i] for i in keep],
+        None if body.headers is None else [body.headers[i] for i in indexes],
         pick(body.dedup_ids),
     )
 

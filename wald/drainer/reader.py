@@ -5,15 +5,18 @@ full, and goes on when it was taken.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import repeat
 from operator import attrgetter
 from typing import NamedTuple
 
+from wald import limits
 from wald.core import body, frame
 from wald.core.batching import Bounds, Waiting, fitting, is_full
 from wald.core.frame import Section
+from wald.core.lanes import WHOLE, Share
 from wald.errors import FormatDamaged
 from wald.model import NO_ANCHOR, Anchor, Frontier, LostRange, Lsn, Record, StreamId
 from wald.ports import Clock, FileSystem
@@ -42,9 +45,13 @@ class _Undecoded(NamedTuple):
 
 
 class LaneReader:
-    """The records of a stream behind an LSN, up to the frontier; one thread."""
+    """The records of a stream behind an LSN, up to the frontier; one thread.
 
-    def __init__(
+    Of a route with several lanes each reads the whole stream and keeps its ``share``: what one
+    lane does never waits for another's reading.
+    """
+
+    def __init__(  # noqa: PLR0913 - the doors of a reader, and what it reads
         self,
         fs: FileSystem,
         data_dir: str,
@@ -53,9 +60,12 @@ class LaneReader:
         *,
         stream: StreamId,
         after: Lsn,
+        share: Share = WHOLE,
     ) -> None:
         self._clock = clock
         self._after = after
+        self._share = share
+        self._until = limits.LSN_MAX if share.until is None else share.until
         self._tail = TailReader(
             fs, data_dir, log_id, after=after, wants_section=records_of_stream(stream)
         )
@@ -85,7 +95,8 @@ class LaneReader:
         """Everything of the stream up to here was taken."""
         if self._records:
             return self._records[0].lsn - 1
-        return self._undecoded[0].first_lsn - 1 if self._undecoded else self._tail.cursor
+        at = self._undecoded[0].first_lsn - 1 if self._undecoded else self._tail.cursor
+        return min(at, self._until)
 
     @property
     def through_anchor(self) -> Anchor:
@@ -108,6 +119,8 @@ class LaneReader:
             if self._undecoded:
                 self._decode(self._undecoded.popleft())
                 continue
+            if self._tail.cursor >= self._until:
+                break
             items = self._tail.read(frontier) if items is None else items
             item = next(items, None)
             if item is None:
@@ -171,7 +184,7 @@ class LaneReader:
 
     def _take_in(self, item: TailBlock | LostRange) -> None:
         if isinstance(item, LostRange):
-            self._lost.append(item)
+            self._lose(item)
             return
         if item.header.records:
             self._last_anchor = item.anchor
@@ -180,24 +193,28 @@ class LaneReader:
         for first_lsn, section in item.sections:
             self._undecoded.extend(_requests(first_lsn, section, item))
 
+    def _lose(self, item: LostRange) -> None:
+        if self._share.tells_losses and item.first_lsn <= self._until:
+            inside = item.last_lsn <= self._until
+            self._lost.append(item if inside else replace(item, last_lsn=self._until))
+
     def _decode(self, request: _Undecoded) -> None:
-        if request.first_lsn + request.stored - 1 <= self._after:
+        last = request.first_lsn + request.stored - 1
+        if last <= self._after or request.first_lsn > self._until:
             return
         try:
             columns = _columns(request)
         except FormatDamaged as damage:
-            last = request.first_lsn + request.stored - 1
-            self._lost.append(
-                LostRange(request.first_lsn, last, 0, 0, damage.message, request.stored)
-            )
+            lost = LostRange(request.first_lsn, last, 0, 0, damage.message, request.stored)
+            self._lose(lost)
             return
         if not self._records:
             self._oldest_ns = self._clock.monotonic_ns()
-        records = _records(request, columns)
-        passed = max(0, self._after + 1 - request.first_lsn)
-        del records[:passed]
-        self._bytes += sum(map(len, columns.values[passed:] if passed else columns.values))
-        self._records += records
+        lsns, ours = _ours(request, columns, self._share, self._after)
+        self._records += _records(request.time_ns, lsns, ours)
+        self._bytes += sum(map(len, ours.values))
+        if not self._records and not self._undecoded:
+            self._anchors.clear()  # of blocks with nothing that is ours: they are passed
 
 
 def _requests(first_lsn: Lsn, section: Section, block: TailBlock) -> Iterator[_Undecoded]:
@@ -220,11 +237,26 @@ def _columns(request: _Undecoded) -> body.Body:
     return columns
 
 
-def _records(request: _Undecoded, columns: body.Body) -> list[Record]:
+def _ours(
+    request: _Undecoded, columns: body.Body, share: Share, after: Lsn
+) -> tuple[Sequence[Lsn], body.Body]:
+    """Return the records of a request that are the lane's and behind an LSN."""
+    first = request.first_lsn
+    picks: Sequence[int] = range(request.stored)
+    if not share.is_whole:
+        picks = share.picks(first, request.stored, columns.keys)
+    if first <= after:
+        picks = [index for index in picks if first + index > after]
+    if len(picks) == request.stored:
+        return range(first, first + request.stored), columns
+    return [first + index for index in picks], body.only(columns, picks)
+
+
+def _records(time_ns: int, lsns: Sequence[Lsn], columns: body.Body) -> list[Record]:
     content, values, keys, headers, dedup_ids = columns
     fields = zip(
-        range(request.first_lsn, request.first_lsn + request.stored),
-        repeat(request.time_ns),
+        lsns,
+        repeat(time_ns),
         repeat(content) if isinstance(content, int) else content,
         values,
         repeat(None) if keys is None else keys,

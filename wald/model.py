@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum, IntEnum
+from enum import Enum, IntEnum, StrEnum
 from typing import NamedTuple, TypeAlias
 
 Lsn: TypeAlias = int  # log sequence number: orders the records, is never used twice; 0 is "none"
@@ -121,7 +121,9 @@ class Revision:
         superseded: so many records are covered by a newer one of their key.
         redriven: dead letters that are sent again; the batch has no other records.
         retries: so many attempts in a row left records that the target wants sent again.
-        boot_id, boot_clock_ns, time_ns: when its first attempt was counted: a window begins here.
+        boot_id, boot_clock_ns, time_ns: when its first attempt was counted that may have taken
+            effect: a window begins here.
+        batches: so many batches were sent to the sink then, by all lanes of its routes.
     """
 
     rev_id: RevisionId
@@ -136,6 +138,15 @@ class Revision:
     boot_id: str = ""
     boot_clock_ns: int = 0
     time_ns: int = 0
+    batches: int = 0
+
+
+class Decision(StrEnum):
+    """What a person says of a batch of which nobody knows whether it took effect."""
+
+    DELIVERED = "delivered"
+    NOT_DELIVERED = "not-delivered"
+    DEAD_LETTER = "dead-letter"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +160,9 @@ class Manifest:
         crashes: so many attempts in a row ended without a verdict: the process died in them.
         held: why it waits for a person; empty if it does not.
         traces: trace contexts of sampled records, as (LSN, traceparent).
+        cleared: of attempts up to this number it is known what took effect: the batch is *in
+            doubt* while ``attempts`` is higher.
+        decision: a ``Decision`` that its lane has yet to carry out; empty if there is none.
     """
 
     number: int
@@ -165,6 +179,8 @@ class Manifest:
     crashes: int = 0
     held: str = ""
     traces: tuple[tuple[Lsn, str], ...] = ()
+    cleared: int = 0
+    decision: str = ""
 
     @property
     def current(self) -> Revision:
@@ -213,7 +229,11 @@ class LaneProgress(NamedTuple):
 class AttemptStamp:
     """When an attempt was begun, by three clocks; durable before the attempt.
 
-    ``crashes`` is how many attempts before it ended without a verdict, in a row.
+    Attributes:
+        crashes: how many attempts before it ended without a verdict, in a row.
+        cleared: of attempts up to this number it is known what took effect.
+        begins: whether the attempt follows; a revision that waits counts none yet.
+        batches: so many batches were sent to the sink before.
     """
 
     boot_id: str
@@ -221,6 +241,23 @@ class AttemptStamp:
     time_ns: int
     last_error: str = ""
     crashes: int = 0
+    cleared: int = 0
+    begins: bool = True
+    batches: int = 0
+
+
+class Mark(NamedTuple):
+    """What T11 changes of an open batch; a field at its default changes nothing.
+
+    Attributes:
+        held: why it waits for a person from now on.
+        decision: what a person says of a held one, which is held no more.
+        cleared: of attempts up to this number it is known what took effect.
+    """
+
+    held: str = ""
+    decision: Decision | None = None
+    cleared: int = 0
 
 
 @dataclass(frozen=True, slots=True)

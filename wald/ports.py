@@ -19,6 +19,7 @@ from wald.model import (
     LaneProgress,
     Lsn,
     Manifest,
+    Mark,
     Outcome,
     ProgressRow,
     Purged,
@@ -418,10 +419,14 @@ class Ledger(DeadLetters, Protocol):
         set_aside: Sequence[DeadLetter],
         stamp: AttemptStamp,
     ) -> bool:
-        """T3: add a revision and count its attempt.
+        """T3: add a revision, and count its attempt if the stamp says that it begins.
 
         ``set_aside`` are all dead letters of ``revision``; they count once it took effect.
         """
+        ...
+
+    def mark(self, key: LaneKey, worked_on: RevisionId, mark: Mark) -> bool:
+        """T11: hold the open batch for a person, take a decision on a held one, clear doubt."""
         ...
 
     def set_aside(self, key: LaneKey, rev_id: RevisionId) -> Sequence[DeadLetter]:

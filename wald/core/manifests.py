@@ -9,8 +9,10 @@ from dataclasses import replace
 from wald.model import (
     AttemptStamp,
     Checkpoint,
+    Decision,
     LaneProgress,
     Manifest,
+    Mark,
     Revision,
     RevisionId,
 )
@@ -41,18 +43,56 @@ def continues(checkpoint: Checkpoint, manifest: Manifest) -> bool:
 def revise(
     held: LaneProgress, worked_on: RevisionId, revision: Revision, stamp: AttemptStamp
 ) -> LaneProgress | None:
-    """T3: add a revision, and count its attempt."""
+    """T3: add a revision, and count its attempt if it begins.
+
+    A decision was on the revision before: the new one carries it out.
+    """
     manifest = _worked_on(held, worked_on)
     if manifest is None:
         return None
-    revised = replace(manifest, revisions=(*manifest.revisions, revision))
+    revised = replace(manifest, revisions=(*manifest.revisions, revision), decision="")
     return LaneProgress(held.checkpoint, _stamped(revised, stamp))
 
 
 def attempt(held: LaneProgress, worked_on: RevisionId, stamp: AttemptStamp) -> LaneProgress | None:
-    """T4: count a further attempt."""
+    """T4: count a further attempt; a held batch has none.
+
+    Where no attempt before can have taken effect, its window begins with this one.
+    """
     manifest = _worked_on(held, worked_on)
-    return None if manifest is None else LaneProgress(held.checkpoint, _stamped(manifest, stamp))
+    if manifest is None or manifest.held:
+        return None
+    stamped = _stamped(manifest, stamp)
+    if stamped.cleared >= manifest.attempts:
+        began = replace(
+            manifest.current,
+            boot_id=stamp.boot_id,
+            boot_clock_ns=stamp.boot_clock_ns,
+            time_ns=stamp.time_ns,
+            batches=stamp.batches,
+        )
+        stamped = replace(stamped, revisions=(*manifest.revisions[:-1], began))
+    return LaneProgress(held.checkpoint, stamped)
+
+
+def mark(held: LaneProgress, worked_on: RevisionId, mark: Mark) -> LaneProgress | None:
+    """T11: hold the batch, take a decision on a held one, or clear doubt."""
+    manifest = _worked_on(held, worked_on)
+    if manifest is None or (mark.decision is not None and not manifest.held):
+        return None
+    marked = replace(manifest, cleared=max(manifest.cleared, mark.cleared))
+    if mark.held:
+        marked = replace(marked, held=mark.held, decision="")
+    if mark.decision is Decision.NOT_DELIVERED:
+        marked = replace(marked, held="", cleared=manifest.attempts)
+    elif mark.decision is not None:
+        marked = replace(marked, held="", decision=mark.decision.value)
+    return LaneProgress(held.checkpoint, marked)
+
+
+def is_in_doubt(manifest: Manifest) -> bool:
+    """Tell whether an attempt that was counted may have taken effect without our knowing."""
+    return manifest.attempts > manifest.cleared
 
 
 def finish(
@@ -107,7 +147,8 @@ def _worked_on(held: LaneProgress, worked_on: RevisionId) -> Manifest | None:
 def _stamped(manifest: Manifest, stamp: AttemptStamp) -> Manifest:
     return replace(
         manifest,
-        attempts=manifest.attempts + 1,
+        attempts=manifest.attempts + stamp.begins,
+        cleared=max(manifest.cleared, stamp.cleared),
         boot_id=stamp.boot_id,
         boot_clock_ns=stamp.boot_clock_ns,
         attempt_time_ns=stamp.time_ns,

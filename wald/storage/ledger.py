@@ -28,6 +28,7 @@ from wald.model import (
     LaneKey,
     LaneProgress,
     Manifest,
+    Mark,
     Revision,
     RevisionId,
     RouteBirth,
@@ -134,6 +135,12 @@ class StoreLedger(DeadIndex):
             return True
 
         return self.store.write(work)
+
+    def mark(self, key: LaneKey, worked_on: RevisionId, mark: Mark) -> bool:
+        """See ``Ledger.mark`` (T11)."""
+        return self.store.write(
+            lambda txn: put_lane(txn, key, manifests.mark(get_lane(txn, key), worked_on, mark))
+        )
 
     def set_aside(self, key: LaneKey, rev_id: RevisionId) -> Sequence[DeadLetter]:
         """See ``Ledger.set_aside``."""

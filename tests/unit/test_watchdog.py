@@ -9,7 +9,7 @@ from wald.testing.clock import ManualClock
 
 @dataclass
 class Standing:
-    step_began_ns: int
+    busy_since_ns: int
     attempt_timeout_s: float = 10.0
     name: str = "orders"
 
@@ -32,7 +32,7 @@ def test_an_attempt_beyond_twice_its_timeout_ends_the_process() -> None:
     assert look_after(20.1, None) == ["ended"]
 
 
-def test_between_two_steps_nothing_is_too_long() -> None:
+def test_between_two_calls_nothing_is_too_long() -> None:
     assert look_after(1e6, 0) == []
 
 

@@ -9,26 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from threading import Lock
-from typing import cast
 
 from wald import limits
 from wald.errors import InputError
 from wald.model import (
-    Attempt,
-    Capabilities,
-    Delivered,
-    Finding,
-    LaneKey,
-    Outcome,
-    ProgressRow,
     Record,
-    Rejected,
     RejectedRecord,
-    Systemic,
-    SystemicKind,
-    Unknown,
 )
-from wald.ports import Chance, Clock, EncodingSink, Sink
+from wald.ports import Chance
 
 _NS = limits.CLOCK_NS_PER_S
 _REJECTED = "game-day"
@@ -112,87 +100,16 @@ class FaultBoard:
         return lasting
 
 
-class FaultySink:
-    """A sink with the faults of its route before it: the sink as it is while there are none."""
-
-    def __init__(
-        self, inner: Sink, route: str, board: FaultBoard, clock: Clock, chance: Chance
-    ) -> None:
-        self.inner = inner
-        self._route = route
-        self._board = board
-        self._clock = clock
-        self._chance = chance
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """Those of the sink."""
-        return self.inner.capabilities
-
-    @property
-    def encoder(self) -> str:
-        """That of the sink; empty if it freezes nothing."""
-        return str(getattr(self.inner, "encoder", ""))
-
-    def read_row(self, key: LaneKey) -> ProgressRow | Outcome | None:
-        """Ask, unless the target plays dead."""
-        return self._down() or self.inner.read_row(key)
-
-    def deliver(self, attempt: Attempt) -> Outcome:
-        """Deliver, with the faults that last."""
-        down = self._down()
-        if down is not None:
-            return down
-        faults = self._faults()
-        for slow in _of(faults, FaultKind.SLOW):
-            self._clock.sleep(slow.amount)
-        refused = _refused(faults, attempt.records)
-        if refused:
-            return Rejected(tuple(refused), refused[0].message)
-        outcome = self.inner.deliver(attempt)
-        for losing in _of(faults, FaultKind.LOSE_ANSWERS):
-            if isinstance(outcome, Delivered) and self._chance.uniform(0.0, 1.0) < losing.amount:
-                return Unknown("game day: the answer was lost")
-        return outcome
-
-    def probe(
-        self, attempt: Attempt, records: Sequence[Record]
-    ) -> Sequence[RejectedRecord] | Outcome:
-        """Probe; what a fault refuses is named first."""
-        return (
-            self._down() or _refused(self._faults(), records) or self.inner.probe(attempt, records)
-        )
-
-    def encode(self, attempt: Attempt) -> bytes:
-        """Encode as the sink does."""
-        return cast("EncodingSink", self.inner).encode(attempt)
-
-    def check(self) -> Sequence[Finding]:
-        """Verify at the target."""
-        return self.inner.check()
-
-    def close(self) -> None:
-        """Close the sink."""
-        self.inner.close()
-
-    def _faults(self) -> tuple[Fault, ...]:
-        return self._board.of(self._route, self._clock.monotonic_ns())
-
-    def _down(self) -> Systemic | None:
-        if _of(self._faults(), FaultKind.DOWN):
-            return Systemic(SystemicKind.UNREACHABLE, "game day: the target plays dead")
-        return None
-
-
-def _of(faults: Sequence[Fault], kind: FaultKind) -> list[Fault]:
+def of_kind(faults: Sequence[Fault], kind: FaultKind) -> list[Fault]:
+    """Return the faults of one kind."""
     return [each for each in faults if each.kind is kind]
 
 
-def _refused(faults: Sequence[Fault], records: Sequence[Record]) -> list[RejectedRecord]:
+def refused_by(faults: Sequence[Fault], records: Sequence[Record]) -> list[RejectedRecord]:
     """Return the records that a fault refuses: by LSN, so that a probe says the same."""
     return [
         RejectedRecord(record.lsn, _REJECTED, "game day: refused")
-        for fault in _of(faults, FaultKind.REJECT)
+        for fault in of_kind(faults, FaultKind.REJECT)
         for record in records
         if _draw(record.lsn, fault.seed) < fault.amount
     ]

@@ -26,8 +26,8 @@ class Watched(Protocol):
     """A lane, as far as it is watched."""
 
     @property
-    def step_began_ns(self) -> int:
-        """When its step under way began, by the monotonic clock; 0 between steps."""
+    def busy_since_ns(self) -> int:
+        """When its call of the sink began, by the monotonic clock; 0 between calls."""
         ...
 
     @property
@@ -62,7 +62,7 @@ class Watchdog:
             self._rearmed_ns = now_ns
             self._rearm()
         for lane in lanes:
-            began_ns = lane.step_began_ns
+            began_ns = lane.busy_since_ns
             bound_s = limits.HUNG_ATTEMPT_FACTOR_COUNT * lane.attempt_timeout_s
             if began_ns and now_ns - began_ns > bound_s * _NS:
                 _log.critical(

@@ -112,11 +112,8 @@ class TendedSink:
         self, attempt: Attempt, records: Sequence[Record]
     ) -> Sequence[RejectedRecord] | Outcome:
         """Probe; what a fault refuses is named first."""
-        return (
-            self._down()
-            or refused_by(self._faults(), records)
-            or self.inner.probe(attempt, records)
-        )
+        named = self._down() or refused_by(self._faults(), records)
+        return named or self._watched(lambda: self.inner.probe(attempt, records))
 
     def encode(self, attempt: Attempt) -> bytes:
         """Encode as the sink does."""

@@ -8,6 +8,8 @@ from wald import limits
 from wald.config import RouteSettings, SinkSettings
 from wald.core import delivery
 from wald.core.delivery import Parked, RejectGuard
+from wald.core.lanes import WHOLE, Share
+from wald.drainer.crew import Crew
 from wald.drainer.faults import FaultBoard
 from wald.drainer.frontier import FrontierBoard
 from wald.drainer.reader import Batch, LaneReader
@@ -73,14 +75,37 @@ class Shared:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One lane of a route: the birth as the ledger has it, its settings, and which lane it is."""
+    """One lane of a route: the birth as the ledger has it, its settings, and which lane it is.
+
+    Attributes:
+        shared: what all lanes of the drainer share.
+        birth: the route.
+        settings: the route's.
+        sink: where it goes.
+        layout: the division of the route that the lane belongs to.
+        share: which records are the lane's.
+        since: the lane's chain begins behind this LSN; None: at the birth of the route.
+        crew: what the lanes of the route share.
+    """
 
     shared: Shared
     birth: RouteBirth
     settings: RouteSettings
     sink: SinkSettings
     layout: int = 0
-    lane: int = 0
+    share: Share = WHOLE
+    since: Lsn | None = None
+    crew: Crew = field(default_factory=Crew)
+
+    @property
+    def lane(self) -> int:
+        """Which lane of its layout it is."""
+        return self.share.lane
+
+    @property
+    def begin_lsn(self) -> Lsn:
+        """Where the lane's chain begins: a target without its row holds nothing behind this."""
+        return self.birth.birth_lsn if self.since is None else self.since
 
     @property
     def key(self) -> LaneKey:
@@ -97,6 +122,7 @@ class Route:
             shared.clock,
             stream=self.birth.stream_id,
             after=after,
+            share=self.share,
         )
 
     def stamp(self, last_error: str = "", crashes: int = 0) -> AttemptStamp:

@@ -1,0 +1,78 @@
+"""What the lanes of a route share: whether it is held back, and how many may be at work at a time.
+
+A lane that would ask or send takes a place first and gives it back behind the attempt; those that
+wait for one get it in the order in which they asked.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from wald import limits
+
+
+class Crew:
+    """Places for lanes at work. Any thread.
+
+    Args:
+        wake: lets lanes that wait ask again.
+        places: how many may be at work.
+    """
+
+    def __init__(
+        self, wake: Callable[[], None] = lambda: None, places: int = limits.LANES_MAX
+    ) -> None:
+        self._wake = wake
+        self._places = places
+        self._lock = threading.Lock()
+        self._at_work: set[object] = set()
+        self._waiting: deque[object] = deque()
+        self._paused_ns: int | None = None
+
+    @property
+    def paused_ns(self) -> int | None:
+        """Since when the route is held back, by the wall clock; None if it is not."""
+        return self._paused_ns
+
+    def hold(self, since_ns: int | None) -> None:
+        """Hold the route back, or with None let it go on: an attempt under way ends as it does."""
+        before, self._paused_ns = self._paused_ns, since_ns
+        if before != since_ns:
+            self._wake()
+
+    @property
+    def places(self) -> int:
+        """How many may be at work."""
+        return self._places
+
+    def resize(self, places: int) -> None:
+        """Say how many may be at work; who is at work beyond that ends the attempt."""
+        with self._lock:
+            grown, self._places = places > self._places, places
+            waiting = bool(self._waiting)
+        if grown and waiting:
+            self._wake()
+
+    def enter(self, who: object) -> bool:
+        """Take a place, or keep the one taken; False: it is ``who``'s turn later."""
+        with self._lock:
+            if who in self._at_work:
+                return True
+            if who not in self._waiting:
+                self._waiting.append(who)
+            if self._waiting.index(who) >= self._places - len(self._at_work):
+                return False
+            self._waiting.remove(who)
+            self._at_work.add(who)
+            return True
+
+    def leave(self, who: object) -> None:
+        """Give a place back, or stop waiting for one; harmless to repeat."""
+        with self._lock:
+            held = who in self._at_work or who in self._waiting
+            self._at_work.discard(who)
+            if who in self._waiting:
+                self._waiting.remove(who)
+            wake = held and bool(self._waiting)
+        if wake:
+            self._wake()

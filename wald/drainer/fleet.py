@@ -162,4 +162,5 @@ def _figures(birth: RouteBirth, figures: LaneFigures) -> dict[str, Any]:
         "last_error": figures.last_error,
         "oldest_pending_ns": figures.oldest_pending_ns,
         "parked": figures.parked,
+        "policy": dict(figures.policy),
     }

@@ -26,7 +26,7 @@ from wald.drainer.route import LaneMemory, Route, must
 from wald.drainer.sending import close_sink, finish, new_manifest, search, send
 from wald.drainer.sinks import fit_sink
 from wald.errors import WaldError
-from wald.model import LaneProgress, Lsn
+from wald.model import LaneProgress, Lsn, ProgressRow, ReplayClass
 
 _log = logging.getLogger("wald.drain")
 _NS = limits.CLOCK_NS_PER_S
@@ -62,7 +62,7 @@ class Lane:
         self.figures = LaneFigures()
         self._shared = route.shared
         self._memory = LaneMemory()
-        self._gate = Gate(route.settings.batch)
+        self._gate = Gate(route)
         self._thread = threading.Thread(
             target=self._run, name=f"lane {route.birth.name}", daemon=True
         )
@@ -72,12 +72,13 @@ class Lane:
         self._failures = 0
         self._step = Step.CHECKING
         self._due_ns = 0
+        self._held_back_s = 0.0
         self._advance_ns = 0
         self._steps: dict[Step, Callable[[], Event | float]] = {
             Step.CHECKING: self._check,
             Step.COLLECTING: self._collect,
             Step.SENDING: self._send,
-            Step.SEARCHING: lambda: search(self.route, self._memory),
+            Step.SEARCHING: self._search,
             Step.WAITING: self._wait,
             Step.PARKED: self._wait,
         }
@@ -103,6 +104,7 @@ class Lane:
     def flush(self, through: Lsn) -> None:
         """Seal at once what waits up to an LSN."""
         self._flush_through = max(self._flush_through, through)
+        self._gate.flush(through)
         self._shared.board.wake()
 
     def stop(self, deliver_for_s: float) -> None:
@@ -183,11 +185,14 @@ class Lane:
 
     def _rest_after_failure(self, floor_s: float | None) -> None:
         self._failures += 1
-        pause_s = delivery.backoff_s(self._failures, self._shared.chance, floor_s=floor_s)
+        pause_s = 0.0  # an open breaker says when: one lane is to try for all
+        if not self._gate.is_shut:
+            pause_s = delivery.backoff_s(self._failures, self._shared.chance, floor_s=floor_s)
         self._due_ns = self._now_ns() + round(pause_s * _NS)
 
     def _let_go(self) -> None:
         """Forget all that can be found again: in the ledger, the log, and at the target."""
+        self._gate.rest()
         memory = self._memory
         if memory.reader is not None:
             memory.reader.close()
@@ -204,7 +209,7 @@ class Lane:
         """Tell whether the lane was asked to leave, and may."""
         if self._leave_by_ns is None:
             return False
-        resting = self._step in {Step.WAITING, Step.PARKED}
+        resting = self._step in {Step.WAITING, Step.PARKED} or self._gate.is_shut
         return resting or self._now_ns() >= self._leave_by_ns or self._has_nothing_left()
 
     def _has_nothing_left(self) -> bool:
@@ -229,22 +234,37 @@ class Lane:
         memory = self._memory
         if self.route.frontier() is None:
             return _IDLE_S
-        held_back_s = self._gate.wait_s()
-        if held_back_s > 0:
-            return held_back_s
         memory.held = self._shared.ledger.lane(self.route.key)
         if memory.reader is None:
             memory.reader = self.route.reader(memory.held.checkpoint.lsn)
+        held_back_s = self._gate.wait_s()
+        if held_back_s > 0:
+            self._look_ahead()
+            return held_back_s
         fit_sink(self.route, memory)
-        event, row = check_row(self.route, memory)
+        event, row = self._ask()
         if event is Event.ROW_APPLIED:
             if not self._load_batch():
+                self._gate.rest()
                 return _IDLE_S
             assert row is not None
             self._finish(row.rev_id)
         if event is not Event.ROW_STRANGE:
             memory.parked = None
         return event
+
+    def _ask(self) -> tuple[Event, ProgressRow | None]:
+        """Ask the target for the row; the gate is told how that went."""
+        memory, began_ns = self._memory, self._now_ns()
+        event, row = check_row(self.route, memory)
+        if event is Event.SYSTEMIC:
+            assert memory.outcome is not None
+            self._gate.ended(memory.outcome, 0, (self._now_ns() - began_ns) / _NS)
+        elif memory.replay is ReplayClass.TRANSACTIONAL and (
+            event is not Event.ROW_FITS or memory.held.manifest is None
+        ):
+            self._gate.answered()
+        return event, row
 
     def _collect(self) -> Event | float:
         memory = self._memory
@@ -259,13 +279,15 @@ class Lane:
             memory.batch = batch
             memory.counted = manifest.current.rev_id
             return Event.SEALED
+        self._gate.rest()
         self._advance()
-        return max(self._until_due_s(), self._gate.wait_s())
+        return self._held_back_s or self._until_due_s()
 
     def _take_up(self) -> Event | float:
         """Go on with the open manifest: sealed just now with T5, or found."""
         memory = self._memory
         if not self._load_batch():
+            self._gate.rest()
             return _IDLE_S
         held_back_s = self._gate.wait_s()
         if held_back_s > 0:
@@ -297,11 +319,11 @@ class Lane:
         assert frontier is not None
         waiting = reader.fill(frontier, bounds)
         flush = self._leave_by_ns is not None or reader.through < self._flush_through
+        self._held_back_s = 0.0
         if why_seal(waiting, bounds, self._now_ns(), flush=flush) is None:
             return None
-        if self._gate.wait_s() > 0:
-            return None
-        return reader.take(bounds)
+        self._held_back_s = self._gate.wait_s()
+        return None if self._held_back_s > 0 else reader.take(bounds)
 
     def _bounds(self) -> Bounds:
         sink = self._memory.sink
@@ -342,13 +364,21 @@ class Lane:
         self._publish()
         memory = self._memory
         took_effect = memory.manifest.current.rev_id
-        began_ns = self._now_ns()
+        began_ns, records = self._now_ns(), memory.manifest.records
+        memory.timeout_s = self._gate.begins(records)
         event = send(self.route, memory)
         assert memory.outcome is not None
-        records, seconds = memory.manifest.records, (self._now_ns() - began_ns) / _NS
-        self._gate.ended(memory.outcome, records, seconds)
+        self._gate.ended(memory.outcome, records, (self._now_ns() - began_ns) / _NS)
         if event is Event.DELIVERED:
             self._finish(took_effect)
+        return event
+
+    def _search(self) -> Event:
+        began_ns = self._now_ns()
+        event = search(self.route, self._memory)
+        if event in {Event.SYSTEMIC, Event.UNKNOWN}:
+            assert self._memory.outcome is not None
+            self._gate.ended(self._memory.outcome, 0, (self._now_ns() - began_ns) / _NS)
         return event
 
     def _finish(self, took_effect: bytes) -> None:
@@ -393,8 +423,12 @@ class Lane:
             oldest_ns = batch.records[0].time_ns
         elif reader is not None and manifest is None:
             through, oldest_ns = max(through, reader.through), reader.oldest_time_ns
+        self._gate.note(through, oldest_ns)
+        state = _STATES.get(self._step, self._step.value)
+        if self._gate.is_shut and self._step in {Step.CHECKING, Step.COLLECTING}:
+            state = Step.WAITING.value
         self.figures = LaneFigures(
-            _STATES.get(self._step, self._step.value),
+            state,
             memory.replay.value if memory.sink else self.figures.replay,
             checkpoint.lsn,
             through,

@@ -104,7 +104,13 @@ def _attempt(route: Route, memory: LaneMemory) -> Attempt:
         effective_dead_rev(memory.held.checkpoint, revision.rev_id, revision.excluded),
     )
     return Attempt(
-        route.key, route.birth.stream, manifest.prev_rev, row, records, number=manifest.attempts
+        route.key,
+        route.birth.stream,
+        manifest.prev_rev,
+        row,
+        records,
+        number=manifest.attempts,
+        timeout_s=memory.timeout_s,
     )
 
 

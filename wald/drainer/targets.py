@@ -1,0 +1,126 @@
+"""What the lanes of one target, and of one route, share: breakers, rates, who is live. Any thread.
+
+Decided by ``core.breaker`` and ``core.pacing``; here are only the locks around them.
+"""
+
+import threading
+from dataclasses import dataclass, field
+
+from wald import limits
+from wald.core import breaker
+from wald.core.breaker import Breaker, BreakerState, Permit, Scope
+from wald.core.pacing import Bucket, Rate, bucket
+from wald.model import Outcome, RouteId
+from wald.ports import Chance
+
+_NS = limits.CLOCK_NS_PER_S
+
+
+class Guard:
+    """A breaker that lanes share."""
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+        self._lock = threading.Lock()
+        self._breaker = Breaker()
+
+    @property
+    def breaker(self) -> Breaker:
+        """How it stands now."""
+        return self._breaker
+
+    def admit(self, now_ns: int) -> Permit | None:
+        """Return leave for one attempt, or None: ``core.breaker.wait_s`` says for how long."""
+        with self._lock:
+            self._breaker, permit = breaker.admit(self._breaker, now_ns)
+        return permit
+
+    def ended(self, permit: Permit, outcome: Outcome, now_ns: int, chance: Chance) -> bool:
+        """Take in what an attempt came to; True if the breaker opened or closed by it."""
+        with self._lock:
+            before = self._breaker
+            self._breaker = breaker.after(before, permit, outcome, now_ns, chance, self.scope)
+            return self._breaker.state is not before.state
+
+    def answered(self, permit: Permit) -> bool:
+        """Take in that the target answered a question; True if the breaker closed by it."""
+        with self._lock:
+            self._breaker = breaker.answered(self._breaker, permit)
+            return self._breaker.state is BreakerState.CLOSED
+
+    def give_back(self, permit: Permit) -> None:
+        """Return leave that was not used."""
+        with self._lock:
+            self._breaker = breaker.given_back(self._breaker, permit)
+
+
+class Target:
+    """What all lanes to one target share."""
+
+    def __init__(self) -> None:
+        self.guard = Guard(Scope.TARGET)
+        self._live_ns: dict[RouteId, int] = {}
+
+    def worked(self, route: RouteId, now_ns: int, *, live: bool) -> None:
+        """Take in that a route had an attempt, and whether it keeps up."""
+        if live:
+            self._live_ns[route] = now_ns
+        else:
+            self._live_ns.pop(route, None)
+
+    def has_live(self, beside: RouteId, now_ns: int) -> bool:
+        """Tell whether another route has lately been at work here and keeps up."""
+        since_ns = now_ns - round(limits.LIVE_AGE_S * _NS)
+        return any(
+            route != beside and at_ns >= since_ns for route, at_ns in list(self._live_ns.items())
+        )
+
+
+class Pace:
+    """What all lanes of one route share."""
+
+    def __init__(self, max_records_per_s: int | None, now_ns: int) -> None:
+        self.guard = Guard(Scope.ROUTE)
+        self._lock = threading.Lock()
+        self._bucket = None if max_records_per_s is None else bucket(max_records_per_s, now_ns)
+        self._rate = Rate()
+
+    @property
+    def bucket(self) -> Bucket | None:
+        """What ``max_records_per_s`` leaves; None without one."""
+        return self._bucket
+
+    @property
+    def rate(self) -> Rate:
+        """How fast the route delivers."""
+        return self._rate
+
+    def begins(self, records: int, now_ns: int) -> None:
+        """Take in that a batch goes out."""
+        if self._bucket is not None:
+            with self._lock:
+                self._bucket = self._bucket.taken(records, now_ns)
+
+    def delivered(self, records: int, now_ns: int) -> None:
+        """Take in that a batch took effect."""
+        with self._lock:
+            self._rate = self._rate.after(records, now_ns)
+
+
+@dataclass(slots=True)
+class Targets:
+    """The targets and routes of a drainer, each made when it is first asked for."""
+
+    _targets: dict[str, Target] = field(default_factory=dict)
+    _paces: dict[RouteId, Pace] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def target(self, sink: str) -> Target:
+        """Return what the lanes to a sink's target share."""
+        with self._lock:
+            return self._targets.setdefault(sink, Target())
+
+    def pace(self, route: RouteId, max_records_per_s: int | None, now_ns: int) -> Pace:
+        """Return what the lanes of a route share; a new life of a route is another route."""
+        with self._lock:
+            return self._paces.setdefault(route, Pace(max_records_per_s, now_ns))

@@ -43,6 +43,9 @@ class Event(Enum):
     ROW_FITS = "row fits"
     ROW_APPLIED = "row has it"
     ROW_STRANGE = "row strange"
+    ADOPTED = "row adopted"
+    TAKE_OVER = "row taken over"
+    LOOK = "time to look at the row"
     OPEN_FOUND = "open batch found"
     SEALED = "sealed"
     DELIVERED = "delivered"
@@ -72,6 +75,11 @@ LIFE_OF_A_BATCH: tuple[Transition, ...] = (
     Transition("row-fits", Step.CHECKING, Event.ROW_FITS, Step.COLLECTING, "-"),
     Transition("already-applied", Step.CHECKING, Event.ROW_APPLIED, Step.COLLECTING, "T5"),
     Transition("row-strange", Step.CHECKING, Event.ROW_STRANGE, Step.PARKED, "-"),
+    Transition("adopted", Step.CHECKING, Event.ADOPTED, Step.WAITING, "T12"),
+    Transition("taken-over", Step.CHECKING, Event.TAKE_OVER, Step.CHECKING, "the target's row"),
+    Transition("not-taken-over", Step.CHECKING, Event.ROW_MOVED, Step.WAITING, "-"),
+    Transition("taken-over-or-not", Step.CHECKING, Event.UNKNOWN, Step.WAITING, "-"),
+    Transition("look-again", Step.COLLECTING, Event.LOOK, Step.CHECKING, "-"),
     Transition("cannot-ask", Step.CHECKING, Event.SYSTEMIC, Step.WAITING, "-"),
     Transition("sealed", Step.COLLECTING, Event.SEALED, Step.SENDING, "T2"),
     Transition("again", Step.COLLECTING, Event.OPEN_FOUND, Step.SENDING, "T4"),
@@ -124,7 +132,7 @@ class Parked(Enum):
     """Why a lane waits for a person; the codes of status."""
 
     TARGET_BEHIND = "target-behind"
-    LEDGER_OLDER = "ledger-older"
+    WENT_BACK = "target-went-back"
     DIVERGED = "diverged"
     UNCERTAIN = "uncertain"
     QUOTA = "dead-letter-quota"

@@ -101,7 +101,7 @@ class Gate:
         now_ns, chance = self._now_ns(), self._shared.chance
         permits = self._permits or [(guard, PERMIT) for guard in self._guards]
         self._permits = []
-        changed = [guard.ended(permit, outcome, now_ns, chance) for guard, permit in permits]
+        closed = [guard.ended(permit, outcome, now_ns, chance) for guard, permit in permits]
         self._size = self._size.after(outcome, seconds, records)
         if isinstance(outcome, Unknown):
             self._patience = self._patience.after_silence()
@@ -112,7 +112,7 @@ class Gate:
         self._make_room(seconds, now_ns)
         if any(permit.is_probe for _, permit in permits):
             self._closings = self._begin_small()  # it goes on at once: the others spread
-        if any(changed):
+        if any(closed):
             self._shared.board.wake()
         if any(guard.breaker.state is BreakerState.OPEN for guard in self._guards):
             self._held = Held.BREAKER

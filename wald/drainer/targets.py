@@ -36,11 +36,11 @@ class Guard:
         return permit
 
     def ended(self, permit: Permit, outcome: Outcome, now_ns: int, chance: Chance) -> bool:
-        """Take in what an attempt came to; True if the breaker opened or closed by it."""
+        """Take in what an attempt came to; True if the breaker closed by it."""
         with self._lock:
             before = self._breaker
             self._breaker = breaker.after(before, permit, outcome, now_ns, chance, self.scope)
-            return self._breaker.state is not before.state
+            return self._breaker.times_closed != before.times_closed
 
     def answered(self, permit: Permit) -> bool:
         """Take in that the target answered a question; True if the breaker closed by it."""

@@ -308,6 +308,7 @@ class Attempt:
         body: the frozen request of a sink that freezes it (``Capabilities.freezes``), else None.
         number: how many attempts of this batch were counted, this one among them; from 1.
         timeout_s: how long it may take; None for the sink's own bound.
+        from_owner: whose row is moved, where a person took the lane over; None for ``row.owner``.
     """
 
     key: LaneKey
@@ -318,6 +319,13 @@ class Attempt:
     body: bytes | None = None
     number: int = 1
     timeout_s: float | None = None
+    from_owner: int | None = None
+
+    @property
+    def stands_on(self) -> tuple[int, RevisionId, int]:
+        """Number, revision and owner that the row must have before; number 0: there is none."""
+        owner = self.row.owner if self.from_owner is None else self.from_owner
+        return self.row.batch_no - 1, self.prev_rev, owner
 
 
 @dataclass(frozen=True, slots=True)

@@ -382,7 +382,8 @@ def _move_row(database: sqlite3.Connection, attempt: Attempt) -> bool:
     )
     if row.batch_no == 1:
         return database.execute(_INSERT_ROW, (*attempt.key, *values)).rowcount == 1
-    before = (row.batch_no - 1, attempt.prev_rev, _OWNER.pack(row.owner))
+    number, prev_rev, owner = attempt.stands_on
+    before = (number, prev_rev, _OWNER.pack(owner))
     return database.execute(_UPDATE_ROW, (*values, *attempt.key, *before)).rowcount == 1
 
 

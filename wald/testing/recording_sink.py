@@ -147,5 +147,4 @@ def _continues(row: ProgressRow | None, attempt: Attempt) -> bool:
     """Tell whether an attempt moves the row: from (n, prev, owner) to n + 1."""
     if row is None:
         return attempt.row.batch_no == 1
-    before = (row.batch_no, row.rev_id, row.owner)
-    return before == (attempt.row.batch_no - 1, attempt.prev_rev, attempt.row.owner)
+    return (row.batch_no, row.rev_id, row.owner) == attempt.stands_on

@@ -25,39 +25,16 @@ from wald.core.events import (
     pack_ack,
 )
 from wald.core.frame import RefusedRecord, Section, SectionKind, crc32c
+from wald.core.plain import PLAIN_END, PLAIN_MAX_BYTES, PLAIN_STARTS
 from wald.errors import FormatDamaged
-from wald.model import Content, Lsn, StreamId
+from wald.model import Lsn, StreamId
 
 Holder = TypeVar("Holder")
 
 EMPTY_BODY: Final = bodies.encode(Body(0, []))
-_CODES: Final = frozenset(int(code) for code in Content)
 _APPEND: Final = SectionKind.APPEND
 _new_tuple: Final = tuple.__new__  # a named tuple without its keyword arguments: half the time
 _PACK_ONE: Final = Struct("<IIII").pack  # a row of a section's table of requests
-_PLAIN_END: Final = b"\xc0\xc0\xc0"  # no keys, no headers, no dedup ids
-
-
-def _plain_starts(length: int) -> tuple[bytes, ...]:
-    """Return how a body of so many bytes begins if it is one record and nothing but a value.
-
-    With ``_PLAIN_END`` behind the value that leaves no byte undetermined: the body is whole and
-    right, and need not be unpacked. One beginning for each content code.
-    """
-    small, medium = length - 8, length - 9  # msgpack: bin 8 has a head of 2 bytes, bin 16 of 3
-    if 0 <= small < 1 << 8:
-        head = bytes((0xC4, small))
-    elif medium >= 1 << 8:
-        head = bytes((0xC5, medium >> 8, medium & 0xFF))
-    else:
-        return ()
-    return tuple(bytes((0x95, code, 0x91)) + head for code in sorted(_CODES))
-
-
-_PLAIN_MAX_BYTES: Final = 4 * limits.KIB  # beyond, the bytes cost more than the request
-_PLAIN_STARTS: Final = [_plain_starts(length) for length in range(_PLAIN_MAX_BYTES + 1)]
-assert _PLAIN_MAX_BYTES < 1 << 16
-assert _PLAIN_MAX_BYTES <= limits.RECORD_MAX_BYTES
 REFUSALS_MAX_BYTES: Final = frame.REFUSAL_BYTES * limits.REFUSALS_KEPT_PER_REQUEST
 # What a read may add to a group beside its own bytes: one section header, and the refusals of the
 # one request after which ``take`` returns. A table row is smaller than the frame header it is for.
@@ -140,7 +117,7 @@ class RunBuilder:
         and behind a request of which something was refused. The length of the frame at ``at``
         must be within its bound.
         """
-        unpack, plain_starts = HEADER.unpack_from, _PLAIN_STARTS
+        unpack, plain_starts = HEADER.unpack_from, PLAIN_STARTS
         stream, sequence, last_lag = self.stream, self.next_sequence, self._lag
         add_plain = self._bodies.append
         total = len(data)
@@ -160,9 +137,9 @@ class RunBuilder:
             at = at_next
             last_lag = lag
             if (
-                length <= _PLAIN_MAX_BYTES
+                length <= PLAIN_MAX_BYTES
                 and body.startswith(plain_starts[length])
-                and body.endswith(_PLAIN_END)
+                and body.endswith(PLAIN_END)
             ):
                 add_plain(body)
                 self.size_bytes += length
@@ -174,6 +151,13 @@ class RunBuilder:
         self._lag = last_lag
         self.next_sequence = sequence
         return at
+
+    def add(self, body: bytes, *, lag: int) -> None:
+        """Add one plain request that continues the run."""
+        self._bodies.append(body)
+        self.size_bytes += len(body) + frame.REQUEST_BYTES
+        self._lag = lag
+        self.next_sequence += 1
 
     def _count_plain(self) -> None:
         """Make the rows of the bodies since the last row: one plain record each, in C speed."""

@@ -475,9 +475,10 @@ def unpack_statement(data: bytes) -> dict[str, object]:
     return cast("dict[str, object]", statement)
 
 
-def join_sections(sections: Sequence[Section]) -> bytes:
-    """Pack sections to one payload."""
+def join_sections(sections: Sequence[Section], behind: Sequence[bytes] = ()) -> bytes:
+    """Pack sections to one payload, with parts that are packed already behind them."""
     parts: list[bytes] = []
     for section in sections:
         parts += encode_section(section)
+    parts += behind
     return b"".join(parts)

@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar, cast
 from wald import limits
 from wald.core import frame
 from wald.core.frame import RefusedRecord, Section, SectionKind
+from wald.core.lone import LoneSections
 from wald.errors import FormatDamaged
 from wald.model import Lsn, RouteId, StreamId
 
@@ -167,6 +168,35 @@ class LogState:
         session.forget_answered()
         if refusals:
             self._bound_refusals(session, len(refusals))
+
+    def apply_lone(self, lone: LoneSections, first_lsn: Lsn, time_ns: int) -> None:
+        """Take in lone requests of a durable block; the same as ``apply`` of each section.
+
+        Args:
+            lone: the sections, of streams that were opened; each has one record.
+            first_lsn: the LSN of the first.
+            time_ns: the commit time of their block.
+        """
+        streams, sessions, lsn = self.streams, self.sessions, first_lsn
+        for request, table in zip(lone.requests, lone.tables(), strict=True):
+            stream_id, session_id, sequence, answered, body = request
+            stream = streams[stream_id]
+            stream.records += 1
+            stream.bytes += len(body)
+            stream.last_lsn = lsn
+            session = sessions.get(session_id)
+            if session is not None:
+                runs = session.runs
+                if answered == sequence - 1:  # of what was before it nothing may be asked for
+                    runs.clear()
+                    session.refusals = 0
+                runs.append(_new_tuple(Run, (sequence, stream_id, lsn, table, ())))
+                session.last_sequence = sequence
+                session.active_ns = time_ns
+                session.answered_through = max(session.answered_through, answered)
+                if len(runs) > 1:
+                    session.forget_answered()
+            lsn += 1
 
     def _bound_refusals(self, session: SessionState, added: int) -> None:
         """Keep a snapshot small, whatever is refused: one record costs a producer three bytes."""

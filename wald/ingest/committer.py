@@ -13,8 +13,8 @@ from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 from wald import limits
 from wald.core import frame
 from wald.core.commit import Contribution, Group
-from wald.core.events import RefusedRecords
 from wald.core.frame import Section
+from wald.core.lone import LONE_BYTES, Lone, LoneSections
 from wald.errors import Backpressure, DiskFull
 from wald.storage.log import Log
 
@@ -36,8 +36,8 @@ class Contributor(Protocol):
         """Send the answer to a durable contribution."""
         ...
 
-    def refuse_contribution(self, mine: "Contribution[Self]", error: Backpressure) -> None:
-        """Say that a contribution is not stored."""
+    def refuse_from(self, first_sequence: int, error: Backpressure) -> None:
+        """Say that what was accepted since the last commit is not stored."""
         ...
 
 
@@ -74,6 +74,7 @@ class Committer(Generic[Peer]):
         self._committed = committed
         self._fatal = fatal
         self._armed: list[Peer] = []
+        self._lone: dict[Peer, Lone] = {}
         self._statements: list[Statement] = []
         self._mentioned: list[Section] = []
         self._scheduled = False
@@ -90,6 +91,27 @@ class Committer(Generic[Peer]):
         self.size_bytes += size_bytes
         if not self._scheduled:
             self._arm()
+
+    def accept_lone(self, peer: Peer, request: Lone) -> bool:
+        """Take the one request of a connection since the last commit.
+
+        False if it is not the only one, or there is no room: it belongs in a contribution then.
+        """
+        size_bytes = self.size_bytes + LONE_BYTES + len(request[4])
+        if peer.armed or peer in self._lone or size_bytes > limits.GROUP_MAX_BYTES:
+            return False
+        self._lone[peer] = request
+        self.size_bytes = size_bytes
+        if not self._scheduled:
+            self._arm()
+        return True
+
+    def take_back(self, peer: Peer) -> Lone | None:
+        """Return what ``accept_lone`` took since the last commit: its connection has more."""
+        request = self._lone.pop(peer, None)
+        if request is not None:
+            self.size_bytes -= LONE_BYTES + len(request[4])
+        return request
 
     def state(self, *statements: Statement) -> None:
         """Put statements into the next group, all into the same one."""
@@ -133,20 +155,22 @@ class Committer(Generic[Peer]):
             mentioned: also if there is nothing but what was mentioned: before a stop.
         """
         due = bool(self._mentioned) and (mentioned or self._is_due)
-        if self._failed or not (self._armed or self._statements or due):
+        if self._failed or not (self._armed or self._lone or self._statements or due):
             return
         statements, self._statements = self._statements, []
         told, self._mentioned = self._mentioned, []
         armed, self._armed = self._armed, []
+        lone, self._lone = self._lone, {}
         self.size_bytes = 0
         mine = [peer.contribution() for peer in armed]
         group = Group(told + [each.section for each in statements], mine)
+        alone = LoneSections(list(lone.values()))
         try:
-            receipt = self._log.append_group(group.sections())  # the commit point
+            receipt = self._log.append_group(group.sections(), alone)  # the commit point
         except DiskFull as error:
             self._mentioned = told
             self.size_bytes = sum(map(frame.section_bytes, told))
-            self._refuse(statements, mine, error)
+            self._refuse(statements, mine, lone, error)
             return
         except BaseException as error:
             self._failed = True
@@ -155,22 +179,31 @@ class Committer(Generic[Peer]):
         self.groups += 1
         for statement in statements:
             statement.durable()
-        for peer, frames in group.answers(receipt.first_lsn, receipt.frontier.lsn):
+        durable_lsn = receipt.frontier.lsn
+        for peer, frames in group.answers(receipt.first_lsn, durable_lsn):
             peer.answer(frames)
-        for each in mine:
-            if each.refused:
-                self._count(each.refused)
+        acks = alone.acks(durable_lsn - len(alone) + 1, durable_lsn)
+        for peer, frames in zip(lone, acks, strict=True):
+            peer.answer(frames)
+        self._count(mine)
         self._committed()
 
     def _refuse(
-        self, statements: list[Statement], mine: list[Contribution[Peer]], error: DiskFull
+        self,
+        statements: list[Statement],
+        mine: list[Contribution[Peer]],
+        lone: dict[Peer, Lone],
+        error: DiskFull,
     ) -> None:
-        self.refused[error.code] += len(mine) + len(statements)
+        self.refused[error.code] += len(mine) + len(lone) + len(statements)
         for statement in statements:
             statement.refused(error)
         for each in mine:
-            each.holder.refuse_contribution(each, error)
+            each.holder.refuse_from(each.first_sequence, error)
+        for peer, (_, _, sequence, _, _) in lone.items():
+            peer.refuse_from(sequence, error)
 
-    def _count(self, refused: list[RefusedRecords]) -> None:
-        for request in refused:
-            self.refused.update(each.code for each in request.refusals)
+    def _count(self, mine: list[Contribution[Peer]]) -> None:
+        for each in mine:
+            for request in each.refused:
+                self.refused.update(refusal.code for refusal in request.refusals)

@@ -7,7 +7,7 @@ unfinished rest is kept. Everything here runs in the one loop; nothing waits.
 import asyncio
 import logging
 from enum import Enum
-from typing import cast
+from typing import Final, cast
 
 from wald import limits
 from wald.core import sessions
@@ -28,6 +28,7 @@ from wald.core.events import (
     Welcome,
 )
 from wald.core.frame import Section, crc32c
+from wald.core.lone import take_lone
 from wald.core.sessions import Verdict
 from wald.core.wire import Side, frame_end, next_frame
 from wald.errors import Backpressure, BadFrame
@@ -45,6 +46,10 @@ class Phase(Enum):
     OPEN = "may append"
     SUBSCRIBED = "receives the frontier"
     CLOSING = "nothing more is read"
+
+
+_OPEN: Final = Phase.OPEN  # a member is looked up slowly
+_CLOSING: Final = Phase.CLOSING
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -94,6 +99,18 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take what a read brought."""
+        house = self._house
+        if self._stream and not self._rest and self._large is None and self.phase is _OPEN:
+            expected = self._expected
+            lone = take_lone(house.receive_view, nbytes, self._stream, self.session, expected)
+            if lone is not None and house.committer.accept_lone(self, lone):
+                self._expected = expected + 1
+                self._refusing = False
+                return
+        self.take_read(nbytes)
+
+    def take_read(self, nbytes: int) -> None:
+        """Take what a read brought; ``buffer_updated`` comes to the same, faster."""
         if self._large is not None:
             self._large_filled += nbytes
             if self._large_filled < len(self._large):
@@ -109,7 +126,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._release()
         try:
             at = self._process(data)
-            if at < len(data) and self.phase is not Phase.CLOSING:
+            if at < len(data) and self.phase is not _CLOSING:
                 if len(data) == nbytes and self.phase is not Phase.GREETING:
                     self._progress_tick = self._house.ticks  # this read brought its first byte
                 self._keep(data, at)
@@ -148,8 +165,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def _process(self, data: bytes) -> int:
         """Take the complete frames; return where the unfinished rest begins."""
+        self._take_back()
         at, end = 0, len(data)
-        while self.phase is not Phase.CLOSING:
+        while self.phase is not _CLOSING:
             if self._stream:
                 at = self._take(data, at)
             if at == end:
@@ -186,6 +204,17 @@ class Connection(asyncio.BufferedProtocol):
             self._run = None  # it took nothing: what a section costs is counted when one begins
         return end
 
+    def _take_back(self) -> None:
+        """Begin a run with the request that was alone since the last commit."""
+        lone = self._house.committer.take_back(self)
+        if lone is None:
+            return
+        stream, _, sequence, answered, body = lone
+        self._run = run = RunBuilder(stream, sequence)
+        run.add(body, lag=sequence - answered)
+        self._accepted = sequence
+        self._house.committer.accept(self, run.size_bytes)
+
     def _keep(self, data: bytes, at: int) -> None:
         """Keep an unfinished frame; memory for it is charged before it is taken."""
         end = frame_end(data, at, Side.DAEMON)
@@ -211,11 +240,11 @@ class Connection(asyncio.BufferedProtocol):
     def _handle(self, event: Event) -> bool:
         """Act on one frame; False if it is left for the run that was begun with it."""
         match event:
-            case Append() if self.phase is Phase.OPEN:
+            case Append() if self.phase is _OPEN:
                 return self._append(event)
             case Hello() if self.phase is Phase.GREETING:
                 self._house.greet(self, event)
-            case OpenStream() if self.phase is Phase.OPEN:
+            case OpenStream() if self.phase is _OPEN:
                 self._house.open_stream(self, event)
             case Ping() if self.phase in {Phase.OPEN, Phase.SUBSCRIBED}:
                 self.send(Pong(event.request, event.body).encode())
@@ -268,6 +297,7 @@ class Connection(asyncio.BufferedProtocol):
     # --- the group ------------------------------------------------------------------------------
 
     def _seal(self) -> None:
+        self._take_back()
         run = self._run
         if run is not None and run.next_sequence > run.first_sequence:
             self._sections.append(run.section(self.session))
@@ -291,14 +321,14 @@ class Connection(asyncio.BufferedProtocol):
         if self._transport is None:
             return
         self._transport.write(frames)
-        if self.phase is Phase.CLOSING:
+        if self.phase is _CLOSING:
             self._close()
 
-    def refuse_contribution(self, mine: "Contribution[Connection]", error: Backpressure) -> None:
-        """Say that a contribution is not stored; its sequences are not used."""
-        self._expected = mine.first_sequence
+    def refuse_from(self, first_sequence: int, error: Backpressure) -> None:
+        """Say that what was accepted is not stored; its sequences are not used."""
+        self._expected = first_sequence
         self._refusing = True
-        self.answer(_failed_for_room(error, FrameType.APPEND, self._expected).encode())
+        self.answer(_failed_for_room(error, FrameType.APPEND, first_sequence).encode())
 
     # --- greeting -------------------------------------------------------------------------------
 
@@ -366,7 +396,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def finish(self, last_frames: bytes) -> None:
         """Read no more; send these frames behind the answers to what was accepted, and close."""
-        if self.phase is Phase.CLOSING or self._transport is None:
+        if self.phase is _CLOSING or self._transport is None:
             return
         self._seal()
         self.phase = Phase.CLOSING
@@ -393,7 +423,7 @@ class Connection(asyncio.BufferedProtocol):
         if self.phase is Phase.GREETING and waited_s > limits.HELLO_TIMEOUT_S:
             self.close_with("frame.slow", "no HELLO came in time")
         elif waited_s > limits.FRAME_TIMEOUT_S:
-            if self.phase is Phase.CLOSING:
+            if self.phase is _CLOSING:
                 self.abort()
             elif self._rest or self._large is not None:
                 self.close_with("frame.slow", "a frame was not finished in time")

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from wald import limits
 from wald.core import frame, retention
 from wald.core.frame import BlockFlag, BlockKind, Section, SectionKind, SegmentHeader, SegmentKind
+from wald.core.lone import NO_LONE, LoneSections
 from wald.core.recovery import Predecessor
 from wald.core.retention import FinishedSegment, RetentionPolicy
 from wald.core.state import LogState
@@ -119,11 +120,15 @@ class Log:
                 lock.close()
             raise
 
-    def append_group(self, sections: Sequence[Section]) -> GroupReceipt:
+    def append_group(
+        self, sections: Sequence[Section], lone: LoneSections = NO_LONE
+    ) -> GroupReceipt:
         """Make a group durable and apply it to ``state``.
 
         Args:
-            sections: at least one; together at most ``limits.GROUP_MAX_BYTES``.
+            sections: what it begins with.
+            lone: what stands behind them. At least one of all, together at most
+                ``limits.GROUP_MAX_BYTES``.
 
         Raises:
             DiskFull: there is no room for it; nothing has changed.
@@ -131,7 +136,7 @@ class Log:
                 stored; the process must end without an answer.
         """
         self._check_usable()
-        draft = self._draft(sections)
+        draft = self._draft(sections, lone)
         try:
             if self._snapshot_is_due():
                 self._write_snapshot(draft)
@@ -146,8 +151,9 @@ class Log:
         for section in sections:
             self.state.apply(section, lsn, draft.time_ns)
             lsn += section.records
-        self.next_lsn = lsn
-        self._sections += len(sections)
+        self.state.apply_lone(lone, lsn, draft.time_ns)
+        self.next_lsn = lsn + len(lone)
+        self._sections += draft.sections
         self._publish()
         return GroupReceipt(draft.first_lsn, self.frontier, draft.time_ns)
 
@@ -203,19 +209,20 @@ class Log:
             msg = "the log is closed" if self._closed else "the log has failed before"
             raise LogFailed(msg)
 
-    def _draft(self, sections: Sequence[Section]) -> Draft:
-        assert sections, "a group without sections"
-        payload = frame.join_sections(sections)
+    def _draft(self, sections: Sequence[Section], lone: LoneSections) -> Draft:
+        count = len(sections) + len(lone)
+        assert count, "a group without sections"
+        payload = frame.join_sections(sections, lone.parts())
         assert len(payload) <= limits.GROUP_MAX_BYTES, "a group above its bound"
         controls = sum(section.kind is not SectionKind.APPEND for section in sections)
-        only_control = controls == len(sections)
+        only_control = controls == count
         return Draft(
             BlockKind.CONTROL if only_control else BlockKind.RECORDS,
             payload,
-            len(sections),
+            count,
             self._place.clock.wall_ns(),
             self.next_lsn,
-            sum(section.records for section in sections),
+            sum(section.records for section in sections) + len(lone),
             BlockFlag.HAS_CONTROL if controls and not only_control else 0,
         )
 

@@ -8,6 +8,7 @@ from wald import limits
 from wald.config import RouteSettings, SinkSettings
 from wald.core import delivery
 from wald.core.delivery import Parked, RejectGuard
+from wald.core.healing import Healing
 from wald.core.lanes import WHOLE, Share
 from wald.drainer.crew import Crew
 from wald.drainer.faults import FaultBoard
@@ -248,6 +249,8 @@ class LaneMemory:
     last_error: str = ""
     parked: Parked | None = None
     timeout_s: float | None = None  # how long the next attempt may take
+    healing: Healing | None = None  # the last time that the target's row was adopted
+    pause_s: float = 0.0  # behind it
 
     @property
     def manifest(self) -> Manifest:

@@ -97,6 +97,9 @@ DEAD_LETTER_BODY_MAX_BYTES: Final = RECORD_MAX_BYTES + KEY_MAX_BYTES + HEADERS_M
 LEDGER_MAP_BYTES: Final = 1 << 30
 STOP_DELIVER_S: Final = 5.0
 PARKED_REREAD_S: Final = 5.0  # a parked lane asks again whether its row fits
+REREAD_S: Final = 10.0  # an idle lane looks whether its target went back in time
+REWIND_PAUSE_S: Final = 2.0  # until ingest has heard that delivered records are wanted again
+TAKE_OVER_MAX_RECORDS: Final = 10_000  # that may or may not be at the target: set aside
 ADVANCE_EVERY_S: Final = 5.0  # an idle lane's checkpoint moves over foreign LSNs (T6)
 PROGRESS_EVERY_S: Final = 0.5
 HINT_EVERY_S: Final = 0.25  # the frontier by way of ``ingest.page``, while ingest does not tell it
@@ -187,6 +190,7 @@ assert (  # a route's names and figures
     ROUTES_MAX * 640 + PAGE_ERRORS_MAX_BYTES + PAGE_LANES_MAX_BYTES < FIGURES_SLOT_BYTES
 )
 assert RECORD_MAX_BYTES < REQUEST_MAX_BYTES < GROUP_MAX_BYTES
+assert REWIND_PAUSE_S >= PROGRESS_EVERY_S + 1.5  # the drainer tells, and ingest looks each second
 assert SNAPSHOT_MAX_BYTES + GROUP_MAX_BYTES + 4 * ALIGNMENT_MAX_BYTES < SEGMENT_BYTES
 assert SNAPSHOT_BLOCK_MAX_BYTES <= SNAPSHOT_MAX_BYTES
 assert FRESH_ZERO_BYTES > GROUP_MAX_BYTES + 2 * ALIGNMENT_MAX_BYTES  # the steps end that far above

@@ -199,6 +199,19 @@ class InputError(WaldError):
     exit_code = EXIT_USAGE
 
 
+class NoDeadLetter(WaldError):
+    """No dead letter is what a command asked for."""
+
+    code = "dead-letter.none"
+    default_hint = "'wald dlq list' shows which there are"
+
+
+class RedriveRefused(WaldError):
+    """What is asked for cannot be sent again, or nothing would send it."""
+
+    code = "redrive.refused"
+
+
 class OutputFailed(WaldError):
     """What a command prints cannot be written."""
 

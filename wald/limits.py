@@ -136,6 +136,7 @@ DROPS_KEPT: Final = 2_048  # routes that were given up, as the ledger remembers 
 FORMER_LANE_IDLE_S: Final = 30.0  # a lane of a former layout with nothing to do leaves
 PROBES_MAX: Final = 8  # targets that people ask at a time; a hung one holds its place
 DEAD_LETTERS_PER_ANSWER: Final = 1_000
+DEAD_LETTERS_SCANNED_PER_ANSWER: Final = 5_000
 
 # --- delivery policy --------------------------------------------------------------------------
 LATENCY_GOAL_S: Final = 0.5  # of an attempt: what the adaptive batch size steers to

@@ -251,6 +251,7 @@ class LaneMemory:
     timeout_s: float | None = None  # how long the next attempt may take
     healing: Healing | None = None  # the last time that the target's row was adopted
     pause_s: float = 0.0  # behind it
+    unsendable: tuple[RejectedRecord, ...] = ()  # of an open redrive
 
     @property
     def manifest(self) -> Manifest:

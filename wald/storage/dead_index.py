@@ -292,7 +292,9 @@ def settle_adopted(
     for at, _ in list(txn.scan("redrives", lane_bytes(key))):
         if lsn_of(at) not in walked:
             txn.delete("redrives", at)
-    return replace(checkpoint, dead_letters=checkpoint.dead_letters - purged, purged=purged)
+    return replace(
+        checkpoint, dead_letters=checkpoint.dead_letters - purged, purged=checkpoint.purged + purged
+    )
 
 
 def _forget_lane(txn: Transaction, key: LaneKey) -> None:

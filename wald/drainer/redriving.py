@@ -1,0 +1,282 @@
+"""Sending dead letters again: batches of the lane's own chain, in turn with its ordinary ones.
+
+A request is durable in the ledger and stays until T8, so that a crash anywhere goes on with it.
+The batch is sealed (T7) behind a synced entry of the dead log that names what it redrives; its
+number is the next, its LSN the checkpoint's. What is refused again is left out by a revision (T3);
+if nothing is left the batch is closed all the same, by a commit without records, and ``dead_rev``
+stays. Then the rules of the progress row hold as for any batch: a late attempt lands only on the
+chain that declared its dead letters.
+"""
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib import import_module
+from typing import Any, cast
+
+from wald import limits
+from wald.core import dead
+from wald.core.batching import Bounds, fitting
+from wald.drainer.reader import Batch
+from wald.drainer.route import LaneMemory, Route, must
+from wald.errors import FormatDamaged, InputError
+from wald.model import (
+    AskedRedrive,
+    Checkpoint,
+    DeadLetter,
+    FinishedBatch,
+    LaneProgress,
+    Lsn,
+    Manifest,
+    Record,
+    RejectedRecord,
+    ReplayClass,
+    Revision,
+    RevisionId,
+)
+from wald.storage.deadlog import DeadEntry, DeadLog, DeadPlace
+
+_log = logging.getLogger("wald.drain")
+MONOTONE_WHY = (
+    "its target takes only records newer than its newest: a dead letter would have to be appended "
+    "anew, which redrive does not do"
+)
+
+
+class Redrives:
+    """What one lane is asked to send again. ``look`` is called by any thread."""
+
+    def __init__(self, route: Route) -> None:
+        self._route = route
+        self._lock = threading.Lock()
+        self._news = True  # the ledger may hold requests of a life before
+        self.left = 0
+
+    def look(self) -> None:
+        """Say that there may be more."""
+        with self._lock:
+            self._news = True
+
+    def are_asked(self) -> bool:
+        """Tell whether there is something to send again."""
+        with self._lock:
+            news, self._news = self._news, False
+        if news:
+            self.left = self._route.shared.ledger.count_redrives(self._route.key)
+        return self.left > 0
+
+    def seal(self, memory: LaneMemory, bounds: Bounds) -> bool:
+        """T7: seal a batch of what is asked for; False if there is nothing."""
+        shared, key = self._route.shared, self._route.key
+        asked = shared.ledger.asked_redrives(key, limits.REDRIVE_BATCH_MAX_RECORDS)
+        if memory.replay is ReplayClass.MONOTONE:
+            shared.ledger.give_up_redrives(key, [each.letter.lsn for each in asked])
+            _log.error("route %s: no redrive: %s", self._route.birth.name, MONOTONE_WHY)
+            asked = ()
+        if not asked:
+            self.left = 0
+            return False
+        chosen = self._fitting(asked, bounds)
+        manifest = _new_manifest(self._route, memory, [each.letter.lsn for each in chosen])
+        previous = memory.held.checkpoint.dead_rev
+        revision = manifest.current
+        shared.dead_log.append(
+            DeadEntry(revision.rev_id, previous, (), revision.redriven)
+        )  # COMMIT POINT: the dead log
+        must(done=shared.ledger.seal(key, manifest))  # COMMIT POINT: T7
+        memory.held = LaneProgress(memory.held.checkpoint, manifest)
+        memory.batch = None
+        memory.counted = revision.rev_id
+        return True
+
+    def _fitting(self, asked: Sequence[AskedRedrive], bounds: Bounds) -> Sequence[AskedRedrive]:
+        bodies = _bodies(self._route.shared.dead_log, [each.letter for each in asked])
+        sizes = [len(body.value) if (body := bodies.get(each.letter.lsn)) else 0 for each in asked]
+        return asked[: fitting(sizes, bounds)]
+
+    def load(self, memory: LaneMemory) -> Batch:
+        """Return the open batch's records, out of the dead log, through what transforms them.
+
+        What cannot be sent is left out, and refused by ``refuse_unsendable``.
+        """
+        ledger, key = self._route.shared.ledger, self._route.key
+        wanted = memory.manifest.revisions[0].redriven
+        asked = [found for lsn in wanted if (found := ledger.asked_redrive(key, lsn))]
+        bodies = _bodies(self._route.shared.dead_log, [each.letter for each in asked])
+        records: list[Record] = []
+        unsendable: list[RejectedRecord] = []
+        for each in asked:
+            made = _transformed(each, bodies.get(each.letter.lsn))
+            if isinstance(made, Record):
+                records.append(made)
+            else:
+                unsendable.append(made)
+        memory.unsendable = tuple(unsendable)
+        checkpoint = memory.held.checkpoint
+        return Batch(records, checkpoint.lsn, checkpoint.anchor, ())
+
+    def refuse_unsendable(self, memory: LaneMemory) -> None:
+        """T3: leave out of the open batch what cannot be sent, if that was not done before."""
+        still = set(memory.manifest.current.redriven)
+        new = tuple(item for item in memory.unsendable if item.lsn in still)
+        if new:
+            exclude_again(self._route, memory, new)
+
+    def ended(self, records: int) -> None:
+        """Take in that a batch of so many was closed."""
+        self.left = max(0, self.left - records)
+        if not self.left:
+            self.look()
+
+
+def close_redrive(
+    route: Route, memory: LaneMemory, took_effect: RevisionId
+) -> tuple[Checkpoint, FinishedBatch]:
+    """T8: return the checkpoint behind the open batch, and its line of history."""
+    manifest = memory.manifest
+    redriven = manifest.revision(took_effect).redriven
+    after = dead.redriven_checkpoint(memory.held.checkpoint, manifest, took_effect)
+    finished = FinishedBatch(
+        manifest.number,
+        took_effect,
+        manifest.lo,
+        after.lsn,
+        manifest.records,
+        manifest.records - len(redriven),
+        manifest.attempts,
+        manifest.sealed_time_ns,
+        route.shared.clock.wall_ns(),
+        redriven=redriven,
+        last_error=manifest.last_error,
+    )
+    return after, finished
+
+
+def _new_manifest(route: Route, memory: LaneMemory, lsns: Sequence[Lsn]) -> Manifest:
+    checkpoint, stamp = memory.held.checkpoint, route.stamp()
+    revision = Revision(
+        route.new_revision(),
+        checkpoint.lsn,
+        redriven=tuple(lsns),
+        boot_id=stamp.boot_id,
+        boot_clock_ns=stamp.boot_clock_ns,
+        time_ns=stamp.time_ns,
+    )
+    return Manifest(
+        checkpoint.batch_no + 1,
+        checkpoint.lsn,
+        checkpoint.rev_id,
+        1,
+        (revision,),
+        len(lsns),
+        stamp.time_ns,
+        boot_id=stamp.boot_id,
+        boot_clock_ns=stamp.boot_clock_ns,
+        attempt_time_ns=stamp.time_ns,
+    )
+
+
+def exclude_again(route: Route, memory: LaneMemory, found: Sequence[RejectedRecord]) -> None:
+    """T3: leave out of the open redrive what is refused again; it stays a dead letter.
+
+    What is left is named by an entry of the dead log before; if nothing is, the chain's
+    ``dead_rev`` stays, and no entry is needed.
+    """
+    shared, manifest = route.shared, memory.manifest
+    before, checkpoint = manifest.current, memory.held.checkpoint
+    gone = {item.lsn: item for item in found}
+    left = tuple(lsn for lsn in before.redriven if lsn not in gone)
+    rev_id = route.new_revision()
+    if left:
+        entry = DeadEntry(rev_id, checkpoint.dead_rev, (), left)
+        shared.dead_log.append(entry)  # COMMIT POINT: the dead log
+    letters = [*shared.ledger.set_aside(route.key, before.rev_id)]
+    for lsn, item in sorted(gone.items()):
+        letter = shared.ledger.dead_letter(route.birth.route_id, lsn)
+        if letter is not None:
+            letters.append(dead.refused_again(letter, item, manifest.attempts))
+    stamp = route.stamp(memory.last_error)
+    revision = replace(
+        before,
+        rev_id=rev_id,
+        redriven=left,
+        encoder="",
+        digest=b"",
+        boot_id=stamp.boot_id,
+        boot_clock_ns=stamp.boot_clock_ns,
+        time_ns=stamp.time_ns,
+    )
+    must(done=shared.ledger.revise(route.key, before.rev_id, revision, letters, stamp))
+    # COMMIT POINT: T3
+    memory.held = shared.ledger.lane(route.key)
+    memory.counted = rev_id
+
+
+# --- bodies, and what transforms them -----------------------------------------------------------
+
+
+def _bodies(dead_log: DeadLog, letters: Sequence[DeadLetter]) -> Mapping[Lsn, Record]:
+    """Read the bodies of letters; one that cannot be read is left out. Each entry is read once."""
+    wanted: dict[DeadPlace, set[Lsn]] = {}
+    for letter in letters:
+        place = DeadPlace(letter.dead_file, letter.dead_offset)
+        wanted.setdefault(place, set()).add(letter.lsn)
+    found: dict[Lsn, Record] = {}
+    for place, lsns in wanted.items():
+        try:
+            entry = dead_log.read(place)
+        except (FormatDamaged, OSError) as error:
+            _log.error("dead letters at LSN %s cannot be read: %s", sorted(lsns)[:10], error)
+            continue
+        found.update((record.lsn, record) for record in entry.excluded if record.lsn in lsns)
+    return found
+
+
+def load_transform(name: str) -> Any:  # noqa: ANN401 - anybody's function
+    """Return the function that "module:function" names; None for an empty name.
+
+    Raises:
+        InputError: it is not there, or is no function.
+    """
+    if not name:
+        return None
+    module, colon, function = name.partition(":")
+    hint = 'say "module:function"; the module must be importable by the drain process'
+    if not colon or not module or not function:
+        msg = f"{name!r} names no function"
+        raise InputError(msg, hint=hint)
+    try:
+        found = getattr(import_module(module), function)
+    except Exception as error:
+        msg = f"{name!r} cannot be loaded: {error!r}"
+        raise InputError(msg[: limits.ERROR_TEXT_MAX_CHARS], hint=hint) from error
+    if not callable(found):
+        msg = f"{name!r} is not a function"
+        raise InputError(msg, hint=hint)
+    return found
+
+
+def _transformed(asked: AskedRedrive, body: Record | None) -> Record | RejectedRecord:
+    """Return what is sent for a letter: its record, or what the transform makes of it."""
+    lsn = asked.letter.lsn
+    if body is None:
+        return RejectedRecord(lsn, "dead-letter.body", "its body in the dead log cannot be read")
+    return _one_of(asked, body) if asked.transform else body
+
+
+def _one_of(asked: AskedRedrive, body: Record) -> Record | RejectedRecord:
+    """Call the transform for one record; it must return one with the same LSN."""
+    lsn = asked.letter.lsn
+    try:
+        made = load_transform(asked.transform)([body])
+    except Exception as error:  # noqa: BLE001 - anybody's function
+        return RejectedRecord(lsn, "transform", f"{asked.transform} raised {error!r}")
+    records = cast("list[object]", made) if isinstance(made, list | tuple) else [made]
+    record = records[0] if len(records) == 1 else None
+    if isinstance(record, Record) and record.lsn == lsn:
+        return record
+    why = f"{asked.transform} made {len(records)} records of one"
+    if len(records) == 1:
+        why = f"{asked.transform} returned something else than the record with its LSN"
+    return RejectedRecord(lsn, "transform", why)

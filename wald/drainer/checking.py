@@ -1,12 +1,15 @@
-"""CHECKING: ask the target for the lane's row, and judge it by the table."""
+"""CHECKING: ask the target for the lane's row, judge it by the table, and do what the case says."""
 
 import logging
 from dataclasses import replace
 
 from wald.core.delivery import Event, Parked
-from wald.core.row import AnchorFinding, RowCase, RowFacts, judge_row
+from wald.core.row import LogFinding, RowCase, RowFacts, judge_row
+from wald.drainer.adopting import adopt, stand_of
 from wald.drainer.route import LaneMemory, Route
-from wald.model import ProgressRow, ReplayClass
+from wald.drainer.takeover import is_decided, lane_owner, settle_decision, take_over
+from wald.model import NO_ANCHOR, Checkpoint, ProgressRow, ReplayClass
+from wald.storage.deadlog import Chain
 from wald.storage.tail import find_anchor
 
 _log = logging.getLogger("wald.drain")
@@ -15,54 +18,93 @@ _log = logging.getLogger("wald.drain")
 def check_row(route: Route, memory: LaneMemory) -> tuple[Event, ProgressRow | None]:
     """Return what the row means for the lane, and the row.
 
-    A lane that was born under another owner touches no row at all.
+    Where the row is to be adopted it has been (T12). A lane that is another owner's touches no row
+    at all, an absent one included.
     """
     assert memory.sink is not None
     if memory.replay is not ReplayClass.TRANSACTIONAL:
         return Event.ROW_FITS, None
-    row = None
-    if route.birth.owner == route.shared.owner:
+    row, owner = None, lane_owner(route)
+    if owner == route.shared.owner:
         answer = memory.sink.read_row(route.key)
         if answer is not None and not isinstance(answer, ProgressRow):
             memory.note(answer)
             return Event.SYSTEMIC, None
         row = answer
-    case = _judge(route, memory, row)
-    if case.event is Event.ROW_STRANGE:
+    decided = is_decided(route)
+    facts = _facts(route, memory, row, owner, decided=decided)
+    case = judge_row(facts)
+    chain = None
+    if case.event in {Event.ADOPTED, Event.TAKE_OVER} or case.parked is not None:
+        chain = route.shared.dead_log.walk(stand_of(route, row).dead_rev)
+        facts = replace(facts, log=_look(route, memory, row), chain=chain is not None)
+        case = judge_row(facts)
+    return _carry_out(route, memory, case, row, chain, decided=decided), row
+
+
+def _carry_out(
+    route: Route,
+    memory: LaneMemory,
+    case: RowCase,
+    row: ProgressRow | None,
+    chain: Chain | None,
+    *,
+    decided: bool,
+) -> Event:
+    event = case.event
+    if event is Event.ADOPTED:
+        assert chain is not None
+        adopt(route, memory, row, chain, case.label)
+    elif event is Event.TAKE_OVER:
+        assert row is not None
+        return take_over(route, memory, row)  # decided until the row is ours
+    elif event is Event.ROW_STRANGE:
         _park(route, memory, case, row)
-    return case.event, row
+    if decided and case.parked is None:
+        settle_decision(route)
+    return event
 
 
-def _judge(route: Route, memory: LaneMemory, row: ProgressRow | None) -> RowCase:
-    frontier, reader = route.frontier(), memory.reader
-    assert frontier is not None
-    assert reader is not None
+def _facts(
+    route: Route, memory: LaneMemory, row: ProgressRow | None, owner: int, *, decided: bool
+) -> RowFacts:
     checkpoint, manifest = memory.held
-    facts = RowFacts(
+    return RowFacts(
         row,
         checkpoint,
         tuple(item.rev_id for item in manifest.revisions) if manifest else (),
         route.shared.owner,
-        route.birth.owner,
-        AnchorFinding.MATCHES,
-        went_back=route.shared.released(route.birth.route_id) > checkpoint.lsn
-        and not reader.holds_after(checkpoint.lsn, frontier),
+        owner,
+        log_short=_is_released(route, memory, checkpoint),
+        ask_first=route.settings.on_rewind == "park",
+        decided=decided,
     )
-    case = judge_row(facts)
-    if case.parked is None or row is None:
-        return case
-    return judge_row(replace(facts, anchor=_find_anchor(route, row)))
 
 
-def _find_anchor(route: Route, row: ProgressRow) -> AnchorFinding:
-    shared, frontier = route.shared, route.frontier()
+def _is_released(route: Route, memory: LaneMemory, at: Checkpoint) -> bool:
+    """Tell whether our log let go, once it was delivered, of something behind a position."""
+    frontier, reader = route.frontier(), memory.reader
     assert frontier is not None
-    if row.hi_lsn > frontier.lsn:
-        return AnchorFinding.BEYOND
-    found = find_anchor(shared.fs, shared.data_dir, shared.log_id, row.hi_lsn, frontier)
-    if found is None:
-        return AnchorFinding.GONE
-    return AnchorFinding.MATCHES if found == row.anchor else AnchorFinding.DIFFERS
+    assert reader is not None
+    released = route.shared.released(route.birth.route_id) > at.lsn
+    return released and not reader.holds_after(at.lsn, frontier)
+
+
+def _look(route: Route, memory: LaneMemory, row: ProgressRow | None) -> LogFinding:
+    """Return what our log says of the row's position."""
+    shared, frontier, ours = route.shared, route.frontier(), memory.held.checkpoint
+    assert frontier is not None
+    at = stand_of(route, row)
+    if at.lsn > frontier.lsn:
+        return LogFinding.BEYOND
+    known = {(ours.lsn, ours.anchor), (route.begin_lsn, NO_ANCHOR)}
+    if (at.lsn, at.anchor) not in known:
+        found = find_anchor(shared.fs, shared.data_dir, shared.log_id, at.lsn, frontier)
+        if found is None:
+            return LogFinding.GONE
+        if found != at.anchor:
+            return LogFinding.DIFFERS
+    return LogFinding.GONE if _is_released(route, memory, at) else LogFinding.HOLDS
 
 
 def _park(route: Route, memory: LaneMemory, case: RowCase, row: ProgressRow | None) -> None:

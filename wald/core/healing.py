@@ -1,0 +1,89 @@
+"""What a lane found when its target's row and its ledger differed, and what became of it.
+
+Pure; a note of numbers that fits a page, and the words that people read.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from wald.model import Lsn
+
+
+@dataclass(frozen=True, slots=True)
+class Healing:
+    """The last time that a lane adopted its target's row.
+
+    Attributes:
+        time_ns: when, by the wall clock.
+        held_batch: the number of the target's row; 0 if it held nothing of the lane.
+        had_batch: the number of ours.
+        until_lsn: up to where we had delivered.
+        records: how many lie between that and the row, and are sent again; 0 where the target was
+            ahead.
+        base: the lane's count of delivered records when it began to send again.
+        again: how many of the records were delivered since.
+        done_ns: when all of them were delivered or set aside; 0 before.
+    """
+
+    time_ns: int
+    held_batch: int
+    had_batch: int
+    until_lsn: Lsn = 0
+    records: int = 0
+    base: int = 0
+    again: int = 0
+    done_ns: int = 0
+
+    @property
+    def went_back(self) -> bool:
+        """Whether the target held less than it did; else our ledger was the older one."""
+        return self.held_batch < self.had_batch
+
+    def at(self, lsn: Lsn, delivered: int, now_ns: int) -> "Healing":
+        """Return the note once the lane has delivered so many records, up to an LSN."""
+        if self.done_ns:
+            return self
+        again = max(0, min(self.records, delivered - self.base))
+        return replace(self, again=again, done_ns=now_ns if lsn >= self.until_lsn else 0)
+
+    def numbers(self) -> list[int]:
+        """Return what ``from_numbers`` makes into an equal note."""
+        return [getattr(self, name) for name in self.__slots__]
+
+    def said(self) -> dict[str, Any]:
+        """Return what ``status --json`` says."""
+        names = ("time_ns", "held_batch", "had_batch", "records", "again", "done_ns")
+        return {name: getattr(self, name) for name in names}
+
+
+def from_numbers(numbers: object) -> Healing | None:
+    """Return the note of some numbers; None if they are none."""
+    if not isinstance(numbers, Sequence) or not numbers:
+        return None
+    if not all(type(number) is int for number in numbers) or len(numbers) > len(Healing.__slots__):
+        return None
+    return Healing(*numbers) if len(numbers) > 2 else None
+
+
+def words(said: Mapping[str, Any], clock: Callable[[int], str]) -> str:
+    """Return the note in words.
+
+    Args:
+        said: what ``Healing.said`` returned.
+        clock: the time of day of a wall clock, as hours, minutes, seconds.
+    """
+    held, had = said["held_batch"], said["had_batch"]
+    when, holds = clock(said["time_ns"]), f"batch {held:,}" if held else "nothing of the route"
+    if held >= had:
+        return (
+            f"ledger was older than the target at {when}: the target held {holds}, "
+            f"we knew of batch {had:,}. Nothing is sent again"
+        )
+    text = (
+        f"target went back in time at {when}: it held {holds}, we had delivered up to {had:,}. "
+        f"Redelivered {said['again']:,} records"
+    )
+    if said["done_ns"]:
+        return f"{text}, done {clock(said['done_ns'])}"
+    return f"{text} of {said['records']:,}"

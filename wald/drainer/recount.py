@@ -1,0 +1,142 @@
+"""Counting a lane's records between two LSNs, from the log itself."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from wald import limits
+from wald.core.batching import Bounds
+from wald.core.frame import BlockHeader, BlockKind, SectionKind
+from wald.core.row import Between, lies_within
+from wald.core.state import LogState
+from wald.drainer.route import Route
+from wald.model import Checkpoint, DeadLetter, LostRange, Lsn, Record
+from wald.storage.deadlog import Chain
+from wald.storage.tail import TailBlock, TailReader
+
+_BOUNDS = Bounds(limits.BATCH_MAX_RECORDS, limits.GROUP_MAX_BYTES, limits.BATCH_MAX_AGE_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Recount:
+    """What lies between, and the letters of what damage took of it."""
+
+    between: Between = field(default_factory=Between)
+    lost: tuple[DeadLetter, ...] = ()
+
+
+class Piece(NamedTuple):
+    """A part of what lies between two LSNs, in order."""
+
+    records: list[Record]
+    lost: tuple[LostRange, ...]
+
+
+def letters_of_lane(route: Route) -> list[DeadLetter]:
+    """Return the lane's dead letters as the ledger has them."""
+    found: list[DeadLetter] = []
+    after: Lsn = 0
+    while page := route.shared.ledger.dead_letters(route.birth.route_id, after=after):
+        found += [each for each in page if (each.layout, each.lane) == (route.layout, route.lane)]
+        after = page[-1].lsn
+    return found
+
+
+def recount(route: Route, before: Checkpoint, at: Checkpoint, chain: Chain) -> Recount:
+    """Count the lane's records between its checkpoint and where the row stands.
+
+    A record that was set aside and lost since counts once, as the dead letter it was. Where the
+    log no longer holds all of it (an older ledger, brought back) the counts of the log say it.
+    """
+    low, high = sorted((before.lsn, at.lsn))
+    if low == high:
+        return Recount()
+    ahead = at.lsn > before.lsn
+    known = _accepted_at_head(route, low) if ahead and _has_released(route, low) else None
+    through, accepted = known or (low, None)
+    aside = chain.ever if ahead else frozenset(each.lsn for each in letters_of_lane(route))
+    count, lost = 0, []
+    for piece in read_between(route, low, high):
+        count += sum(record.lsn > through for record in piece.records)
+        lost += [item for item in piece.lost if item.last_lsn > through]
+    letters = route.letters_of_lost(lost, at.batch_no, at.rev_id, aside)
+    count += sum(letter.records for letter in letters)
+    count += sum(
+        any(item.first_lsn <= lsn <= item.last_lsn for item in lost)
+        for lsn in aside
+        if lies_within(lsn, low, high)
+    )
+    if accepted is not None:
+        return Recount(Between(accepted=accepted + count), tuple(letters))
+    return Recount(Between(count), tuple(letters))
+
+
+def read_between(route: Route, low: Lsn, high: Lsn) -> Iterator[Piece]:
+    """Yield the lane's records above ``low`` up to ``high``, within bounds of memory."""
+    frontier, reader = route.frontier(), route.reader(low)
+    assert frontier is not None
+    try:
+        while reader.through < high:
+            reader.fill(frontier, _BOUNDS)
+            if reader.is_empty:
+                yield Piece([], _up_to(high, reader.take_lost()))
+                return
+            batch = reader.take(_BOUNDS)
+            records = [record for record in batch.records if record.lsn <= high]
+            yield Piece(records, _up_to(high, batch.lost))
+    finally:
+        reader.close()
+
+
+def _up_to(high: Lsn, lost: tuple[LostRange, ...]) -> tuple[LostRange, ...]:
+    return tuple(item for item in lost if item.first_lsn <= high)
+
+
+def _has_released(route: Route, low: Lsn) -> bool:
+    """Tell whether the log let go of something behind an LSN, of a route whose lane is all of it.
+
+    Of one of several lanes the log's counts do not tell how many were its.
+    """
+    frontier = route.frontier()
+    assert frontier is not None
+    if not route.share.is_whole or route.shared.released(route.birth.route_id) <= low:
+        return False
+    reader = route.reader(low)
+    try:
+        return not reader.holds_after(low, frontier)
+    finally:
+        reader.close()
+
+
+def _accepted_at_head(route: Route, low: Lsn) -> tuple[Lsn, int] | None:
+    """Return what the oldest snapshot above an LSN counts: through which LSN, how many accepted."""
+    shared, frontier, state = route.shared, route.frontier(), LogState()
+    assert frontier is not None
+    reader = TailReader(
+        shared.fs,
+        shared.data_dir,
+        shared.log_id,
+        after=low,
+        wants_block=_is_snapshot,
+        wants_section=lambda section: section.kind is SectionKind.SNAPSHOT,
+    )
+    try:
+        for item in reader.read(frontier):
+            if not isinstance(item, TailBlock):
+                continue
+            if not _is_snapshot(item.header) and state.streams:
+                break
+            for _, section in item.sections:
+                if "sessions" not in section.statement():
+                    state.apply(section, 0, item.header.commit_time_ns)
+    finally:
+        reader.close()
+    stream = state.streams.get(route.birth.stream_id)
+    born = state.routes.get(route.birth.route_id)
+    if stream is None or born is None:
+        return None
+    return stream.last_lsn, stream.records - born.birth_records
+
+
+def _is_snapshot(header: BlockHeader) -> bool:
+    return header.kind is BlockKind.SNAPSHOT

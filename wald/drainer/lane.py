@@ -19,6 +19,7 @@ from wald import limits
 from wald.core import delivery
 from wald.core.batching import Bounds, due_in_s, why_seal
 from wald.core.delivery import Event, Parked, Step
+from wald.drainer.adopting import follow_healing, recall_healing
 from wald.drainer.checking import check_row
 from wald.drainer.gate import Gate
 from wald.drainer.reader import Batch
@@ -74,6 +75,7 @@ class Lane:
         self._due_ns = 0
         self._held_back_s = 0.0
         self._advance_ns = 0
+        self._look_ns = 0  # when an idle lane looks at its row again
         self._steps: dict[Step, Callable[[], Event | float]] = {
             Step.CHECKING: self._check,
             Step.COLLECTING: self._collect,
@@ -155,7 +157,10 @@ class Lane:
     def _move(self, event: Event) -> None:
         transition = delivery.after(self._step, event)
         self._step = transition.then
-        if self._step is Step.WAITING:
+        if event is Event.ADOPTED:
+            self._failures = 0
+            self._due_ns = self._now_ns() + round(self._memory.pause_s * _NS)
+        elif self._step is Step.WAITING:
             outcome = self._memory.outcome
             self._rest_after_failure(getattr(outcome, "retry_after_s", None))
             if self._failures == 1:
@@ -203,6 +208,7 @@ class Lane:
             notes=memory.notes,
             last_error=memory.last_error,
             verdict_of=memory.verdict_of,
+            healing=memory.healing,
         )
 
     def must_leave(self) -> bool:
@@ -242,6 +248,8 @@ class Lane:
             self._look_ahead()
             return held_back_s
         fit_sink(self.route, memory)
+        recall_healing(self.route, memory)
+        self._look_ns = self._now_ns() + round(limits.REREAD_S * _NS)
         event, row = self._ask()
         if event is Event.ROW_APPLIED:
             if not self._load_batch():
@@ -281,6 +289,8 @@ class Lane:
             return Event.SEALED
         self._gate.rest()
         self._advance()
+        if memory.replay is ReplayClass.TRANSACTIONAL and self._now_ns() >= self._look_ns:
+            return Event.LOOK
         return self._held_back_s or self._until_due_s()
 
     def _take_up(self) -> Event | float:
@@ -358,7 +368,8 @@ class Lane:
         if not reader.is_empty:
             return due_in_s(reader.waiting(), self._bounds(), self._now_ns())
         behind = reader.through > self._memory.held.checkpoint.lsn
-        return limits.ADVANCE_EVERY_S if behind else _IDLE_S
+        look_s = max(0.0, (self._look_ns - self._now_ns()) / _NS)
+        return min(look_s or _IDLE_S, limits.ADVANCE_EVERY_S if behind else _IDLE_S)
 
     def _send(self) -> Event:
         self._publish()
@@ -412,10 +423,13 @@ class Lane:
             said["faults"] = [fault.text(self._now_ns()) for fault in faults]
         if self._memory.guarded_batch:
             said["guarded_batch"] = self._memory.guarded_batch
+        if self._memory.healing:
+            said["healing"] = self._memory.healing.numbers()
         return said
 
     def _publish(self) -> None:
         memory = self._memory
+        follow_healing(self.route, memory)
         checkpoint, manifest = memory.held
         reader, batch = memory.reader, memory.batch
         through, oldest_ns = checkpoint.lsn, None

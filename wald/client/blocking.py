@@ -19,9 +19,9 @@ from wald.client.requests import (
     Columns,
     Key,
     Outgoing,
+    body_of_one,
     columns_for,
     outgoing,
-    outgoing_one,
 )
 from wald.client.results import LEVEL, Results, Sent, results_of
 from wald.client.session import Session
@@ -126,7 +126,7 @@ class Producer:
             RecordRefused: value, key or headers cannot be stored.
             UnknownStream: no route takes the stream.
         """
-        deadline = self._deadline(timeout)
+        deadline = Deadline(self._clock, self._timeout_s if timeout is None else timeout)
         columns = NO_COLUMNS
         if key is not None or headers is not None or dedup_id is not None:
             columns = Columns(
@@ -134,12 +134,10 @@ class Producer:
                 None if headers is None else [headers],
                 None if dedup_id is None else [dedup_id],
             )
-        ready = outgoing_one(value, columns)
-        if isinstance(ready, Refused):
-            raise RecordRefused(ready.message, reason=ready.code, index=0)
-        session = self._session
-        request = session.send(stream, ready, deadline)
-        session.finish((request,), deadline)
+        body = body_of_one(value, columns)
+        if isinstance(body, Refused):
+            raise RecordRefused(body.message, reason=body.code, index=0)
+        request = self._session.append(stream, body, deadline)
         if request.error is not None:
             raise request.error
         for refusal in request.refusals:

@@ -43,7 +43,8 @@ class Deadline:
 
     def left_s(self) -> float:
         """Return the seconds that are left; 0 when it has passed."""
-        return max((self._at_ns - self._clock.monotonic_ns()) / limits.CLOCK_NS_PER_S, 0.0)
+        left_ns = self._at_ns - self._clock.monotonic_ns()
+        return left_ns / limits.CLOCK_NS_PER_S if left_ns > 0 else 0.0
 
 
 class Link:
@@ -82,7 +83,7 @@ class Link:
         """Send all of it."""
         sent = self._send_some(data)
         if sent == len(data):
-            return
+            return  # nearly always
         rest = memoryview(data)[sent:]
         while rest:
             if not self._writable.poll(deadline.left_s() * 1000):
@@ -95,9 +96,9 @@ class Link:
         except BlockingIOError:
             return 0
 
-    def wait(self, deadline: Deadline) -> None:
+    def wait(self, timeout_s: float) -> None:
         """Wait until something can be read."""
-        if not self._readable.poll(deadline.left_s() * 1000):
+        if not self._readable.poll(timeout_s * 1000):
             raise TimeoutError
 
     def has_more(self) -> bool:

@@ -40,7 +40,6 @@ class Columns(NamedTuple):
 
 
 NO_COLUMNS = Columns()
-_ONE = range(1)
 
 
 def columns_for(
@@ -63,18 +62,21 @@ def columns_for(
     return columns
 
 
-def outgoing_one(value: object, columns: Columns) -> Outgoing | Refused:
+def body_of_one(value: object, columns: Columns = NO_COLUMNS) -> bytes | Refused:
     """Return the request body for one value, or why it cannot be sent: as ``outgoing`` does."""
     if columns is not NO_COLUMNS:
         ready, refused = outgoing([value], columns)
-        return ready[0] if ready else refused[0]
-    try:
-        content, data = encode_value(value)
-    except BAD_VALUE as error:
-        return Refused(0, "record.value", str(error))
+        return ready[0].body if ready else refused[0]
+    if type(value) is bytes:
+        content, data = 0, value
+    else:
+        try:
+            content, data = encode_value(value)
+        except BAD_VALUE as error:
+            return Refused(0, "record.value", str(error))
     if len(data) > limits.RECORD_MAX_BYTES:
         return too_large(0, data)
-    return Outgoing(bodies.encode_one(content, data), _ONE)
+    return bodies.encode_one(content, data)
 
 
 def outgoing(values: Sequence[object], columns: Columns) -> tuple[list[Outgoing], list[Refused]]:

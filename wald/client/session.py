@@ -50,13 +50,6 @@ _WHY: dict[type[Exception], str] = {
 _SINGLE_HINT = "see what the target holds of it, and append the rest under another name"
 
 
-def _answered(requests: Sequence[Request]) -> bool:
-    for each in requests:  # noqa: SIM110 - three times as fast for one
-        if not each.done:
-            return False
-    return True
-
-
 class Session:
     """One producer's session; used from several threads, in one process.
 
@@ -82,6 +75,7 @@ class Session:
         self._changed = threading.Condition(self._lock)
         self._link: Link | None = None
         self._reading = False
+        self._waiting = 0  # threads that are to be told of a change; never too low
         self._closed = False
         self._ended: WaldError | None = None  # why this session is over for good
         self._log_id = b""
@@ -130,6 +124,31 @@ class Session:
 
     # --- requests on their way ------------------------------------------------------------------
 
+    def append(self, stream: str, body: bytes, deadline: Deadline) -> Request:
+        """Send a request of one record and wait for its answer: as ``send`` and ``finish`` do.
+
+        The caller waits: where nothing is amiss, and no other thread reads, it takes the short way.
+        """
+        request = None
+        with self._lock:
+            link = self._link
+            stream_id = self._streams.get(stream)
+            if not (
+                link is None
+                or stream_id is None
+                or self._reading
+                or self._closed
+                or not self.outbox.has_room
+            ):
+                request = self._put(link, stream_id, body, 1, deadline)
+                if self._link is link:
+                    self._read(link, deadline.left_s())
+        if request is None:
+            request = self.send(stream, Outgoing(body, range(1)), deadline)
+        if not request.done:
+            self.finish((request,), deadline)
+        return request
+
     def send(
         self,
         stream: str,
@@ -152,34 +171,25 @@ class Session:
         Raises:
             WaldError: the error of ``behind``, or why nothing could be sent.
         """
-        outbox = self.outbox
         with self._lock:
             link = self._link
             stream_id = self._streams.get(stream)
-            if link is None or stream_id is None or self._closed or not outbox.has_room:
+            if link is None or stream_id is None or self._closed or not self.outbox.has_room:
                 stream_id = self._find_room(stream, deadline)
                 link = self._connected(deadline)
             if behind is not None and behind.error is not None:
                 raise behind.error
-            count = len(each.indexes)
-            try:
-                request = outbox.add(stream_id, each.body, count, sequence=sequence)
-                try:
-                    outbox.sent(request)
-                    link.send(outbox.frame(request), deadline)
-                except OSError:
-                    self._hear_out(link)  # it is sent again with the rest
-            except BaseException:
-                self._lose(link)  # a part of the frame may be out: nothing may follow it
-                raise
-            return request
+            return self._put(link, stream_id, each.body, len(each.indexes), deadline, sequence)
 
     def finish(self, requests: Sequence[Request], deadline: Deadline) -> None:
         """Wait for the answers; requests without one end as ``OutcomeUnknown``."""
         with self._lock:
-            why = f"not answered within {deadline.timeout_s:g} s"
             try:
-                if self._drive(lambda: _answered(requests), deadline):
+                for each in requests:  # answers come in the order of the requests, or all at once
+                    if not each.done and not self._drive(lambda: each.done, deadline):  # noqa: B023
+                        why = f"not answered within {deadline.timeout_s:g} s"
+                        break
+                else:
                     return
             except (Unavailable, Backpressure) as error:
                 why = error.message
@@ -187,6 +197,28 @@ class Session:
             for each in requests:
                 if not each.done:
                     each.error = unknown  # it stays in the outbox: its sequence is in use
+
+    def _put(
+        self,
+        link: Link,
+        stream_id: StreamId,
+        body: bytes,
+        records: int,
+        deadline: Deadline,
+        sequence: int | None = None,
+    ) -> Request:
+        outbox = self.outbox
+        try:
+            request = outbox.add(stream_id, body, records, sequence=sequence)
+            try:
+                outbox.sent(request)
+                link.send(outbox.frame(request), deadline)
+            except OSError:
+                self._hear_out(link)  # it is sent again with the rest
+        except BaseException:
+            self._lose(link)  # a part of the frame may be out: nothing may follow it
+            raise
+        return request
 
     def _find_room(self, stream: str, deadline: Deadline) -> StreamId:
         """Wait for room in the window; return the stream's id on the connection that has it."""
@@ -258,22 +290,31 @@ class Session:
             if self._link is None:
                 self._connected(deadline)  # which may end what is waited for
             elif self._reading:
-                self._changed.wait(left_s)
+                self._wait(left_s)
             else:
-                self._read(self._link, deadline)
+                self._read(self._link, left_s)
         return True
 
-    def _read(self, link: Link, deadline: Deadline) -> None:
-        self._reading = True
-        self._changed.release()
+    def _wait(self, timeout_s: float) -> None:
+        """Wait until another thread has changed something."""
+        self._waiting += 1
         try:
-            link.wait(deadline)
+            self._changed.wait(timeout_s)
+        finally:
+            self._waiting -= 1
+
+    def _read(self, link: Link, timeout_s: float) -> None:
+        self._reading = True
+        self._lock.release()
+        try:
+            link.wait(timeout_s)
         except TimeoutError:
             return
         finally:
-            self._changed.acquire()
+            self._lock.acquire()
             self._reading = False
-            self._changed.notify_all()
+            if self._waiting:
+                self._changed.notify_all()
         if self._link is not link:
             link.close()  # another thread has given it up
             return
@@ -342,7 +383,7 @@ class Session:
             msg = f"no daemon answers at {self._path!r}: {why}"
             raise Unavailable(msg, hint=_HINTS.get(type(error), ""), path=self._path) from error
         cap_s = min(_BACKOFF_CAP_S, _BACKOFF_BASE_S * 2.0 ** min(failures, 16))
-        self._changed.wait(min(self._chance.uniform(cap_s / 2, cap_s), left_s))
+        self._wait(min(self._chance.uniform(cap_s / 2, cap_s), left_s))
 
     def _connect(self, deadline: Deadline) -> None:
         link = Link.connect(self._path, min(deadline.left_s(), limits.CONNECT_TIMEOUT_S))
@@ -390,7 +431,7 @@ class Session:
         self._last_call += 1
         link.send(Hello(self._last_call, self._name, session).encode(), deadline)
         while True:
-            link.wait(deadline)
+            link.wait(deadline.left_s())
             for event in link.events():
                 if isinstance(event, Welcome):
                     return event

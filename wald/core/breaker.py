@@ -146,6 +146,11 @@ def admit(breaker: Breaker, now_ns: int) -> Admission:
     return breaker, None
 
 
+def asked(breaker: Breaker, now_ns: int) -> Breaker:
+    """Return the breaker when a person wants the target asked now: the probe is due."""
+    return replace(breaker, due_ns=min(breaker.due_ns, now_ns))
+
+
 def wait_s(breaker: Breaker, now_ns: int) -> float:
     """Return how long until it is worth asking for leave; 0 to ask now.
 

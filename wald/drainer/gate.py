@@ -18,15 +18,18 @@ from wald.model import Capabilities, Delivered, Lsn, Outcome, Partial, Systemic,
 _NS = limits.CLOCK_NS_PER_S
 _SOON_S = 0.01
 _DIGITS_NS = -8  # tenths of a second
+_UNTIL_WOKEN_S = 60.0
 
 
 class Held(Enum):
     """Why a lane holds back; the words of status."""
 
+    PAUSED = "paused"
     BREAKER = "breaker"
     HOURS = "hours"
     RATE = "rate"
     OTHERS = "others"
+    PLACES = "places"
 
 
 class Gate:
@@ -35,6 +38,7 @@ class Gate:
     def __init__(self, route: Route) -> None:
         shared, settings = route.shared, route.settings
         self._shared, self._settings, self._route_id = shared, settings, route.birth.route_id
+        self._crew = route.crew
         self._hours = pacing.schedule(settings.deliver.window, settings.deliver.every_s)
         self._target = shared.targets.target(settings.sink)
         self._pace = shared.targets.pace(self._route_id, settings.max_records_per_s, self._now_ns())
@@ -71,6 +75,7 @@ class Gate:
         now_ns = self._now_ns()
         self._look_for_closing()
         for held, seconds in (
+            (Held.PAUSED, 0.0 if self._crew.paused_ns is None else _UNTIL_WOKEN_S),
             (Held.HOURS, self._until_hours_s()),
             (Held.OTHERS, (self._rest_until_ns - now_ns) / _NS),
             (Held.RATE, self._pace.bucket.wait_s(now_ns) if self._pace.bucket else 0.0),
@@ -79,14 +84,27 @@ class Gate:
                 self.rest()
                 self._held = held
                 return seconds
-        wait_s = 0.0 if self._permits else self._ask_leave(now_ns)
+        if self._permits:
+            self._held = None
+            return 0.0
+        if not self._crew.enter(self):
+            self._held = Held.PLACES
+            return _UNTIL_WOKEN_S
+        wait_s = self._ask_leave(now_ns)
         self._held = Held.BREAKER if wait_s > 0 else None
+        if wait_s > 0:
+            self._crew.leave(self)
         return wait_s
 
     @property
     def is_shut(self) -> bool:
-        """Whether a breaker or the hours hold the lane back, as far as was last asked."""
-        return self._held in {Held.BREAKER, Held.HOURS}
+        """Whether a breaker, the hours or a person hold the lane back, as was last asked."""
+        return self._held in {Held.BREAKER, Held.HOURS, Held.PAUSED}
+
+    def ask_now(self) -> None:
+        """Let a probe through although an open breaker says later."""
+        for guard in self._guards:
+            guard.ask_now(self._now_ns())
 
     def begins(self, records: int) -> float:
         """Take in that an attempt begins; returns how long it may take."""
@@ -116,6 +134,7 @@ class Gate:
             self._shared.board.wake()
         if any(guard.breaker.state is BreakerState.OPEN for guard in self._guards):
             self._held = Held.BREAKER
+        self._crew.leave(self)
 
     def answered(self) -> None:
         """Take in that the target answered a question, and that there is nothing to send."""
@@ -124,6 +143,7 @@ class Gate:
         closed = [guard.answered(permit) for guard, permit in probes]
         if any(closed):
             self._shared.board.wake()
+        self._crew.leave(self)
 
     def rest(self) -> None:
         """Give leave back that was not used: the lane has nothing to send, or has failed."""
@@ -132,6 +152,13 @@ class Gate:
             guard.give_back(permit)
         if any(permit.is_probe for _, permit in permits):
             self._shared.board.wake()
+        if self._held is not Held.PLACES:  # who waits for a place keeps its turn
+            self._crew.leave(self)
+
+    def leave(self) -> None:
+        """Give everything back, a turn too: the lane begins anew, or ends."""
+        self.rest()
+        self._crew.leave(self)
 
     def note(self, through: Lsn, oldest_ns: int | None) -> None:
         """Take in how far the lane is, and since when by the wall clock its oldest record waits."""

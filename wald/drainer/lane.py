@@ -72,6 +72,7 @@ class Lane:
         self.step_began_ns = 0  # 0 between steps
         self._failures = 0
         self._step = Step.CHECKING
+        self._hurried = False
         self._due_ns = 0
         self._held_back_s = 0.0
         self._advance_ns = 0
@@ -107,6 +108,12 @@ class Lane:
         """Seal at once what waits up to an LSN."""
         self._flush_through = max(self._flush_through, through)
         self._gate.flush(through)
+        self._shared.board.wake()
+
+    def hurry(self) -> None:
+        """Try at once what waits for its next try, or is parked: a person asks for it."""
+        self._gate.ask_now()
+        self._hurried = True
         self._shared.board.wake()
 
     def stop(self, deliver_for_s: float) -> None:
@@ -197,7 +204,7 @@ class Lane:
 
     def _let_go(self) -> None:
         """Forget all that can be found again: in the ledger, the log, and at the target."""
-        self._gate.rest()
+        self._gate.leave()
         memory = self._memory
         if memory.reader is not None:
             memory.reader.close()
@@ -227,7 +234,7 @@ class Lane:
             and self._memory.held.manifest is None
             and reader is not None
             and reader.is_empty
-            and reader.through >= frontier.lsn
+            and reader.through >= min(frontier.lsn, self.route.share.until or frontier.lsn)
         )
 
     def _now_ns(self) -> int:
@@ -346,7 +353,9 @@ class Lane:
         assert reader is not None
         checkpoint = memory.held.checkpoint
         due = self._now_ns() >= self._advance_ns or self._leave_by_ns is not None
+        until = self.route.share.until
         due = due or reader.has_lost  # a loss is told at once
+        due = due or (until is not None and reader.through >= until)  # as is a layout's end
         if not due or not reader.is_empty or reader.through <= checkpoint.lsn:
             return
         self._advance_ns = self._now_ns() + round(limits.ADVANCE_EVERY_S * _NS)
@@ -399,6 +408,10 @@ class Lane:
 
     def _wait(self) -> Event | float:
         self._look_ahead()
+        if self._hurried:
+            self._hurried = False
+            if self._memory.parked is not Parked.UNCERTAIN:  # sending that again may double
+                self._due_ns = self._now_ns()
         left_s = (self._due_ns - self._now_ns()) / _NS
         return Event.DUE if left_s <= 0 else left_s
 

@@ -35,6 +35,11 @@ class Guard:
             self._breaker, permit = breaker.admit(self._breaker, now_ns)
         return permit
 
+    def ask_now(self, now_ns: int) -> None:
+        """Let the probe of an open breaker through now: a person asks."""
+        with self._lock:
+            self._breaker = breaker.asked(self._breaker, now_ns)
+
     def ended(self, permit: Permit, outcome: Outcome, now_ns: int, chance: Chance) -> bool:
         """Take in what an attempt came to; True if the breaker closed by it."""
         with self._lock:

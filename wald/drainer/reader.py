@@ -241,12 +241,14 @@ def _ours(
     request: _Undecoded, columns: body.Body, share: Share, after: Lsn
 ) -> tuple[Sequence[Lsn], body.Body]:
     """Return the records of a request that are the lane's and behind an LSN."""
-    first = request.first_lsn
+    first, until = request.first_lsn, share.until
     picks: Sequence[int] = range(request.stored)
     if not share.is_whole:
         picks = share.picks(first, request.stored, columns.keys)
     if first <= after:
         picks = [index for index in picks if first + index > after]
+    if until is not None and first + request.stored > until:
+        picks = [index for index in picks if first + index <= until]
     if len(picks) == request.stored:
         return range(first, first + request.stored), columns
     return [first + index for index in picks], body.only(columns, picks)

@@ -17,7 +17,6 @@ from wald.ports import Store, Transaction
 from wald.storage.ledger_rows import ROUTE, get_lane, lane_of, pack, put_lane, unpack
 
 _FORMER = Struct(">II")
-_LANE = Struct(">III")
 
 
 class Layouts:
@@ -36,7 +35,8 @@ class Layouts:
         Args:
             birth: the route, taken in (T1).
             wanted: the number of lanes.
-            frontier_lsn: the frontier: nothing beyond it was read, let alone sealed.
+            frontier_lsn: the frontier as it is known now; what an earlier life has sealed counts
+                too, for it may have known a newer one.
         """
 
         def work(txn: Transaction) -> Layout:
@@ -44,7 +44,7 @@ class Layouts:
             if held is None and self._is_untouched(txn, birth):
                 return self._found(txn, birth.route_id, Layout(0, wanted, birth.birth_lsn))
             layout = held or Layout(0, 1, birth.birth_lsn)
-            after = lanes.changed(layout, wanted, frontier_lsn)
+            after = lanes.changed(layout, wanted, max(frontier_lsn, self._sealed(txn, birth)))
             if after != held:
                 _put(txn, birth.route_id, after)
             return after
@@ -88,20 +88,18 @@ class Layouts:
             ]
         )
 
-    def lanes(self, route_id: RouteId) -> dict[LaneKey, LaneProgress]:
-        """Return what the ledger holds of every lane of a route, former ones too, in order."""
-
-        def work(txn: Transaction) -> dict[LaneKey, LaneProgress]:
-            return {
-                LaneKey(self._log_id, *_LANE.unpack(at)): lane_of(row)
-                for at, row in txn.scan("lanes", ROUTE.pack(route_id))
-            }
-
-        return self._store.read(work)
-
     def _is_untouched(self, txn: Transaction, birth: RouteBirth) -> bool:
         first = get_lane(txn, LaneKey(self._log_id, birth.route_id, 0, 0))
         return first == LaneProgress(Checkpoint(lsn=birth.birth_lsn), None)
+
+    def _sealed(self, txn: Transaction, birth: RouteBirth) -> Lsn:
+        """Return up to where any lane of a route has ever sealed."""
+        sealed = birth.birth_lsn
+        for _, row in txn.scan("lanes", ROUTE.pack(birth.route_id)):
+            held = lane_of(row)
+            revisions = held.manifest.revisions if held.manifest else ()
+            sealed = max(sealed, held.checkpoint.lsn, *(each.hi for each in revisions), 0)
+        return sealed
 
     def _found(self, txn: Transaction, route_id: RouteId, layout: Layout) -> Layout:
         begin = LaneProgress(Checkpoint(lsn=layout.since), None)

@@ -113,6 +113,7 @@ REJECT_GUARD_RECORDS: Final = 100  # the guard looks at the last so many records
 REJECT_GUARD_SHARE: Final = 0.5  # a larger share of refused ones is an outage, not bad records
 DEAD_LETTERS_MAX: Final = 100_000  # of a route; then it is parked as ``dead-letter-quota``
 DEAD_LETTERS_ALARM_RECORDS: Final = 1_000  # from so many on status says so
+HALTED_LISTED_MAX: Final = 1_000  # refused records at which a lane stops, named at a time
 REDRIVE_BATCH_MAX_RECORDS: Final = 500  # so that what is refused again is found within a moment
 DEAD_LOG_FILE_BYTES: Final = 64 * MIB
 PACKED_CHUNK_BYTES: Final = 256 * KIB  # before compression; what one flipped bit may cost

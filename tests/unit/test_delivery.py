@@ -13,89 +13,24 @@ from wald.core import delivery, manifests
 from wald.core.delivery import (
     LIFE_OF_A_BATCH,
     Event,
-    Parked,
     RejectGuard,
     Step,
     find_refused,
 )
-from wald.core.row import ROW_CASES, AnchorFinding, RowFacts, effective_dead_rev, judge_row
 from wald.model import (
-    NO_ANCHOR,
-    NO_REVISION,
     Checkpoint,
-    Delivered,
     LaneProgress,
     LostRange,
     Manifest,
-    Outcome,
-    ProgressRow,
     Record,
     Rejected,
     RejectedRecord,
-    ReplayClass,
     Revision,
-    RowMoved,
-    Systemic,
-    SystemicKind,
-    Unknown,
 )
 
-OURS, THEIRS = 11, 12
 PREV, OPEN, OPEN_2, OTHER = (bytes([n]) * 16 for n in (1, 2, 3, 9))
 AT_5 = Checkpoint(batch_no=5, rev_id=PREV, lsn=50)
 AT_0 = Checkpoint(lsn=3)
-MATCHES = AnchorFinding.MATCHES
-
-
-def row(batch_no, rev_id, owner=OURS):
-    return ProgressRow(batch_no, rev_id, 50, NO_ANCHOR, owner, NO_REVISION)
-
-
-def facts(found, checkpoint=AT_5, *, lane_owner=OURS, anchor=MATCHES, went_back=False):
-    return RowFacts(found, checkpoint, (OPEN, OPEN_2), OURS, lane_owner, anchor, went_back)
-
-
-# --- the progress row ---------------------------------------------------------------------------
-
-JUDGED = [
-    ("directory-moved", facts(None, AT_0, lane_owner=THEIRS), Parked.DIVERGED),
-    ("directory-moved", facts(row(5, PREV), lane_owner=THEIRS), Parked.DIVERGED),
-    ("other-owner", facts(row(5, PREV, THEIRS)), Parked.DIVERGED),
-    ("other-owner", facts(row(6, OPEN, THEIRS)), Parked.DIVERGED),
-    ("applied", facts(row(6, OPEN)), None),
-    ("applied", facts(row(6, OPEN_2), went_back=True), None),
-    ("log-short", facts(row(5, PREV), went_back=True), Parked.TARGET_BEHIND),
-    ("log-short", facts(None, AT_0, went_back=True), Parked.TARGET_BEHIND),
-    ("at-checkpoint", facts(row(5, PREV)), None),
-    ("at-checkpoint", facts(row(5, PREV), anchor=AnchorFinding.GONE), None),
-    ("at-birth", facts(None, AT_0), None),
-    ("row-lost", facts(None), Parked.TARGET_BEHIND),
-    ("other-anchor", facts(row(4, OTHER), anchor=AnchorFinding.DIFFERS), Parked.DIVERGED),
-    ("beyond-the-log", facts(row(9, OTHER), anchor=AnchorFinding.BEYOND), Parked.DIVERGED),
-    ("row-behind", facts(row(4, OTHER)), Parked.TARGET_BEHIND),
-    ("row-behind", facts(row(4, OTHER), anchor=AnchorFinding.GONE), Parked.TARGET_BEHIND),
-    ("row-ahead", facts(row(6, OTHER)), Parked.LEDGER_OLDER),
-    ("row-ahead", facts(row(7, OPEN)), Parked.LEDGER_OLDER),
-    ("row-ahead", facts(row(1, OTHER), AT_0), Parked.LEDGER_OLDER),
-    ("other-revision", facts(row(5, OTHER)), Parked.LEDGER_OLDER),
-]
-
-
-@pytest.mark.parametrize(("label", "found", "parked"), JUDGED)
-def test_the_row_is_judged_by_the_table(label, found, parked):
-    case = judge_row(found)
-    assert case.label == label
-    assert case.parked is parked
-    assert (case.event is Event.ROW_STRANGE) == (parked is not None)
-
-
-def test_every_row_of_the_table_is_tested():
-    assert {label for label, *_ in JUDGED} == {case.label for case in ROW_CASES}
-
-
-def test_only_a_known_revision_counts_as_applied_and_only_the_previous_one_as_ours():
-    assert judge_row(facts(row(6, OPEN))).event is Event.ROW_APPLIED
-    assert judge_row(facts(row(5, PREV))).event is Event.ROW_FITS
 
 
 # --- the life of a batch ------------------------------------------------------------------------
@@ -116,35 +51,19 @@ def test_no_attempt_is_made_before_something_durable_counts_it():
     assert {item.durable for item in into} == {"T2", "T4", "dead log, T3"}
 
 
-def test_every_outcome_of_an_attempt_has_a_row():
-    for outcome, replay in OUTCOMES:
-        event = delivery.event_of(outcome, replay)
-        assert delivery.after(Step.SENDING, event).event is event
-
-
-OUTCOMES: list[tuple[Outcome, ReplayClass]] = [
-    (Delivered(), ReplayClass.TRANSACTIONAL),
-    (Rejected((), "no"), ReplayClass.TRANSACTIONAL),
-    (Systemic(SystemicKind.BUSY, "busy"), ReplayClass.TRANSACTIONAL),
-    (RowMoved(None), ReplayClass.TRANSACTIONAL),
-    *[(Unknown("?"), replay) for replay in ReplayClass],
-]
-
-
-@pytest.mark.parametrize("replay", list(ReplayClass))
-def test_an_unknown_outcome_is_sent_again_except_where_only_a_window_makes_it_safe(replay):
-    event = delivery.event_of(Unknown("?"), replay)
-    assert event is (Event.UNCERTAIN if replay is ReplayClass.WINDOW else Event.UNKNOWN)
-
-
 def test_a_systemic_error_never_leads_to_a_dead_letter():
     for step in (Step.CHECKING, Step.SENDING, Step.SEARCHING):
         assert delivery.after(step, Event.SYSTEMIC).then is Step.WAITING
 
 
-def test_dead_rev_moves_only_with_an_exclusion():
-    assert effective_dead_rev(AT_5, OPEN, ()) == AT_5.dead_rev
-    assert effective_dead_rev(AT_5, OPEN, (51,)) == OPEN
+def test_a_batch_that_nobody_may_send_again_is_held_durably_before_it_is_parked():
+    rows = [item for item in LIFE_OF_A_BATCH if item.event is Event.UNCERTAIN]
+    assert {(item.step, item.durable) for item in rows} == {
+        (Step.CHECKING, "-"),  # it was held before
+        (Step.COLLECTING, "T11"),
+        (Step.SENDING, "T11"),
+    }
+    assert {item.then for item in rows} == {Step.PARKED}
 
 
 @pytest.mark.parametrize(
@@ -177,18 +96,6 @@ def documented(heading):
     section = re.split(r"^##", text, maxsplit=1, flags=re.MULTILINE)[0]
     lines = [line for line in section.splitlines() if line.startswith("| `")]
     return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines]
-
-
-FOLLOWS = {Event.ROW_FITS: "go on", Event.ROW_APPLIED: "finish the open batch (T5)"}
-
-
-def test_the_document_prints_the_table_of_the_row():
-    follows = [
-        f"park `{case.parked.value}`" if case.parked else FOLLOWS[case.event] for case in ROW_CASES
-    ]
-    assert documented("The progress row") == [
-        (f"`{case.label}`", case.when, what) for case, what in zip(ROW_CASES, follows, strict=True)
-    ]
 
 
 def test_the_document_prints_the_life_of_a_batch():

@@ -10,16 +10,11 @@ from typing import NamedTuple, TypeAlias
 
 from wald import limits
 from wald.model import (
-    Delivered,
     LostRange,
     Lsn,
-    Outcome,
     Record,
     Rejected,
     RejectedRecord,
-    ReplayClass,
-    RowMoved,
-    Systemic,
 )
 from wald.ports import Chance
 
@@ -32,7 +27,8 @@ class Step(Enum):
     CHECKING = "checking"  # asks the target for its row
     COLLECTING = "collecting"  # waits for a batch, or takes up the open one
     SENDING = "sending"  # an attempt is counted and may be under way
-    SEARCHING = "searching"  # probes for the refused records
+    SEARCHING = "searching"  # finds the refused records
+    SETTLING = "settling"  # makes durable what a part of a batch came to
     WAITING = "waiting"  # until the next try
     PARKED = "parked"  # needs a person, or a target that came back; asks now and then
 
@@ -49,11 +45,17 @@ class Event(Enum):
     OPEN_FOUND = "open batch found"
     SEALED = "sealed"
     DELIVERED = "delivered"
+    PARTIAL = "taken in part"
+    REST = "rest wanted later"
+    NOTHING_LEFT = "nothing left"
+    TOO_LARGE = "too large"
+    CUT = "cut"
     REJECTED = "rejected"
     CULPRITS = "culprits named"
     NO_CULPRIT = "no culprit"
     TOO_MANY = "too many rejects"
     QUOTA = "dead-letter quota full"
+    HALTED = "halted"
     SYSTEMIC = "systemic"
     UNKNOWN = "unknown"
     UNCERTAIN = "uncertain"
@@ -81,21 +83,35 @@ LIFE_OF_A_BATCH: tuple[Transition, ...] = (
     Transition("taken-over-or-not", Step.CHECKING, Event.UNKNOWN, Step.WAITING, "-"),
     Transition("look-again", Step.COLLECTING, Event.LOOK, Step.CHECKING, "-"),
     Transition("cannot-ask", Step.CHECKING, Event.SYSTEMIC, Step.WAITING, "-"),
+    Transition("still-held", Step.CHECKING, Event.UNCERTAIN, Step.PARKED, "-"),
     Transition("sealed", Step.COLLECTING, Event.SEALED, Step.SENDING, "T2"),
     Transition("again", Step.COLLECTING, Event.OPEN_FOUND, Step.SENDING, "T4"),
+    Transition("not-again", Step.COLLECTING, Event.UNCERTAIN, Step.PARKED, "T11"),
     Transition("took-effect", Step.SENDING, Event.DELIVERED, Step.COLLECTING, "T5 with T2"),
+    Transition("taken-in-part", Step.SENDING, Event.PARTIAL, Step.SETTLING, "-"),
+    Transition("too-large", Step.SENDING, Event.TOO_LARGE, Step.SETTLING, "-"),
     Transition("refused", Step.SENDING, Event.REJECTED, Step.SEARCHING, "-"),
     Transition("target-fails", Step.SENDING, Event.SYSTEMIC, Step.WAITING, "-"),
     Transition("no-answer", Step.SENDING, Event.UNKNOWN, Step.WAITING, "-"),
-    Transition("uncertain", Step.SENDING, Event.UNCERTAIN, Step.PARKED, "-"),
+    Transition("uncertain", Step.SENDING, Event.UNCERTAIN, Step.PARKED, "T11"),
     Transition("row-moved", Step.SENDING, Event.ROW_MOVED, Step.WAITING, "-"),
     Transition("set-aside", Step.SEARCHING, Event.CULPRITS, Step.SENDING, "dead log, T3"),
+    Transition("halved", Step.SEARCHING, Event.CUT, Step.CHECKING, "T3"),
+    Transition("not-halved", Step.SEARCHING, Event.REST, Step.WAITING, "T3"),
     Transition("no-culprit", Step.SEARCHING, Event.NO_CULPRIT, Step.WAITING, "-"),
     Transition("too-many-rejects", Step.SEARCHING, Event.TOO_MANY, Step.WAITING, "-"),
     Transition("quota-full", Step.SEARCHING, Event.QUOTA, Step.PARKED, "-"),
+    Transition("halts", Step.SEARCHING, Event.HALTED, Step.PARKED, "-"),
     Transition("search-fails", Step.SEARCHING, Event.SYSTEMIC, Step.WAITING, "-"),
     Transition("search-unanswered", Step.SEARCHING, Event.UNKNOWN, Step.WAITING, "-"),
     Transition("search-row-moved", Step.SEARCHING, Event.ROW_MOVED, Step.WAITING, "-"),
+    Transition("rest-later", Step.SETTLING, Event.REST, Step.WAITING, "dead log, T3"),
+    Transition("all-settled", Step.SETTLING, Event.NOTHING_LEFT, Step.SENDING, "dead log, T3"),
+    Transition("cut", Step.SETTLING, Event.CUT, Step.CHECKING, "T3"),
+    Transition("alone-too-large", Step.SETTLING, Event.CULPRITS, Step.SENDING, "dead log, T3"),
+    Transition("part-too-many", Step.SETTLING, Event.TOO_MANY, Step.WAITING, "T3"),
+    Transition("part-quota-full", Step.SETTLING, Event.QUOTA, Step.PARKED, "T3"),
+    Transition("part-halts", Step.SETTLING, Event.HALTED, Step.PARKED, "T3"),
     Transition("next-try", Step.WAITING, Event.DUE, Step.CHECKING, "-"),
     Transition("ask-again", Step.PARKED, Event.DUE, Step.CHECKING, "-"),
 )
@@ -109,25 +125,6 @@ def after(step: Step, event: Event) -> Transition:
     return _BY_STEP_AND_EVENT[step, event]
 
 
-def event_of(outcome: Outcome, replay: ReplayClass) -> Event:
-    """Return what an outcome is in the table.
-
-    An unknown outcome is settled by sending again, after the row was asked where there is one.
-    Within a window only that is safe, and no window is watched yet: it waits for a person.
-    """
-    match outcome:
-        case Delivered():
-            return Event.DELIVERED
-        case Rejected():
-            return Event.REJECTED
-        case Systemic():
-            return Event.SYSTEMIC
-        case RowMoved():
-            return Event.ROW_MOVED
-        case _:
-            return Event.UNCERTAIN if replay is ReplayClass.WINDOW else Event.UNKNOWN
-
-
 class Parked(Enum):
     """Why a lane waits for a person; the codes of status."""
 
@@ -136,6 +133,7 @@ class Parked(Enum):
     DIVERGED = "diverged"
     UNCERTAIN = "uncertain"
     QUOTA = "dead-letter-quota"
+    HALTED = "halted"
 
 
 # --- what damage took ---------------------------------------------------------------------------

@@ -43,14 +43,11 @@ def continues(checkpoint: Checkpoint, manifest: Manifest) -> bool:
 def revise(
     held: LaneProgress, worked_on: RevisionId, revision: Revision, stamp: AttemptStamp
 ) -> LaneProgress | None:
-    """T3: add a revision, and count its attempt if it begins.
-
-    A decision was on the revision before: the new one carries it out.
-    """
+    """T3: add a revision, and count its attempt if it begins."""
     manifest = _worked_on(held, worked_on)
     if manifest is None:
         return None
-    revised = replace(manifest, revisions=(*manifest.revisions, revision), decision="")
+    revised = replace(manifest, revisions=(*manifest.revisions, revision))
     return LaneProgress(held.checkpoint, _stamped(revised, stamp))
 
 

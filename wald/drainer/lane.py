@@ -11,7 +11,7 @@ and goes on. An error of ours restarts the lane after a pause; it never ends the
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,19 +21,26 @@ from wald.core.batching import Bounds, due_in_s, why_seal
 from wald.core.delivery import Event, Parked, Step
 from wald.drainer.adopting import follow_healing, recall_healing
 from wald.drainer.checking import check_row
+from wald.drainer.doubt import attempt_stamp, still_held, why_not
 from wald.drainer.gate import Gate
 from wald.drainer.reader import Batch
+from wald.drainer.redriving import Redrives
 from wald.drainer.route import LaneMemory, Route, must
-from wald.drainer.sending import close_sink, finish, new_manifest, search, send
-from wald.drainer.sinks import fit_sink
+from wald.drainer.sending import close_sink, finish, foregone, new_manifest, search, send
+from wald.drainer.settling import settle
+from wald.drainer.sinks import TendedSink, fit_sink, is_guarded
 from wald.errors import WaldError
 from wald.model import LaneProgress, Lsn, ProgressRow, ReplayClass
 
 _log = logging.getLogger("wald.drain")
 _NS = limits.CLOCK_NS_PER_S
 _IDLE_S = 60.0
-_NEVER_S = 1e9
-_STATES = {Step.COLLECTING: "idle", Step.SENDING: "delivering", Step.SEARCHING: "delivering"}
+_STATES = {
+    Step.COLLECTING: "idle",
+    Step.SENDING: "delivering",
+    Step.SEARCHING: "delivering",
+    Step.SETTLING: "delivering",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +60,9 @@ class LaneFigures:
     parked: str | None = None
     failures: int = 0
     policy: Mapping[str, Any] = field(default_factory=dict)
+    purged: int = 0
+    redrives: int = 0
+    halted: tuple[Lsn, ...] = ()
 
 
 class Lane:
@@ -63,13 +73,14 @@ class Lane:
         self.figures = LaneFigures()
         self._shared = route.shared
         self._memory = LaneMemory()
+        self._redrives = Redrives(route)
+        self._ledger_changed = False  # by a command
         self._gate = Gate(route)
         self._thread = threading.Thread(
             target=self._run, name=f"lane {route.birth.name}", daemon=True
         )
         self._leave_by_ns: int | None = None  # set once: seal and deliver what is there until then
         self._flush_through: Lsn = 0
-        self.step_began_ns = 0  # 0 between steps
         self._failures = 0
         self._step = Step.CHECKING
         self._hurried = False
@@ -82,6 +93,7 @@ class Lane:
             Step.COLLECTING: self._collect,
             Step.SENDING: self._send,
             Step.SEARCHING: self._search,
+            Step.SETTLING: lambda: settle(self.route, self._memory),
             Step.WAITING: self._wait,
             Step.PARKED: self._wait,
         }
@@ -92,6 +104,12 @@ class Lane:
         route = self.route
         several = route.settings.lanes > 1 or route.layout
         return f"{route.birth.name}/{route.layout}.{route.lane}" if several else route.birth.name
+
+    @property
+    def busy_since_ns(self) -> int:
+        """When the sink was called that has not returned; 0 if none is, or another bounds it."""
+        sink = self._memory.sink
+        return sink.busy_since_ns if isinstance(sink, TendedSink) and not is_guarded(sink) else 0
 
     @property
     def attempt_timeout_s(self) -> float:
@@ -108,6 +126,22 @@ class Lane:
         """Seal at once what waits up to an LSN."""
         self._flush_through = max(self._flush_through, through)
         self._gate.flush(through)
+        self._shared.board.wake()
+
+    @property
+    def replay(self) -> str:
+        """The class of its target; empty until that is known."""
+        return self.figures.replay
+
+    @property
+    def halted_at(self) -> Sequence[Lsn]:
+        """Refused records at which it stops."""
+        return self.figures.halted
+
+    def look_again(self) -> None:
+        """Say that a command changed what the ledger holds of the lane."""
+        self._ledger_changed = True
+        self._redrives.look()
         self._shared.board.wake()
 
     def hurry(self) -> None:
@@ -147,8 +181,10 @@ class Lane:
 
     def step(self) -> float:
         """Do one step; returns how long to wait for news before the next, 0 for at once."""
-        self.step_began_ns = self._now_ns()
         try:
+            if self._ledger_changed:
+                self._ledger_changed = False
+                self._take_in_change()
             came = self._steps[self._step]()
             if isinstance(came, Event):
                 self._move(came)
@@ -157,9 +193,13 @@ class Lane:
         except Exception as error:  # noqa: BLE001 - a lane's failure is its own
             self._fail(error)
             return 0.0
-        finally:
-            self.step_began_ns = 0
         return came
+
+    def _take_in_change(self) -> None:
+        """Read what a command changed; what waits for a person is tried again at once."""
+        self._memory.held = self._shared.ledger.lane(self.route.key)
+        if self._step is Step.PARKED and self._memory.parked in {Parked.HALTED, Parked.QUOTA}:
+            self._due_ns = 0
 
     def _move(self, event: Event) -> None:
         transition = delivery.after(self._step, event)
@@ -174,9 +214,7 @@ class Lane:
                 text = self._memory.last_error
                 _log.warning("route %s: %s: %r", self.route.birth.name, transition.label, text)
         elif self._step is Step.PARKED:
-            never = self._memory.parked is Parked.UNCERTAIN  # sending again may double
-            pause_s = _NEVER_S if never else limits.PARKED_REREAD_S
-            self._due_ns = self._now_ns() + round(pause_s * _NS)
+            self._due_ns = self._now_ns() + round(limits.PARKED_REREAD_S * _NS)
 
     def _fail(self, error: Exception) -> None:
         """Begin anew after a pause: ledger and log say where we are."""
@@ -216,6 +254,7 @@ class Lane:
             last_error=memory.last_error,
             verdict_of=memory.verdict_of,
             healing=memory.healing,
+            cleared=memory.cleared,
         )
 
     def must_leave(self) -> bool:
@@ -248,6 +287,8 @@ class Lane:
         if self.route.frontier() is None:
             return _IDLE_S
         memory.held = self._shared.ledger.lane(self.route.key)
+        if still_held(memory):
+            return Event.UNCERTAIN
         if memory.reader is None:
             memory.reader = self.route.reader(memory.held.checkpoint.lsn)
         held_back_s = self._gate.wait_s()
@@ -286,6 +327,8 @@ class Lane:
         if memory.held.manifest is not None:
             return self._take_up()
         fit_sink(self.route, memory)
+        if self._seal_redrive():
+            return self._take_up()
         batch = self._next_batch()
         if batch is not None:
             manifest = new_manifest(self.route, batch, memory.held.checkpoint)
@@ -309,12 +352,17 @@ class Lane:
         held_back_s = self._gate.wait_s()
         if held_back_s > 0:
             return held_back_s
+        if memory.manifest.is_redrive:
+            self._redrives.refuse_unsendable(memory)
         rev_id = memory.manifest.current.rev_id
         if memory.counted == rev_id:
             return Event.SEALED
         known = memory.verdict_of == memory.manifest.number
         crashes = 0 if known else memory.manifest.crashes + 1  # the process died in the one before
-        stamp = self.route.stamp(memory.last_error, crashes)
+        if why_not(self.route, memory) is not None:
+            self._gate.rest()
+            return Event.UNCERTAIN
+        stamp = attempt_stamp(self.route, memory, crashes=crashes)
         must(done=self._shared.ledger.attempt(self.route.key, rev_id, stamp))  # COMMIT POINT: T4
         memory.held = self._shared.ledger.lane(self.route.key)
         memory.counted = rev_id
@@ -325,9 +373,17 @@ class Lane:
         """Read the open manifest's records unless they are at hand; False: not readable yet."""
         memory, frontier = self._memory, self.route.frontier()
         assert memory.reader is not None
-        if memory.batch is None and frontier is not None:
+        if memory.batch is None and memory.manifest.is_redrive:
+            memory.batch = self._redrives.load(memory)
+        elif memory.batch is None and frontier is not None:
             memory.batch = memory.reader.take_through(memory.manifest.current.hi, frontier)
         return memory.batch is not None
+
+    def _seal_redrive(self) -> bool:
+        """T7: seal what is asked to be sent again, where that may go on now."""
+        if self._leave_by_ns is not None or not self._redrives.are_asked():
+            return False
+        return self._gate.wait_s() <= 0 and self._redrives.seal(self._memory, self._bounds())
 
     def _next_batch(self) -> Batch | None:
         """Return a batch to be sealed now; None to wait for more."""
@@ -383,7 +439,12 @@ class Lane:
     def _send(self) -> Event:
         self._publish()
         memory = self._memory
+        known = foregone(self.route, memory)
         took_effect = memory.manifest.current.rev_id
+        if known is not None:
+            self._gate.rest()
+            self._finish(took_effect)
+            return known
         began_ns, records = self._now_ns(), memory.manifest.records
         memory.timeout_s = self._gate.begins(records)
         event = send(self.route, memory)
@@ -402,8 +463,14 @@ class Lane:
         return event
 
     def _finish(self, took_effect: bytes) -> None:
-        following = None if self._leave_by_ns is not None else self._next_batch()
+        manifest = self._memory.manifest
+        # ordinary batches and redrives in turn: neither waits for all of the other
+        alone = self._leave_by_ns is not None
+        alone = alone or (not manifest.is_redrive and self._redrives.are_asked())
+        following = None if alone else self._next_batch()
         finish(self.route, self._memory, took_effect, following)
+        if manifest.is_redrive:
+            self._redrives.ended(manifest.records)
         self._failures = 0  # only now: a ledger without room is a failure again and again
 
     def _wait(self) -> Event | float:
@@ -421,8 +488,7 @@ class Lane:
         if memory.reader is None or memory.sink is None or frontier is None:
             return
         if memory.held.manifest is not None:
-            if memory.batch is None:
-                memory.batch = memory.reader.take_through(memory.manifest.current.hi, frontier)
+            self._load_batch()
         elif memory.reader.is_empty:
             memory.reader.fill(frontier, self._bounds())
         self._publish()
@@ -468,4 +534,7 @@ class Lane:
             memory.parked.value if memory.parked else None,
             self._failures,
             self._policy(),
+            checkpoint.purged,
+            self._redrives.left,
+            memory.halted,
         )

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from wald import limits
 from wald.config import RouteSettings, SinkSettings
@@ -13,12 +14,14 @@ from wald.core.lanes import WHOLE, Share
 from wald.drainer.crew import Crew
 from wald.drainer.faults import FaultBoard
 from wald.drainer.frontier import FrontierBoard
+from wald.drainer.packed_files import PackedFiles
 from wald.drainer.reader import Batch, LaneReader
 from wald.drainer.targets import Targets
 from wald.errors import LedgerFailed
 from wald.model import (
     NO_REVISION,
     REVISION_BYTES,
+    Anchor,
     AttemptStamp,
     Checkpoint,
     DeadLetter,
@@ -45,6 +48,7 @@ from wald.model import (
 )
 from wald.ports import Chance, Clock, FileSystem, Ledger, Sink
 from wald.storage.deadlog import DeadEntry, DeadLog, Excluded, Reason
+from wald.storage.stream import StreamReader, find_anchor
 
 MakeSink = Callable[[RouteSettings, SinkSettings], Sink]
 
@@ -71,6 +75,7 @@ class Shared:
     released: Callable[[RouteId], Lsn]
     faults: FaultBoard = field(default_factory=FaultBoard)
     targets: Targets = field(default_factory=Targets)
+    packed: PackedFiles = field(default_factory=PackedFiles)
     sink_command: tuple[str, ...] = (sys.executable, "-P", "-m", "wald.app", "sink")
 
 
@@ -124,7 +129,22 @@ class Route:
             stream=self.birth.stream_id,
             after=after,
             share=self.share,
+            files=partial(shared.packed.of, self.birth.stream_id),
         )
+
+    def find_anchor(self, lsn: Lsn, frontier: Frontier) -> Anchor | None:
+        """Return the anchor of the block that holds an LSN of the stream; None if it is gone."""
+        shared, stream = self.shared, self.birth.stream_id
+        reader = StreamReader(
+            shared.fs,
+            shared.data_dir,
+            shared.log_id,
+            stream=stream,
+            after=lsn - 1,
+            files=partial(shared.packed.of, stream),
+            wants_block=lambda _: False,
+        )
+        return find_anchor(reader, lsn, frontier)
 
     def stamp(self, last_error: str = "", crashes: int = 0) -> AttemptStamp:
         """Return now, by the clocks that outlive a process."""
@@ -249,9 +269,12 @@ class LaneMemory:
     last_error: str = ""
     parked: Parked | None = None
     timeout_s: float | None = None  # how long the next attempt may take
+    sent: tuple[Lsn, ...] = ()  # in the last attempt
+    cleared: tuple[int, int] = (0, 0)  # (batch, attempt): up to it is known what took effect
     healing: Healing | None = None  # the last time that the target's row was adopted
     pause_s: float = 0.0  # behind it
     unsendable: tuple[RejectedRecord, ...] = ()  # of an open redrive
+    halted: tuple[Lsn, ...] = ()  # refused records at which the lane stops
 
     @property
     def manifest(self) -> Manifest:
@@ -265,7 +288,7 @@ class LaneMemory:
         match outcome:
             case Delivered():
                 for reason, count in outcome.notes.items():
-                    self.notes[reason] = self.notes.get(reason, 0) + count
+                    self.count(reason, count)
                 self.say("")
             case RowMoved():
                 self.say(f"the progress row moved: {outcome.row!r}")
@@ -273,6 +296,10 @@ class LaneMemory:
                 self.say(f"{outcome.kind.value}: {outcome.message}")
             case Partial() | Rejected() | TooLarge() | Unknown():
                 self.say(outcome.message)
+
+    def count(self, reason: str, count: int = 1) -> None:
+        """Count what is worth a note: nothing is ignored silently."""
+        self.notes[reason] = self.notes.get(reason, 0) + count
 
     def say(self, text: str) -> None:
         """Keep the last error, bounded."""

@@ -4,27 +4,35 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-from wald import limits
-from wald.core import delivery
-from wald.core.delivery import Event, Parked
+from wald.core import delivery, outcomes
+from wald.core.delivery import Event
+from wald.core.outcomes import Facts
 from wald.core.row import effective_dead_rev
+from wald.drainer.doubt import facts, hold, is_decided, take_in
 from wald.drainer.reader import Batch
+from wald.drainer.redriving import close_redrive
 from wald.drainer.route import LaneMemory, Route, must
+from wald.drainer.settling import Change, revise, set_aside, settle_refused, to_send
 from wald.model import (
     NO_REVISION,
     Attempt,
     Checkpoint,
     DeadLetter,
+    Decision,
+    Delivered,
     FinishedBatch,
     LaneProgress,
     Manifest,
     Outcome,
     ProgressRow,
+    Record,
     Rejected,
     RejectedRecord,
     ReplayClass,
     Revision,
     RevisionId,
+    RowMoved,
+    Systemic,
     Unknown,
 )
 
@@ -56,6 +64,32 @@ def new_manifest(route: Route, batch: Batch, checkpoint: Checkpoint) -> Manifest
     )
 
 
+def foregone(route: Route, memory: LaneMemory) -> Event | None:
+    """Return what the open batch comes to without an attempt; None if there must be one.
+
+    So it is once a person has decided, and where no row waits for the batch and nothing of it is
+    left to be sent.
+    """
+    manifest = memory.manifest
+    left = to_send(memory)
+    outcome: Outcome | None = None
+    if is_decided(manifest, Decision.DELIVERED) or (
+        not left and memory.replay is not ReplayClass.TRANSACTIONAL
+    ):
+        outcome = Delivered()
+    elif is_decided(manifest, Decision.DEAD_LETTER):
+        why = f"a person decided so; {manifest.last_error or 'nothing was answered'}"
+        records = tuple(RejectedRecord(record.lsn, outcomes.UNCERTAIN, why) for record in left)
+        revise(route, memory, Change(refused=records))
+        outcome = Delivered()
+    if outcome is None:
+        return None
+    memory.note(outcome)
+    memory.counted = NO_REVISION
+    memory.verdict_of = manifest.number
+    return Event.DELIVERED
+
+
 def send(route: Route, memory: LaneMemory) -> Event:
     """Make one attempt, counted already; its outcome is in the memory.
 
@@ -63,18 +97,23 @@ def send(route: Route, memory: LaneMemory) -> Event:
     """
     assert memory.sink is not None
     memory.counted = NO_REVISION
+    attempt = _attempt(route, memory)
+    memory.sent = tuple(dict.fromkeys(record.lsn for record in attempt.records))
+    before = facts(route, memory, attempts=memory.manifest.attempts - 1)
     try:
-        outcome = memory.sink.deliver(_attempt(route, memory))  # COMMIT POINT: the target's
+        said = memory.sink.deliver(attempt)  # COMMIT POINT: the target's
     except Exception as error:  # noqa: BLE001 - a sink is anybody's code
         _log.error("route %s: the sink raised", route.birth.name, exc_info=error)
         close_sink(route, memory)
-        outcome = Unknown(repr(error))
+        said = Unknown(f"the sink raised {error!r}")
+    outcome = outcomes.read_outcome(said, memory.sent, memory.replay)
     memory.note(outcome)
     memory.verdict_of = memory.manifest.number
-    event = delivery.event_of(outcome, memory.replay)
-    if event is Event.UNCERTAIN:
-        memory.park(Parked.UNCERTAIN, memory.last_error)
-    return event
+    take_in(route, memory, outcome, in_doubt=before.in_doubt)
+    verdict = outcomes.judge(outcome, before)
+    if verdict.event is Event.UNCERTAIN:
+        hold(route, memory, f"{verdict.label}: {memory.last_error}")
+    return verdict.event
 
 
 def close_sink(route: Route, memory: LaneMemory) -> None:
@@ -91,24 +130,20 @@ def _attempt(route: Route, memory: LaneMemory) -> Attempt:
     assert memory.batch is not None
     manifest, batch = memory.manifest, memory.batch
     revision = manifest.current
-    records = batch.records
-    if revision.excluded:
-        excluded = set(revision.excluded)
-        records = [record for record in records if record.lsn not in excluded]
     row = ProgressRow(
         manifest.number,
         revision.rev_id,
         revision.hi,
         batch.anchor,
         route.shared.owner,
-        effective_dead_rev(memory.held.checkpoint, revision.rev_id, revision.excluded),
+        effective_dead_rev(memory.held.checkpoint, revision),
     )
     return Attempt(
         route.key,
         route.birth.stream,
         manifest.prev_rev,
         row,
-        records,
+        to_send(memory),
         number=manifest.attempts,
         timeout_s=memory.timeout_s,
     )
@@ -117,7 +152,29 @@ def _attempt(route: Route, memory: LaneMemory) -> Attempt:
 def finish(
     route: Route, memory: LaneMemory, took_effect: RevisionId, following: Batch | None
 ) -> None:
-    """T5: close the batch by the revision that took effect; T2: seal the following one."""
+    """T5 or T8: close the batch by the revision that took effect; T2: seal the following one."""
+    manifest = memory.manifest
+    lost: list[DeadLetter] = []
+    if manifest.is_redrive:
+        after, finished = close_redrive(route, memory, took_effect)
+    else:
+        after, finished, lost = _close(route, memory, took_effect)
+    sealed = new_manifest(route, following, after) if following else None
+    done = route.shared.ledger.finish(route.key, took_effect, after, finished, lost, sealed)
+    must(done=done)  # COMMIT POINT: T5 or T8, T2
+    if not (manifest.is_redrive or manifest.decision):  # of which none falls by the target's word
+        refused = len(manifest.revision(took_effect).excluded)
+        memory.guard = memory.guard.with_batch(finished.records, refused)
+    memory.unsendable, memory.halted = (), ()
+    memory.held = LaneProgress(after, sealed)
+    memory.batch = following
+    memory.counted = sealed.current.rev_id if sealed else NO_REVISION
+
+
+def _close(
+    route: Route, memory: LaneMemory, took_effect: RevisionId
+) -> tuple[Checkpoint, FinishedBatch, list[DeadLetter]]:
+    """T5: return the checkpoint behind the open batch, its line of history, what was lost."""
     assert memory.batch is not None
     manifest, batch = memory.manifest, memory.batch
     revision = next(item for item in manifest.revisions if item.rev_id == took_effect)
@@ -136,9 +193,10 @@ def finish(
         rev_id=took_effect,
         lsn=revision.hi,
         anchor=batch.anchor,
-        dead_rev=effective_dead_rev(before, took_effect, revision.excluded),
+        dead_rev=effective_dead_rev(before, revision),
         delivered=before.delivered + delivered,
         dead_letters=before.dead_letters + dead_letters,
+        superseded=before.superseded + revision.superseded,
     )
     finished = FinishedBatch(
         manifest.number,
@@ -150,52 +208,31 @@ def finish(
         manifest.attempts,
         manifest.sealed_time_ns,
         route.shared.clock.wall_ns(),
+        superseded=revision.superseded,
         last_error=manifest.last_error,
         traces=manifest.traces,
     )
-    sealed = new_manifest(route, following, after) if following else None
-    done = route.shared.ledger.finish(route.key, took_effect, after, finished, lost, sealed)
-    must(done=done)  # COMMIT POINT: T5, T2
-    memory.guard = memory.guard.with_batch(delivered + refused, refused)
-    memory.held = LaneProgress(after, sealed)
-    memory.batch = following
-    memory.counted = sealed.current.rev_id if sealed else NO_REVISION
+    return after, finished, lost
 
 
 def search(route: Route, memory: LaneMemory) -> Event:
-    """Find every refused record by probes, then exclude them in a revision (T3)."""
-    assert isinstance(memory.outcome, Rejected)
-    found = _probe_all(route, memory, memory.outcome)
+    """Find every refused record, then exclude them in a revision (T3).
+
+    A target with transactions is probed: what is tried there is rolled back.
+    """
+    rejected = memory.outcome
+    assert isinstance(rejected, Rejected)
+    if memory.replay is not ReplayClass.TRANSACTIONAL:
+        return settle_refused(route, memory, rejected)
+    found = _probe_all(route, memory, rejected)
     if not isinstance(found, tuple):
+        if not isinstance(found, Systemic | RowMoved):
+            found = Unknown(f"a probe came to {found!r}")
         memory.note(found)
-        return delivery.event_of(found, ReplayClass.TRANSACTIONAL)
+        return outcomes.judge(found, Facts(memory.replay)).event
     if not found:
         return Event.NO_CULPRIT
-    manifest = memory.manifest
-    excluded = {*manifest.current.excluded, *(item.lsn for item in found)}
-    if memory.guard.too_many(manifest.records, len(excluded)):
-        memory.say(
-            f"too-many-rejects: {len(excluded)} of {manifest.records} records, "
-            f"the first: {found[0].message}"
-        )
-        return Event.TOO_MANY
-    if memory.held.checkpoint.dead_letters + len(excluded) > limits.DEAD_LETTERS_MAX:
-        _park_full(route, memory, found)
-        return Event.QUOTA
-    _exclude(route, memory, found)
-    return Event.CULPRITS
-
-
-def _park_full(route: Route, memory: LaneMemory, found: tuple[RejectedRecord, ...]) -> None:
-    """Set nothing more aside: ledger and dead log are bounded. Tried again now and then."""
-    before = memory.last_error
-    memory.park(
-        Parked.QUOTA,
-        f"dead-letter-quota: with {len(found)} more the route's dead letters were above "
-        f"{limits.DEAD_LETTERS_MAX:,}; the first: {found[0].message}",
-    )
-    if memory.last_error != before:
-        _log.error("route %s: %r", route.birth.name, memory.last_error)
+    return set_aside(route, memory, found) or Event.CULPRITS
 
 
 def _probe_all(
@@ -204,55 +241,25 @@ def _probe_all(
     """Return all refused records, or the outcome that ended the search."""
     assert memory.sink is not None
     attempt = _attempt(route, memory)
+    lsns = {record.lsn for record in attempt.records}
     steps = delivery.find_refused(attempt.records, rejected.records)
     try:
         records = next(steps)
         while True:
-            answer = memory.sink.probe(attempt, records)
+            answer = _probe(route, memory, attempt, records)
             if not isinstance(answer, Rejected | Sequence):
-                return answer
+                return outcomes.read_outcome(answer, lsns, memory.replay)
             records = steps.send(answer)
     except StopIteration as end:
         return tuple(end.value)
 
 
-def _exclude(route: Route, memory: LaneMemory, found: tuple[RejectedRecord, ...]) -> None:
-    assert memory.batch is not None
-    shared, manifest = route.shared, memory.manifest
-    before = manifest.current
-    known, refused = _known(route, before, memory.batch)
-    rev_id = route.new_revision()
-    previous = memory.held.checkpoint.dead_rev
-    letters: list[DeadLetter] = route.set_aside(
-        manifest,
-        rev_id,
-        previous,
-        sorted([*refused, *found], key=lambda item: item.lsn),
-        memory.batch.records,
-    )  # COMMIT POINT: the dead log
-    letters = sorted([*known, *letters], key=lambda letter: letter.lsn)
-    revision = Revision(rev_id, before.hi, tuple(letter.lsn for letter in letters))
-    stamp = route.stamp(memory.last_error)
-    must(done=shared.ledger.revise(route.key, before.rev_id, revision, letters, stamp))
-    # COMMIT POINT: T3
-    memory.held = shared.ledger.lane(route.key)
-    memory.counted = rev_id
-
-
-def _known(
-    route: Route, revision: Revision, batch: Batch
-) -> tuple[list[DeadLetter], list[RejectedRecord]]:
-    """Return the refusals of the revision before: an earlier search's, in this life or another.
-
-    First the letters of those whose record the log has lost since: their body stays where it is.
-    """
-    letters = route.shared.ledger.set_aside(route.key, revision.rev_id)
-    here = {record.lsn for record in batch.records}
-    return (
-        [letter for letter in letters if letter.lsn not in here],
-        [
-            RejectedRecord(letter.lsn, letter.code, letter.message)
-            for letter in letters
-            if letter.lsn in here
-        ],
-    )
+def _probe(route: Route, memory: LaneMemory, attempt: Attempt, records: Sequence[Record]) -> object:
+    """Return what the sink says; of what it raised nothing took effect: it is no verdict."""
+    assert memory.sink is not None
+    try:
+        return memory.sink.probe(attempt, records)
+    except Exception as error:  # noqa: BLE001 - a sink is anybody's code
+        _log.error("route %s: the sink raised", route.birth.name, exc_info=error)
+        close_sink(route, memory)
+        return Unknown(repr(error))

@@ -1,0 +1,155 @@
+"""Whether a batch may be sent (again): what is known of the attempts before, and for how long.
+
+An attempt that was counted and of which nobody knows what it did leaves the batch *in doubt*. Then
+the class of the target decides (``core.outcomes``): it is sent again, or held for a person (T11).
+"""
+
+import logging
+from dataclasses import replace
+
+from wald.core import manifests, outcomes
+from wald.core.delivery import Event, Parked
+from wald.core.outcomes import Facts
+from wald.core.window import Moment, Window, WindowCase, WindowFacts, judge_window
+from wald.drainer.route import LaneMemory, Route, must
+from wald.model import (
+    AttemptStamp,
+    Decision,
+    LaneProgress,
+    Manifest,
+    Mark,
+    Outcome,
+    ReplayClass,
+    Revision,
+)
+
+_log = logging.getLogger("wald.drain")
+
+
+def facts(route: Route, memory: LaneMemory, *, attempts: int) -> Facts:
+    """Return what decides behind so many attempts of the open batch."""
+    revision = memory.manifest.current
+    return Facts(
+        memory.replay,
+        in_doubt=attempts > cleared(memory),
+        window_open=memory.replay is ReplayClass.WINDOW
+        and _window(route, memory, revision).window is Window.OPEN,
+        resend=route.settings.on_unknown == "resend",
+    )
+
+
+def cleared(memory: LaneMemory) -> int:
+    """Return up to which attempt of the open batch it is known what took effect."""
+    number, attempts = memory.cleared
+    manifest = memory.manifest
+    return max(manifest.cleared, attempts if number == manifest.number else 0)
+
+
+def take_in(route: Route, memory: LaneMemory, outcome: Outcome, *, in_doubt: bool) -> None:
+    """Remember what an outcome clears; durably where a restart would be in doubt for nothing."""
+    manifest = memory.manifest
+    if not outcomes.leaves_no_doubt(outcome, in_doubt=in_doubt):
+        return
+    memory.cleared = (manifest.number, manifest.attempts)
+    keeps = memory.replay is ReplayClass.WINDOW or (
+        memory.replay is ReplayClass.NONE and route.settings.on_unknown == "hold"
+    )
+    if keeps and not isinstance(outcome, outcomes.SETTLING):  # those are followed by T3 or T5
+        _mark(route, memory, Mark(cleared=manifest.attempts))
+
+
+def attempt_stamp(
+    route: Route, memory: LaneMemory, *, crashes: int = 0, begins: bool = True
+) -> AttemptStamp:
+    """Return the stamp of the open batch's next attempt."""
+    return replace(
+        route.stamp(memory.last_error, crashes),
+        cleared=cleared(memory),
+        begins=begins,
+        batches=sent_batches(route, memory),
+    )
+
+
+def why_not(route: Route, memory: LaneMemory) -> Event | None:
+    """Return UNCERTAIN, having held the batch (T11), if it must not be sent again; else None."""
+    manifest = memory.manifest
+    if manifest.decision:
+        return None
+    if manifest.held:
+        return Event.UNCERTAIN
+    found = facts(route, memory, attempts=manifest.attempts)
+    row = outcomes.resend_of(found)
+    if not row.send:
+        hold(route, memory, _reason(route, memory, row.label))
+        return Event.UNCERTAIN
+    if found.in_doubt and memory.replay is ReplayClass.NONE:
+        memory.count(outcomes.RESENT)
+    return None
+
+
+def hold(route: Route, memory: LaneMemory, why: str) -> None:
+    """T11: the open batch waits for a person from now on."""
+    _mark(route, memory, Mark(held=why, cleared=cleared(memory)))
+    _log.error(
+        "route %s: batch %s is held as uncertain: %s; see 'wald batch show %s'",
+        route.birth.name,
+        memory.manifest.number,
+        why,
+        memory.manifest.current.rev_id.hex()[:8],
+    )
+    memory.park(Parked.UNCERTAIN, why)
+
+
+def still_held(memory: LaneMemory) -> bool:
+    """Tell whether the open batch waits for a person; the memory then says so too."""
+    manifest = memory.held.manifest
+    if manifest is None or not manifest.held:
+        return False
+    memory.park(Parked.UNCERTAIN, manifest.held)
+    return True
+
+
+def is_decided(manifest: Manifest, decision: Decision) -> bool:
+    """Tell whether a person said this of the open batch."""
+    return manifest.decision == decision.value
+
+
+def sent_batches(route: Route, memory: LaneMemory) -> int:
+    """Return how many batches the lanes of all routes to this sink have sent, if that matters."""
+    if memory.sink is None or memory.sink.capabilities.window_batches is None:
+        return 0
+    ledger = route.shared.ledger
+    births = [birth for birth in ledger.births() if birth.sink == route.birth.sink]
+    lanes = [held for birth in births for held in ledger.lanes(birth.route_id).values()]
+    return sum(held.checkpoint.batch_no + (held.manifest is not None) for held in lanes)
+
+
+def _mark(route: Route, memory: LaneMemory, mark: Mark) -> None:
+    rev_id = memory.manifest.current.rev_id
+    must(done=route.shared.ledger.mark(route.key, rev_id, mark))  # COMMIT POINT: T11
+    after = manifests.mark(memory.held, rev_id, mark)
+    assert after is not None
+    memory.held = LaneProgress(memory.held.checkpoint, after.manifest)
+
+
+def _window(route: Route, memory: LaneMemory, revision: Revision) -> WindowCase:
+    assert memory.sink is not None
+    able, now = memory.sink.capabilities, route.stamp()
+    return judge_window(
+        WindowFacts(
+            able.window_s,
+            able.window_batches,
+            Moment(revision.boot_id, revision.boot_clock_ns, revision.time_ns),
+            Moment(now.boot_id, now.boot_clock_ns, now.time_ns),
+            route.settings.attempt_timeout_s,
+            max(0, sent_batches(route, memory) - revision.batches),
+        )
+    )
+
+
+def _reason(route: Route, memory: LaneMemory, label: str) -> str:
+    said = memory.last_error or memory.manifest.last_error or "the process ended in it"
+    if memory.replay is ReplayClass.WINDOW:
+        case = _window(route, memory, memory.manifest.current)
+        label = f"{label} ({case.label}: {case.when})"
+    return f"{label}: an attempt may have taken effect, and sending again may double; {said}"

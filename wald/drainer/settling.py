@@ -1,0 +1,170 @@
+"""SETTLING, and SEARCHING where nothing can be rolled back: what becomes of a batch in parts.
+
+Every step is a new revision (T3): what took effect is not sent again, what was refused for good is
+a dead letter once the batch is closed, what is wanted later or is too many at once goes again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from wald.core import outcomes
+from wald.core.delivery import Event
+from wald.drainer import doubt
+from wald.drainer.aside import known_refusals, may_set_aside
+from wald.drainer.redriving import exclude_again
+from wald.drainer.route import LaneMemory, Route, must
+from wald.model import (
+    NO_REVISION,
+    Lsn,
+    Partial,
+    Record,
+    Rejected,
+    RejectedRecord,
+    TooLarge,
+)
+
+
+def to_send(memory: LaneMemory) -> list[Record]:
+    """Return the records of the open batch that its current revision sends."""
+    assert memory.batch is not None
+    manifest, records = memory.manifest, memory.batch.records
+    revision = manifest.current
+    if manifest.is_redrive:
+        left = set(revision.redriven) - set(revision.settled)
+        return [record for record in records if record.lsn in left]
+    done = {*revision.excluded, *revision.settled}
+    return [record for record in records if record.lsn not in done] if done else records
+
+
+def settle(route: Route, memory: LaneMemory) -> Event:
+    """Make durable what a part of the batch came to, or send less of it at a time."""
+    outcome = memory.outcome
+    if isinstance(outcome, Partial):
+        return _settle_part(route, memory, outcome)
+    assert isinstance(outcome, TooLarge)
+    return _send_less(route, memory, outcomes.TOO_LARGE, outcome.message)
+
+
+def settle_refused(route: Route, memory: LaneMemory, rejected: Rejected) -> Event:
+    """Set aside what a target without transactions refused; halve where it does not say what.
+
+    Nothing can be tried there and rolled back: each half is sent for good.
+    """
+    if rejected.records:
+        return set_aside(route, memory, rejected.records) or Event.CULPRITS
+    return _send_less(route, memory, rejected.code, rejected.message)
+
+
+def set_aside(route: Route, memory: LaneMemory, refused: Sequence[RejectedRecord]) -> Event | None:
+    """T3: exclude refused records, and count the attempt without them; else say why not."""
+    if memory.manifest.is_redrive:
+        exclude_again(route, memory, tuple(refused))
+        return None
+    unless = may_set_aside(route, memory, refused)
+    if unless is None:
+        revise(route, memory, Change(refused=tuple(refused)))
+    return unless
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a new revision changes of the one before; ``hi`` None leaves that as it is."""
+
+    refused: tuple[RejectedRecord, ...] = ()
+    taken: tuple[Lsn, ...] = ()
+    hi: Lsn | None = None
+    redriven: tuple[Lsn, ...] | None = None
+    retries: int = 0
+    begins: bool = True
+
+
+def revise(route: Route, memory: LaneMemory, change: Change) -> None:
+    """T3: add a revision; behind a synced entry of the dead log if it excludes records."""
+    assert memory.batch is not None
+    manifest = memory.manifest
+    before, hi = manifest.current, change.hi or manifest.current.hi
+    letters, refused = known_refusals(route, before, memory.batch)
+    refused = sorted([*refused, *change.refused], key=lambda item: item.lsn)
+    refused = [item for item in refused if item.lsn <= hi]
+    rev_id = route.new_revision()
+    if refused:
+        letters = letters + route.set_aside(
+            manifest, rev_id, memory.held.checkpoint.dead_rev, refused, memory.batch.records
+        )  # COMMIT POINT: the dead log
+    letters = sorted(
+        (letter for letter in letters if letter.lsn <= hi), key=lambda letter: letter.lsn
+    )
+    stamp = doubt.attempt_stamp(route, memory, begins=change.begins)
+    revision = replace(
+        before,
+        rev_id=rev_id,
+        hi=hi,
+        excluded=tuple(letter.lsn for letter in letters),
+        settled=tuple(sorted({*before.settled, *change.taken})),
+        redriven=before.redriven if change.redriven is None else change.redriven,
+        retries=change.retries,
+        encoder="",
+        digest=b"",
+        boot_id=stamp.boot_id,
+        boot_clock_ns=stamp.boot_clock_ns,
+        time_ns=stamp.time_ns,
+        batches=stamp.batches,
+    )
+    must(done=route.shared.ledger.revise(route.key, before.rev_id, revision, letters, stamp))
+    # COMMIT POINT: T3
+    memory.held = route.shared.ledger.lane(route.key)
+    memory.counted = rev_id if change.begins else NO_REVISION
+
+
+def _settle_part(route: Route, memory: LaneMemory, part: Partial) -> Event:
+    before = memory.manifest.current
+    found = outcomes.settle(part, memory.sent, memory.replay, before.retries)
+    if memory.manifest.is_redrive:
+        return _settle_redrive(route, memory, found)
+    unless = may_set_aside(route, memory, found.refused) if found.refused else None
+    if unless is not None:  # what took effect did: the refused ones wait with the rest
+        change = Change(taken=found.taken, retries=before.retries, begins=False)
+        revise(route, memory, change)
+        return unless
+    rest = bool(found.rest)
+    retries = found.retries if rest else 0
+    revise(route, memory, Change(found.refused, found.taken, retries=retries, begins=not rest))
+    return Event.REST if rest else Event.NOTHING_LEFT
+
+
+def _settle_redrive(route: Route, memory: LaneMemory, found: outcomes.Settlement) -> Event:
+    """What is refused again stays the dead letter that it was."""
+    if found.refused:
+        exclude_again(route, memory, found.refused)
+    rest = bool(found.rest)
+    retries = found.retries if rest else 0
+    revise(route, memory, Change(taken=found.taken, retries=retries, begins=not rest))
+    return Event.REST if rest else Event.NOTHING_LEFT
+
+
+def _send_less(route: Route, memory: LaneMemory, code: str, message: str) -> Event:
+    """Send the first half; a record that is alone is refused for good."""
+    lsns = [record.lsn for record in to_send(memory)]
+    if len(lsns) == 1:
+        alone = (RejectedRecord(lsns[0], code, message),)
+        return set_aside(route, memory, alone) or Event.CULPRITS
+    if memory.manifest.is_redrive:
+        return _cut_redrive(route, memory, lsns)
+    hi = outcomes.cut_at(lsns, memory.manifest.current.settled)
+    if hi is None:  # what took effect stands behind it: it cannot be left to the next batch
+        wanted = tuple(RejectedRecord(lsn, code, message) for lsn in lsns)
+        return _settle_part(route, memory, Partial(retry=wanted, message=message))
+    revise(route, memory, Change(hi=hi, retries=memory.manifest.current.retries, begins=False))
+    memory.batch = None
+    if memory.reader is not None:  # it is behind what is the next batch's now
+        memory.reader.close()
+        memory.reader = None
+    return Event.CUT
+
+
+def _cut_redrive(route: Route, memory: LaneMemory, lsns: Sequence[Lsn]) -> Event:
+    """Redrive the first half; the rest stays asked for."""
+    kept = {*lsns[: (len(lsns) + 1) // 2], *memory.manifest.current.settled}
+    redriven = tuple(lsn for lsn in memory.manifest.current.redriven if lsn in kept)
+    revise(route, memory, Change(redriven=redriven, begins=False))
+    return Event.CUT

@@ -18,6 +18,7 @@ import pytest
 
 from tests.backlog import CLOCK, FS, OWNER, Backlog, end, eventually
 from wald import limits
+from wald.config import DeadLetterSettings
 from wald.core import state
 from wald.core.events import Failed, FrontierMoved, Welcome
 from wald.drainer import process
@@ -322,7 +323,8 @@ def test_a_full_quota_of_dead_letters_parks_the_lane_until_the_target_takes_the_
     backlog, monkeypatch
 ):
     monkeypatch.setattr(limits, "PARKED_REREAD_S", 0.01)
-    monkeypatch.setattr(limits, "DEAD_LETTERS_MAX", 3)
+    quota = replace(backlog.settings.routes["events"], dead_letters=DeadLetterSettings(3))
+    backlog.settings = replace(backlog.settings, routes={"events": quota})
     lsns = backlog.append(*values(40))
     bad = {lsns[1], lsns[2], lsns[12], lsns[22]}
 

@@ -4,6 +4,7 @@ from wald.config.load import Loaded, load_file, load_target, load_text
 from wald.config.places import Places, default_places
 from wald.config.settings import (
     BatchSettings,
+    DeadLetterSettings,
     RouteSettings,
     Secret,
     Settings,
@@ -12,6 +13,7 @@ from wald.config.settings import (
 
 __all__ = [
     "BatchSettings",
+    "DeadLetterSettings",
     "Loaded",
     "Places",
     "RouteSettings",

@@ -1,19 +1,16 @@
 """What ``drain.sock`` is asked, and the answers; each operation is a method of its own."""
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
-from itertools import accumulate
 from typing import Any
 
-from wald import limits
+from wald.drainer.desk import Desk, Request, natural
 from wald.drainer.faults import asked_fault
 from wald.drainer.fleet import Fleet
 from wald.drainer.frontier import FrontierBoard
+from wald.drainer.lane import Lane
 from wald.errors import InputError
-from wald.model import LaneKey
-
-Request = Mapping[str, Any]
+from wald.model import LaneKey, RouteId
 
 
 class Answers:
@@ -23,10 +20,12 @@ class Answers:
         self._fleet = fleet
         self._board = board
         self.trouble = ""
+        ledger = fleet.shared.ledger
+        self.desk = Desk(ledger, fleet.shared.clock, ledger.births, self._lanes_of)
         self._operations: dict[str, Callable[[Request], dict[str, Any]]] = {
             "drain.ping": lambda _: {"trouble": self.trouble},
             "drain.flush": self._flush,
-            "drain.dlq": lambda request: {"entries": self._dead_letters(request)},
+            **self.desk.operations,
             "drain.fault": self._fault,
             "drain.batches": lambda request: {"routes": self._batches(request)},
         }
@@ -43,6 +42,10 @@ class Answers:
             raise InputError(msg, hint=", ".join(sorted(self._operations)))
         return operation(request)
 
+    def _lanes_of(self, route_id: RouteId) -> dict[LaneKey, Lane]:
+        lanes = self._fleet.each_lane()
+        return {one.route.key: one for one in lanes if one.route.birth.route_id == route_id}
+
     def _flush(self, request: Request) -> dict[str, Any]:
         frontier = self._board.current()
         lsn = natural(request, "through_lsn", frontier.lsn if frontier else 0)
@@ -58,15 +61,6 @@ class Answers:
             msg = f"there is no route {str(name)!r}"
             raise InputError(msg, hint=f"routes: {', '.join(sorted(self._fleet.figures()))}")
         return {str(name): route_id}
-
-    def _dead_letters(self, request: Request) -> list[dict[str, Any]]:
-        limit = min(natural(request, "limit", 100), limits.DEAD_LETTERS_PER_ANSWER)
-        after = natural(request, "after", 0)
-        entries: list[dict[str, Any]] = []
-        for route_id in self._route_ids(request).values():
-            letters = self._fleet.shared.ledger.dead_letters(route_id, after=after, limit=limit)
-            entries += [asdict(letter) | {"rev_id": letter.rev_id.hex()} for letter in letters]
-        return _fitting_a_line(entries[:limit])
 
     def _fault(self, request: Request) -> dict[str, Any]:
         """Begin a fault of a route, or end all of them; says what lasts."""
@@ -103,23 +97,3 @@ class Answers:
                 },
             }
         return said
-
-
-def _fitting_a_line(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the first entries that an answer has room for: at least one; the next ask goes on."""
-    sizes = accumulate(len(json.dumps(entry)) + 2 for entry in entries)
-    count = sum(size <= limits.CONTROL_LINE_MAX_BYTES // 2 for size in sizes)
-    return entries[: max(1, count)]
-
-
-def natural(request: Request, name: str, default: int) -> int:
-    """Return a whole number that a request says.
-
-    Raises:
-        InputError: it says something else.
-    """
-    value = request.get(name, default)
-    if type(value) is not int or not 0 <= value < limits.LSN_MAX:
-        msg = f"{name} is {value!r}, not a number from 0 to {limits.LSN_MAX - 1}"
-        raise InputError(msg)
-    return value

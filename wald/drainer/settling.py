@@ -15,13 +15,16 @@ from wald.drainer.redriving import exclude_again
 from wald.drainer.route import LaneMemory, Route, must
 from wald.model import (
     NO_REVISION,
+    DeadLetter,
     Lsn,
     Partial,
     Record,
     Rejected,
     RejectedRecord,
+    RevisionId,
     TooLarge,
 )
+from wald.storage.deadlog import DeadEntry
 
 
 def to_send(memory: LaneMemory) -> list[Record]:
@@ -83,25 +86,20 @@ def revise(route: Route, memory: LaneMemory, change: Change) -> None:
     assert memory.batch is not None
     manifest = memory.manifest
     before, hi = manifest.current, change.hi or manifest.current.hi
-    letters, refused = known_refusals(route, before, memory.batch)
-    refused = sorted([*refused, *change.refused], key=lambda item: item.lsn)
-    refused = [item for item in refused if item.lsn <= hi]
+    redriven = before.redriven if change.redriven is None else change.redriven
     rev_id = route.new_revision()
-    if refused:
-        letters = letters + route.set_aside(
-            manifest, rev_id, memory.held.checkpoint.dead_rev, refused, memory.batch.records
-        )  # COMMIT POINT: the dead log
-    letters = sorted(
-        (letter for letter in letters if letter.lsn <= hi), key=lambda letter: letter.lsn
-    )
+    if manifest.is_redrive:
+        letters = _named_again(route, memory, rev_id, redriven)
+    else:
+        letters = _letters(route, memory, rev_id, hi, change.refused)
     stamp = doubt.attempt_stamp(route, memory, begins=change.begins)
     revision = replace(
         before,
         rev_id=rev_id,
         hi=hi,
-        excluded=tuple(letter.lsn for letter in letters),
+        excluded=() if manifest.is_redrive else tuple(letter.lsn for letter in letters),
         settled=tuple(sorted({*before.settled, *change.taken})),
-        redriven=before.redriven if change.redriven is None else change.redriven,
+        redriven=redriven,
         retries=change.retries,
         encoder="",
         digest=b"",
@@ -114,6 +112,40 @@ def revise(route: Route, memory: LaneMemory, change: Change) -> None:
     # COMMIT POINT: T3
     memory.held = route.shared.ledger.lane(route.key)
     memory.counted = rev_id if change.begins else NO_REVISION
+
+
+def _letters(
+    route: Route,
+    memory: LaneMemory,
+    rev_id: RevisionId,
+    hi: Lsn,
+    found: Sequence[RejectedRecord],
+) -> list[DeadLetter]:
+    """Return all dead letters of a revision, their bodies synced in the dead log."""
+    assert memory.batch is not None
+    manifest = memory.manifest
+    letters, known = known_refusals(route, manifest.current, memory.batch)
+    refused = {item.lsn: item for item in [*known, *found] if item.lsn <= hi}
+    if refused:
+        letters += route.set_aside(
+            manifest,
+            rev_id,
+            memory.held.checkpoint.dead_rev,
+            [refused[lsn] for lsn in sorted(refused)],
+            memory.batch.records,
+        )  # COMMIT POINT: the dead log
+    return sorted((each for each in letters if each.lsn <= hi), key=lambda letter: letter.lsn)
+
+
+def _named_again(
+    route: Route, memory: LaneMemory, rev_id: RevisionId, redriven: tuple[Lsn, ...]
+) -> list[DeadLetter]:
+    """Name in the dead log what a revision redrives; return what was refused again before."""
+    if redriven:
+        entry = DeadEntry(rev_id, memory.held.checkpoint.dead_rev, (), redriven)
+        route.shared.dead_log.append(entry)  # COMMIT POINT: the dead log
+    rev_before = memory.manifest.current.rev_id
+    return list(route.shared.ledger.set_aside(route.key, rev_before))
 
 
 def _settle_part(route: Route, memory: LaneMemory, part: Partial) -> Event:

@@ -14,6 +14,7 @@ from wald.model import (
     LaneKey,
     Lsn,
     Outcome,
+    Partial,
     ProgressRow,
     Record,
     Rejected,
@@ -22,6 +23,7 @@ from wald.model import (
     RowMoved,
     Severity,
     Systemic,
+    TooLarge,
     Unknown,
 )
 
@@ -37,9 +39,15 @@ class RecordingTarget:
         rows: the progress rows.
         refuses: tells which records it refuses for good.
         names: whether a refusal names its records.
+        wants_later: tells which records it does not take now.
+        per_record: whether it answers for each record (``Partial``) and takes what it can; not
+            at a target with a progress row.
+        largest: so many records it takes at a time; None for any number.
         script: what the next attempts come to instead of taking effect; an exception is raised.
             ``Unknown`` means here that nothing took effect.
         lost_answers: so many attempts take effect and their answer is lost.
+        now_s: the target's clock, by which it forgets ids (class ``window``).
+        bodies: what it was sent, as bytes, of each attempt.
         changed: notified at each attempt.
     """
 
@@ -47,11 +55,18 @@ class RecordingTarget:
     rows: dict[LaneKey, ProgressRow] = field(default_factory=dict)
     refuses: Callable[[Record], bool] = lambda _: False
     names: bool = True
+    wants_later: Callable[[Record], bool] = lambda _: False
+    per_record: bool = False
+    largest: int | None = None
     script: deque[Script] = field(default_factory=deque)
     lost_answers: int = 0
     down: Systemic | None = None
     attempts: list[Attempt] = field(default_factory=list)
     probes: int = 0
+    now_s: Callable[[], float] = lambda: 0.0
+    bodies: list[bytes] = field(default_factory=list)
+    remembers: dict[bytes, float] = field(default_factory=dict)  # ids of batches, and since when
+    highest: dict[LaneKey, Lsn] = field(default_factory=dict)
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     @property
@@ -66,7 +81,19 @@ class RecordingTarget:
 
 
 class RecordingSink:
-    """A ``Sink`` of a ``RecordingTarget``; of any replay class, ``transactional`` by default."""
+    """A ``Sink`` of a ``RecordingTarget``; of any replay class, ``transactional`` by default.
+
+    It keeps what its class promises: ``monotone`` skips what is not above the highest record,
+    ``keyed`` what it holds, ``window`` a batch whose id it remembers, ``none`` nothing.
+
+    Args:
+        target: the store; outlives the sink.
+        replay: the class.
+        max_records: of one batch.
+        window_s: how long a target of the class ``window`` remembers a batch.
+        window_batches: how many batches it remembers.
+        encoder: name and version of what makes the bytes that are sent.
+    """
 
     def __init__(
         self,
@@ -74,19 +101,38 @@ class RecordingSink:
         *,
         replay: ReplayClass = ReplayClass.TRANSACTIONAL,
         max_records: int = 100_000,
+        window_s: float | None = None,
+        window_batches: int | None = None,
+        encoder: str = "plain/1",
     ) -> None:
         self.target = target or RecordingTarget()
-        self.capabilities = Capabilities(replay, max_records, 1 << 30)
+        self.capabilities = Capabilities(
+            replay,
+            max_records,
+            1 << 30,
+            window_s,
+            window_batches,
+            freezes=replay is ReplayClass.WINDOW,
+        )
+        self.encoder = encoder
         self.closed = False
 
     def read_row(self, key: LaneKey) -> ProgressRow | Outcome | None:
         """Return the lane's row."""
         return self.target.down or self.target.rows.get(key)
 
+    def encode(self, attempt: Attempt) -> bytes:
+        """Return the records as text, behind the name of the encoder."""
+        lines = [b"%d:%s" % (record.lsn, record.value) for record in attempt.records]
+        return b"\n".join([self.encoder.encode(), *lines])
+
     def deliver(self, attempt: Attempt) -> Outcome:
         """Apply the attempt, or what the script says."""
         with self.target.changed:
             self.target.attempts.append(attempt)
+            self.target.bodies.append(
+                self.encode(attempt) if attempt.body is None else attempt.body
+            )
             self.target.changed.notify_all()
             return self._outcome(attempt)
 
@@ -100,15 +146,55 @@ class RecordingSink:
         row = target.rows.get(attempt.key)
         if self._is_transactional and not _continues(row, attempt):
             return RowMoved(row)
-        refused = self._refused(attempt.records)
-        if target.down or refused:
-            return target.down or Rejected(tuple(refused) if target.names else (), "refused")
-        target.records.extend(attempt.records)
-        target.rows[attempt.key] = attempt.row
-        if target.lost_answers:
+        if target.down or (target.largest is not None and len(attempt.records) > target.largest):
+            return target.down or TooLarge(f"takes no more than {target.largest} records")
+        outcome = Delivered() if self._is_known(attempt) else self._take(attempt)
+        if target.lost_answers and not isinstance(outcome, Rejected):
             target.lost_answers -= 1
             return Unknown("the answer was lost")
+        return outcome
+
+    def _take(self, attempt: Attempt) -> Outcome:
+        target = self.target
+        refused = self._refused(attempt.records)
+        later = [
+            RejectedRecord(record.lsn, "busy", "this target takes it later")
+            for record in attempt.records
+            if target.wants_later(record) and not target.refuses(record)
+        ]
+        if (refused or later) and (self._is_transactional or not target.per_record):
+            return Rejected(tuple(refused) if target.names else (), "refused")
+        named = {item.lsn for item in [*refused, *later]}
+        self._apply(attempt, [record for record in attempt.records if record.lsn not in named])
+        target.rows[attempt.key] = attempt.row
+        if named:
+            return Partial(tuple(refused), tuple(later), f"{len(named)} not taken")
         return Delivered()
+
+    def _apply(self, attempt: Attempt, records: Sequence[Record]) -> None:
+        target = self.target
+        match self.capabilities.replay:
+            case ReplayClass.MONOTONE:
+                highest = target.highest.get(attempt.key, 0)
+                records = [record for record in records if record.lsn > highest]
+                target.highest[attempt.key] = max([highest, *[each.lsn for each in records]])
+            case ReplayClass.KEYED:
+                held = set(target.lsns)
+                records = [record for record in records if record.lsn not in held]
+            case _:
+                pass
+        target.remembers[attempt.row.rev_id] = target.now_s()
+        target.records.extend(records)
+
+    def _is_known(self, attempt: Attempt) -> bool:
+        """Tell whether the target remembers the batch's id: it says again that it took it."""
+        able, target = self.capabilities, self.target
+        since_s = target.remembers.get(attempt.row.rev_id)
+        if able.replay is not ReplayClass.WINDOW or since_s is None:
+            return False
+        newer = list(reversed(target.remembers)).index(attempt.row.rev_id)
+        in_number = able.window_batches is None or newer < able.window_batches
+        return in_number and (able.window_s is None or target.now_s() - since_s <= able.window_s)
 
     def probe(
         self, attempt: Attempt, records: Sequence[Record]

@@ -126,6 +126,7 @@ PACK_SPARE_BYTES: Final = 16 * MIB  # of free room that packing leaves to ledger
 PACK_EVERY_S: Final = 2.0  # so often it is asked whether there is something to pack
 PACK_POOR_SHARE: Final = 0.5  # below such a share of payload a segment is packed early,
 PACK_POOR_AFTER_S: Final = 30.0  # when it was needed for so long
+PINNING_ROUTES_MAX: Final = 16  # so many are named with what they keep on disk
 REPACK_AFTER_S: Final = 600.0
 REPACK_AFTER_BYTES: Final = 1024 * MIB
 DEAD_LOG_WASTE_BYTES: Final = 64 * MIB  # of bodies that are gone; and no more than the others

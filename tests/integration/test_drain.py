@@ -648,7 +648,7 @@ def test_the_process_delivers_publishes_answers_and_stops(backlog):
 
 
 def test_progress_is_told_also_where_the_figures_cannot_be_written(backlog, monkeypatch):
-    monkeypatch.setattr(limits, "FIGURES_SLOT_BYTES", 128)  # without a route it fits
+    monkeypatch.setattr(limits, "FIGURES_SLOT_BYTES", 256)  # without a route it fits
     lsns = backlog.append(*values(4))
 
     def told():

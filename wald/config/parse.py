@@ -37,13 +37,17 @@ def parse(document: Mapping[str, object], places: Places, where: Where) -> Setti
     reader.no_others((), document, _TABLES, {})
     daemon = reader.table((), document, "daemon")
     retain = reader.table(("daemon",), daemon, "retain")
-    reader.no_others(("daemon",), daemon, [*schema.DAEMON, "retain"], {"retain": schema.RETAIN})
+    repack = reader.table(("daemon",), daemon, "repack")
+    nested = {"retain": schema.RETAIN, "repack": schema.REPACK}
+    reader.no_others(("daemon",), daemon, [*schema.DAEMON, *nested], nested)
     reader.no_others(("daemon", "retain"), retain, schema.RETAIN, {})
+    reader.no_others(("daemon", "repack"), repack, schema.REPACK, {})
     trace = reader.table((), document, "trace")
     reader.no_others(("trace",), trace, schema.TRACE, {})
     fields: dict[str, Any] = places._asdict()
     fields |= reader.fields(("daemon",), daemon, schema.DAEMON)
     fields |= reader.fields(("daemon", "retain"), retain, schema.RETAIN)
+    fields |= reader.fields(("daemon", "repack"), repack, schema.REPACK)
     fields |= reader.fields(("trace",), trace, schema.TRACE)
     sinks = {name: reader.sink(name, table) for name, table in reader.named(document, "sinks")}
     routes = {name: reader.route(name, table) for name, table in reader.named(document, "routes")}

@@ -176,6 +176,19 @@ RETAIN: Mapping[str, Setting] = {
     ),
 }
 
+REPACK: Mapping[str, Setting] = {
+    "after": Setting(
+        "repack_after_s",
+        duration(1, 366 * DAY_S),
+        "a segment that a route needs for longer is packed: its other records make room",
+    ),
+    "max_bytes": Setting(
+        "repack_after_bytes",
+        size(0, RETAIN_MAX_BYTES),
+        "so is what a route needs of the log beyond this",
+    ),
+}
+
 ROUTE: Mapping[str, Setting] = {
     "stream": Setting("stream", name, "the stream that is delivered"),
     "sink": Setting("sink", name, "the name of a table [sinks.NAME]"),
@@ -226,6 +239,11 @@ ROUTE: Mapping[str, Setting] = {
         "transform",
         matching(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", 'a function as "module:function"'),
         "a function that makes the records that are sent of those of a batch",
+    ),
+    "archive": Setting(
+        "archive_bytes",
+        size(1, RETAIN_MAX_BYTES),
+        "all records of the stream are kept, packed, until they take more than this",
     ),
     "attempt_timeout": Setting(
         "attempt_timeout_s", duration(0.1, DAY_S), "the longest that one attempt may take"

@@ -88,6 +88,7 @@ class RouteSettings:
     coalesce: str | None = None  # "last"
     transform: str | None = None  # "module:function"
     attempt_timeout_s: float = limits.ATTEMPT_TIMEOUT_S
+    archive_bytes: int = 0  # so much of its stream is kept on purpose, delivered or not
     dead_letters: DeadLetterSettings = field(default_factory=DeadLetterSettings)
     options: Mapping[str, object] = field(default_factory=dict)
 
@@ -107,6 +108,8 @@ class Settings:
     segment_bytes: int = limits.SEGMENT_BYTES
     retain_after_delivery_s: float = limits.RETAIN_AFTER_DELIVERY_S
     retain_after_delivery_bytes: int = limits.RETAIN_AFTER_DELIVERY_BYTES
+    repack_after_s: float = limits.REPACK_AFTER_S
+    repack_after_bytes: int = limits.REPACK_AFTER_BYTES
     stop_deliver_for_s: float = limits.STOP_DELIVER_S
     trace_sample: float = 0.0
 

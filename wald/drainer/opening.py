@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from wald import limits
 from wald.config import Settings
 from wald.drainer.frontier import FrontierBoard
+from wald.drainer.packed_files import PackedFiles
 from wald.drainer.released import ProgressPage
 from wald.drainer.route import MakeSink, Shared
-from wald.errors import DataDirectoryHeld
+from wald.errors import DataDirectoryHeld, LedgerFailed
 from wald.ports import Chance, Clock, FileSystem
 from wald.storage import identity
 from wald.storage.deadlog import DeadLog
 from wald.storage.lmdb_store import open_ledger
 from wald.storage.owner import load_owner
+from wald.storage.packed_index import PackedIndex
 
 _log = logging.getLogger("wald.drain")
 _LOCK = "ledger.lock"
@@ -61,6 +63,12 @@ def open_shared(
     stack.callback(ledger.close)
     dead_log = DeadLog(doors.fs, data_dir)
     stack.callback(dead_log.close)
+    packed = PackedFiles(PackedIndex(ledger.store))
+    try:
+        packed.settle(doors.fs, data_dir, log_id)  # before a lane takes for lost what is packed
+    except OSError as error:
+        msg = f"the packed files cannot be read: {error.strerror}"
+        raise LedgerFailed(msg, path=data_dir) from error
     return Shared(
         doors.fs,
         data_dir,
@@ -74,6 +82,7 @@ def open_shared(
         doors.make_sink,
         count_streams,
         progress.released,
+        packed=packed,
     )
 
 

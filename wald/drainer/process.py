@@ -21,6 +21,7 @@ from wald.drainer.catalogue import Catalogue
 from wald.drainer.fleet import Fleet, fitting_the_page
 from wald.drainer.frontier import FrontierBoard, Subscription, read_hint
 from wald.drainer.opening import Doors, locked, open_shared, wait_for_log_id
+from wald.drainer.packing import open_packing, resting
 from wald.drainer.released import ProgressPage
 from wald.drainer.route import MakeSink
 from wald.drainer.watchdog import Watchdog
@@ -81,19 +82,18 @@ class Drainer:
         stack.callback(self._catalogue.close)
         self._progress = ProgressPage(fs, settings.data_dir)
         stack.callback(self._progress.close)
-        self._fleet = Fleet(
-            settings,
-            open_shared(
-                doors, log_id, self._board, self._catalogue.count_streams, self._progress, stack
-            ),
-            self._catalogue.stream_name,
+        shared = open_shared(
+            doors, log_id, self._board, self._catalogue.count_streams, self._progress, stack
         )
+        self._fleet = Fleet(settings, shared, self._catalogue.stream_name)
+        self._packing = open_packing(settings, shared)
+        stack.callback(self._packing.close)
         self._page = TwoSlotPage.open(
             fs, doors.path("drain.page"), slot_bytes=limits.FIGURES_SLOT_BYTES, write=True
         )
         stack.callback(self._page.close)
         self._said: dict[str, Any] = {}
-        self._said_progress: dict[str, Lsn] = {}
+        self._said_progress: tuple[dict[str, Lsn], dict[str, Lsn]] = ({}, {})
         self._progress_ns = 0
         self._trouble = ""
         self._hint_ns = 0
@@ -133,6 +133,7 @@ class Drainer:
                 _log.error("routes cannot be read or begun: %r", error, exc_info=error)
         if self._watch is not None:
             self._watch.look(self._fleet.each_lane())
+        self._pack()
         self._asks.poll(timeout_s)
         self._publish()
 
@@ -141,6 +142,12 @@ class Drainer:
         if frontier is not None:
             self._catalogue.update(frontier)
             self._fleet.follow(self._catalogue.routes)
+
+    def _pack(self) -> None:
+        frontier, routes = self._board.current(), self._catalogue.routes
+        if frontier is not None and routes.keys() == set(self._fleet.route_ids()):
+            checkpoints = {int(route): lsn for route, lsn in self._fleet.checkpoints().items()}
+            self._packing.step(frontier, routes, checkpoints, resting(self._fleet.figures()))
 
     def _leave(self, deliver_for_s: float) -> None:
         with contextlib.suppress(Exception):
@@ -175,15 +182,23 @@ class Drainer:
 
     def _publish_figures(self) -> None:
         routes = fitting_the_page(self._fleet.figures())
-        said = {"pid": os.getpid(), "started_ns": self._started_ns, "routes": routes}
+        said = {
+            "pid": os.getpid(),
+            "started_ns": self._started_ns,
+            "routes": routes,
+            "disk": self._packing.figures(),
+        }
         if said != self._said:
             self._page.write(said, sync=False)
             self._said = said
 
     def _publish_progress(self) -> None:
         now_ns = self._doors.clock.monotonic_ns()
-        said = self._fleet.checkpoints()
-        if said and said != self._said_progress and now_ns >= self._progress_ns:
+        if now_ns < self._progress_ns:
+            return
+        checkpoints = self._fleet.checkpoints()
+        told = checkpoints, self._packing.floors(checkpoints)
+        if any(told) and told != self._said_progress:
             self._progress_ns = now_ns + round(limits.PROGRESS_EVERY_S * _NS)
-            self._progress.write(said, self._fleet.route_ids())
-            self._said_progress = said
+            self._progress.write(checkpoints, self._fleet.route_ids(), told[1])
+            self._said_progress = told

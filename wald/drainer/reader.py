@@ -20,7 +20,8 @@ from wald.core.lanes import WHOLE, Share
 from wald.errors import FormatDamaged
 from wald.model import NO_ANCHOR, Anchor, Frontier, LostRange, Lsn, Record, StreamId
 from wald.ports import Clock, FileSystem
-from wald.storage.tail import TailBlock, TailReader, records_of_stream
+from wald.storage.stream import Files, StreamReader, no_files
+from wald.storage.tail import TailBlock
 
 _new_record = partial(tuple.__new__, Record)  # no Python call per record
 _VALUE = attrgetter("value")
@@ -61,14 +62,13 @@ class LaneReader:
         stream: StreamId,
         after: Lsn,
         share: Share = WHOLE,
+        files: Files = no_files,
     ) -> None:
         self._clock = clock
         self._after = after
         self._share = share
         self._until = limits.LSN_MAX if share.until is None else share.until
-        self._tail = TailReader(
-            fs, data_dir, log_id, after=after, wants_section=records_of_stream(stream)
-        )
+        self._tail = StreamReader(fs, data_dir, log_id, stream=stream, after=after, files=files)
         self._records: list[Record] = []
         self._bytes = 0
         self._oldest_ns = 0
@@ -82,7 +82,7 @@ class LaneReader:
         self._tail.close()
 
     def holds_after(self, lsn: Lsn, frontier: Frontier) -> bool:
-        """Tell whether every LSN above ``lsn`` is still in the log."""
+        """Tell whether every LSN above ``lsn`` is still in the log, or was packed."""
         return self._tail.holds_after(lsn, frontier)
 
     @property

@@ -1,13 +1,17 @@
 """``progress``: what the drainer tells ingest may be released, and has ever told it.
 
-    {"routes": {route: checkpoint}, "released": {route: the highest checkpoint ever told}}
+    {"routes": {route: checkpoint},
+     "released": {route: the highest checkpoint ever told},
+     "floors": {route: what lies below may retire}}
 
-Ingest retires by ``routes``. ``released`` outlives a ledger that went back: what lies behind a
-checkpoint and is not in the log any more was either released after it was delivered, or damage
-took it.
+Ingest retires by ``floors``, and by ``routes`` where a route has none: a floor above the
+checkpoint says that packed files hold what lies between. ``released`` outlives a ledger that went
+back: what lies behind a checkpoint and is not in the log any more was either released after it was
+delivered, or damage took it.
 """
 
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from wald import limits
@@ -36,8 +40,13 @@ class ProgressPage:
         """Return up to where the log may have let a route's records go; 0 if nothing was told."""
         return self._released.get(str(route_id), 0)
 
-    def write(self, checkpoints: Mapping[str, Lsn], living: Collection[RouteId]) -> None:
-        """Tell the checkpoints, durable in the ledger; durable here on return.
+    def write(
+        self,
+        checkpoints: Mapping[str, Lsn],
+        living: Collection[RouteId],
+        floors: Mapping[str, Lsn] = MappingProxyType({}),
+    ) -> None:
+        """Tell the checkpoints and floors, durable in the ledger; durable here on return.
 
         Of routes that live no more nothing is remembered.
 
@@ -48,6 +57,7 @@ class ProgressPage:
         names = {str(route_id) for route_id in living}
         self._released = {route: lsn for route, lsn in self._released.items() if route in names}
         said: dict[str, Any] = {"routes": dict(checkpoints), "released": dict(self._released)}
+        said["floors"] = dict(floors)
         page = self._page = self._page or self._open()
         try:
             page.write(said, sync=True)

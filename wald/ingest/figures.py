@@ -97,23 +97,36 @@ class Progress:
 
     def read(self) -> dict[RouteId, Lsn]:
         """Return the checkpoints; empty while there are none."""
+        return _lsns(self._said().get("routes"))
+
+    def floors(self) -> dict[RouteId, Lsn]:
+        """Return of each route below what segments may retire for its sake.
+
+        That is its checkpoint, or more, where packed files hold what it needs.
+        """
+        said = self._said()
+        return _lsns(said.get("routes")) | _lsns(said.get("floors"))
+
+    def _said(self) -> dict[str, object]:
         try:
             if self._page is None:
                 self._page = TwoSlotPage.open(
                     self._fs, self._path, slot_bytes=PROGRESS_SLOT_BYTES, write=False
                 )
-            said = self._page.read() or {}
+            return self._page.read() or {}
         except OSError:
             return {}
-        routes = said.get("routes")
-        if not isinstance(routes, dict):
-            return {}
-        return {int(route): int(lsn) for route, lsn in routes.items()}
 
     def close(self) -> None:
         """Let go of the page."""
         if self._page is not None:
             self._page.close()
+
+
+def _lsns(said: object) -> dict[RouteId, Lsn]:
+    if not isinstance(said, dict):
+        return {}
+    return {int(route): int(lsn) for route, lsn in said.items()}
 
 
 def pending_records(fs: FileSystem, data_dir: str, state: LogState) -> dict[RouteId, int]:

@@ -103,7 +103,7 @@ def _agree_with_settings(log: Log, settings: Settings, fs: FileSystem) -> None:
     except DiskFull:
         # only an ingest retires what is delivered: it must not wait for room that it makes itself
         progress = Progress(fs, settings.data_dir)
-        log.retire(progress.read())
+        log.retire(progress.floors())
         progress.close()
         _try_once_more(log, sections)
 
@@ -274,7 +274,7 @@ class Ingest:
     def _tick(self) -> None:
         """Every second: time-outs, and segments that nobody needs."""
         self._house.tick()
-        through = self._progress.read()
+        through = self._progress.floors()
         if through and self._failure is None:
             retired = self._log.retire(through)
             if retired:

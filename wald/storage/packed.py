@@ -362,6 +362,18 @@ def _with_tail(packed: PackedRange, file: File) -> PackedRange:
     )
 
 
+def sync_directories(fs: FileSystem, data_dir: str) -> None:
+    """Make the names of packed files durable before any is trusted.
+
+    Raises:
+        OSError: as the system does.
+    """
+    for archive in (False, True):
+        directory = directory_of(data_dir, archive=archive)
+        if fs.stat(directory) is not None:
+            fs.sync_directory(directory)
+
+
 def remove_unfinished(fs: FileSystem, data_dir: str) -> None:
     """Delete what was being written when its writer ended; only the drainer may.
 

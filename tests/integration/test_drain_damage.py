@@ -190,7 +190,7 @@ def test_a_damaged_block_that_names_another_stream_is_a_dead_letter_all_the_same
 
 def test_a_lost_range_with_a_jump_in_it_counts_no_records(backlog):
     shared = backlog.shared(sink_of(RecordingTarget()))
-    route = backlog.fleet(shared).lanes[1].route
+    route = backlog.fleet(shared).lane(1).route
     lost = [
         LostRange(1, 5, 1, 0, "why"),
         LostRange(1, limits.LSN_JUMP_UNCLEAN + 1, 1, 0, "why"),

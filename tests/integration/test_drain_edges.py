@@ -187,7 +187,7 @@ def test_a_ledger_that_has_no_room_is_tried_with_growing_pauses(backlog):
     shared = backlog.shared(lambda *_: RecordingSink(target), ledger=Full(backlog.log.log_id))
     fleet = backlog.fleet(shared)
     try:
-        eventually(lambda: fleet.lanes[1].figures.failures >= 3, fleet.figures)
+        eventually(lambda: fleet.lane(1).figures.failures >= 3, fleet.figures)
     finally:
         end(fleet)
 

@@ -1,4 +1,4 @@
-"""The lanes of all routes: begun when a route is born, ended when it dies; their figures."""
+"""The routes of a drainer: begun when they are born, ended when they die, held back, given up."""
 
 import logging
 from collections.abc import Callable, Collection, Mapping
@@ -8,44 +8,71 @@ from typing import Any
 from wald import limits
 from wald.config import RouteSettings, Settings
 from wald.core.state import RouteState
-from wald.drainer.lane import Lane, LaneFigures
+from wald.drainer.crew import Crew
+from wald.drainer.figures import route_figures, summed
+from wald.drainer.lane import Lane
+from wald.drainer.layout import RouteLanes, figures_of
 from wald.drainer.route import Route, Shared
+from wald.errors import InputError
 from wald.model import Checkpoint, LaneKey, Lsn, RouteBirth, RouteId, StreamId
+from wald.storage.layouts import Layouts
+from wald.storage.orders import ALL_ROUTES, Drop, Orders
 
 _log = logging.getLogger("wald.drain")
+_NS = limits.CLOCK_NS_PER_S
 
 
-@dataclass(slots=True)
-class _Orphan:
-    """A route in the log that no setting names: kept, not delivered."""
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """A route in the log that is not delivered: no setting names it, or it was given up."""
 
     birth: RouteBirth
-    checkpoint: Checkpoint
+    checkpoints: tuple[Checkpoint, ...]  # of the lanes at work
+    former: tuple[Checkpoint, ...]
 
 
 @dataclass(slots=True)
 class Fleet:
-    """One lane per route. Used by one thread; the lanes are threads of their own."""
+    """The lanes of all routes. Used by one thread; the lanes are threads of their own."""
 
     settings: Settings
     shared: Shared
     stream_name: Callable[[StreamId], str]
-    lanes: dict[RouteId, Lane] = field(default_factory=dict)
-    orphans: dict[RouteId, _Orphan] = field(default_factory=dict)
+    routes: dict[RouteId, RouteLanes] = field(default_factory=dict)
+    orphans: dict[RouteId, Orphan] = field(default_factory=dict)
+    layouts: Layouts = field(init=False)
+    _orders: Orders = field(init=False)
+    _paused: dict[RouteId, int] = field(init=False)
+    _dropped: dict[RouteId, Drop] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Read what people said before."""
+        store = self.shared.ledger.store
+        self.layouts = Layouts(store, self.shared.log_id)
+        self._orders = Orders(store)
+        self._paused = self._orders.paused()
+        self._dropped = self._orders.dropped()
 
     def follow(self, routes: Mapping[RouteId, RouteState]) -> None:
-        """Begin lanes of new routes (T1), end those of dead ones."""
+        """Begin lanes of new routes (T1), end those of dead ones, and carry on with the others."""
         for route in routes.values():
-            if route.route_id not in self.lanes and route.route_id not in self.orphans:
+            if route.route_id not in self.routes and route.route_id not in self.orphans:
                 self._begin(route)
-        for gone in [route_id for route_id in self.lanes if route_id not in routes]:
-            _log.info("route %s has ended", self.lanes[gone].route.birth.name)
-            self.lanes.pop(gone).stop(0.0)
+        for gone in [route_id for route_id in self.routes if route_id not in routes]:
+            _log.info("route %s has ended", self.routes[gone].template.birth.name)
+            self.routes.pop(gone).stop(0.0)
         for gone in [route_id for route_id in self.orphans if route_id not in routes]:
             del self.orphans[gone]
+        self.poll()
+
+    def poll(self) -> None:
+        """Carry on with changes of lanes, and with how many are at work."""
+        for route in self.routes.values():
+            route.poll()
 
     def _begin(self, state: RouteState) -> None:
-        birth = self.shared.ledger.birth(
+        shared = self.shared
+        birth = shared.ledger.birth(
             RouteBirth(
                 state.route_id,
                 state.name,
@@ -53,18 +80,31 @@ class Fleet:
                 self.stream_name(state.stream_id),
                 state.sink,
                 state.birth_lsn,
-                self.shared.owner,
+                shared.owner,
             )
         )  # COMMIT POINT: T1
         settings = self._settings_of(birth)
-        if settings is None:
+        if settings is None or birth.route_id in self._dropped:
             _log.warning("route %s is in the log, but not in the settings", birth.name)
-            key = LaneKey(self.shared.log_id, birth.route_id, 0, 0)
-            self.orphans[birth.route_id] = _Orphan(birth, self.shared.ledger.lane(key).checkpoint)
+            self.orphans[birth.route_id] = self._orphan(birth)
             return
-        lane = Lane(Route(self.shared, birth, settings, self.settings.sinks[settings.sink]))
-        self.lanes[birth.route_id] = lane
-        lane.start()
+        crew = Crew(shared.board.wake)
+        crew.hold(self._held_since(birth.route_id))
+        template = Route(shared, birth, settings, self.settings.sinks[settings.sink], crew=crew)
+        route = RouteLanes(template, self.layouts)
+        frontier = shared.board.current()
+        route.begin(frontier.lsn if frontier else 0)
+        self.routes[birth.route_id] = route
+
+    def _orphan(self, birth: RouteBirth) -> Orphan:
+        layout = self.layouts.of(birth.route_id)
+        number = layout.number if layout else 0
+        held = self.shared.ledger.lanes(birth.route_id)
+        return Orphan(
+            birth,
+            tuple(each.checkpoint for key, each in held.items() if key.layout == number),
+            tuple(each.checkpoint for key, each in held.items() if key.layout != number),
+        )
 
     def _settings_of(self, birth: RouteBirth) -> RouteSettings | None:
         settings = self.settings.routes.get(birth.name)
@@ -74,52 +114,116 @@ class Fleet:
             return None
         return settings
 
+    # --- what people say ------------------------------------------------------------------------
+
+    def _held_since(self, route_id: RouteId) -> int | None:
+        since = [self._paused[each] for each in (ALL_ROUTES, route_id) if each in self._paused]
+        return min(since, default=None)
+
+    def _hold(self) -> None:
+        for route_id, route in self.routes.items():
+            route.template.crew.hold(self._held_since(route_id))
+
+    @property
+    def paused_all_ns(self) -> int | None:
+        """Since when everything is held back; None if it is not."""
+        return self._paused.get(ALL_ROUTES)
+
+    def pause(self, route_id: RouteId) -> int:
+        """Hold a route back, or with ``ALL_ROUTES`` everything, durably; return since when."""
+        now_ns = self.shared.clock.wall_ns()
+        self._paused[route_id] = self._orders.pause(route_id, now_ns)
+        self._hold()
+        return self._paused[route_id]
+
+    def resume(self, route_id: RouteId) -> bool:
+        """Let it go on, and try at once what waits; False if it was not held back."""
+        found = self._orders.resume(route_id)
+        self._paused.pop(route_id, None)
+        self._hold()
+        for each, route in self.routes.items():
+            if route_id in (each, ALL_ROUTES):
+                route.hurry()
+        return found
+
+    @property
+    def dropped(self) -> Mapping[RouteId, Drop]:
+        """The routes that were given up, those that ingest has not buried yet among them."""
+        return self._dropped
+
+    def drop(self, route_id: RouteId, records: int) -> Drop:
+        """Give an orphan up with its pending records, durably; ingest is told by ``progress``.
+
+        Raises:
+            InputError: the route is delivered.
+        """
+        orphan = self.orphans.get(route_id)
+        if orphan is None:
+            msg = "only a route that the configuration does not name can be dropped"
+            raise InputError(msg, hint="take it out of the configuration, and restart the daemon")
+        now_ns = self.shared.clock.wall_ns()
+        drop = self._orders.drop(route_id, Drop(orphan.birth.name, now_ns, records))
+        self._dropped[route_id] = drop
+        return drop
+
+    # --- all lanes ------------------------------------------------------------------------------
+
+    def each_lane(self) -> list[Lane]:
+        """Return all lanes that run."""
+        return [lane for route in self.routes.values() for lane in route.each()]
+
+    def lane(self, route_id: RouteId, lane: int = 0) -> Lane:
+        """Return a lane at work."""
+        return self.routes[route_id].lanes[lane]
+
+    def lanes_of(self, route_id: RouteId) -> dict[LaneKey, Lane]:
+        """Return all lanes of a route; those of former layouts are woken: more may be asked."""
+        route = self.routes.get(route_id)
+        if route is None:
+            return {}
+        route.wake_formers()
+        return {lane.route.key: lane for lane in route.each()}
+
     def flush(self, through: Lsn) -> None:
         """Let every lane seal at once what waits up to an LSN."""
-        for lane in self.lanes.values():
-            lane.flush(through)
+        for route in self.routes.values():
+            route.flush(through)
 
     def stop(self, deliver_for_s: float) -> None:
         """Ask every lane to leave once it has delivered what is there, or after so long."""
-        for lane in self.lanes.values():
-            lane.stop(deliver_for_s)
+        for route in self.routes.values():
+            route.stop(deliver_for_s)
 
     def join(self, timeout_s: float) -> list[str]:
         """Wait for the lanes to leave; returns the names of those that have not."""
-        end_ns = self.shared.clock.monotonic_ns() + round(timeout_s * 1e9)
+        end_ns = self.shared.clock.monotonic_ns() + round(timeout_s * _NS)
         staying = []
-        for lane in self.lanes.values():
-            left_s = (end_ns - self.shared.clock.monotonic_ns()) / 1e9
+        for lane in self.each_lane():
+            left_s = (end_ns - self.shared.clock.monotonic_ns()) / _NS
             if not lane.join(max(0.0, left_s)):
-                staying.append(lane.route.birth.name)
+                staying.append(lane.name)
         return staying
 
-    def each_lane(self) -> list[Lane]:
-        """Return all lanes."""
-        return list(self.lanes.values())
+    # --- what others see ------------------------------------------------------------------------
 
     def route_id(self, name: str) -> RouteId | None:
         """Return the id of a living route by its name."""
-        births = [lane.route.birth for lane in self.lanes.values()]
+        births = [route.template.birth for route in self.routes.values()]
         births += [orphan.birth for orphan in self.orphans.values()]
         return max((birth.route_id for birth in births if birth.name == name), default=None)
 
     def route_ids(self) -> Collection[RouteId]:
         """Return the ids of the living routes."""
-        return self.lanes.keys() | self.orphans.keys()
+        return self.routes.keys() | self.orphans.keys()
 
     def figures(self) -> dict[str, dict[str, Any]]:
         """Return the routes as ``drain.page`` says them."""
-        said = {
-            lane.route.birth.name: _figures(lane.route.birth, lane.figures)
-            for lane in self.lanes.values()
-        }
-        for orphan in self.orphans.values():
-            at = orphan.checkpoint
-            figures = LaneFigures(
-                "orphan", "", at.lsn, at.lsn, at.delivered, at.dead_letters, at.batch_no
-            )
-            said.setdefault(orphan.birth.name, _figures(orphan.birth, figures))
+        said = {route.template.birth.name: route_figures(route) for route in self.routes.values()}
+        for route_id, orphan in self.orphans.items():
+            state = "dropped" if route_id in self._dropped else "orphan"
+            lanes = [figures_of(each, state) for each in orphan.checkpoints]
+            former = [figures_of(each, state) for each in orphan.former]
+            said.setdefault(orphan.birth.name, summed(orphan.birth, lanes, former))
         return said
 
     def checkpoints(self) -> dict[str, Lsn]:
@@ -127,40 +231,11 @@ class Fleet:
 
         An orphan pins the log like any other: undelivered records never go by themselves.
         """
-        said = {
-            str(route_id): lane.figures.checkpoint_lsn
-            for route_id, lane in self.lanes.items()
-            if lane.figures.checkpoint_lsn
-        }
+        said = {}
+        for route_id, route in self.routes.items():
+            lsn = route.checkpoint_lsn()
+            if lsn:
+                said[str(route_id)] = lsn
         for route_id, orphan in self.orphans.items():
-            said[str(route_id)] = orphan.checkpoint.lsn
+            said[str(route_id)] = min(each.lsn for each in orphan.checkpoints)
         return said
-
-
-def fitting_the_page(routes: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the figures with errors cut, so that any number of routes fits ``drain.page``."""
-    share = limits.PAGE_ERRORS_MAX_BYTES // max(1, len(routes))
-    for figures in routes.values():
-        text = figures["last_error"]
-        if len(text) * 4 > share:  # no character is longer
-            figures["last_error"] = text.encode(errors="replace")[:share].decode(errors="ignore")
-    return routes
-
-
-def _figures(birth: RouteBirth, figures: LaneFigures) -> dict[str, Any]:
-    return {
-        "route_id": birth.route_id,
-        "stream": birth.stream,
-        "sink": birth.sink,
-        "class": figures.replay,
-        "state": figures.state,
-        "through_lsn": figures.through_lsn,
-        "delivered": figures.delivered,
-        "dead_letters": figures.dead_letters,
-        "batch_no": figures.batch_no,
-        "attempts": figures.attempts,
-        "last_error": figures.last_error,
-        "oldest_pending_ns": figures.oldest_pending_ns,
-        "parked": figures.parked,
-        "policy": dict(figures.policy),
-    }

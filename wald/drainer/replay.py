@@ -14,7 +14,7 @@ from wald.drainer.frontier import FrontierBoard
 from wald.drainer.opening import Doors, locked, open_shared
 from wald.drainer.released import ProgressPage
 from wald.drainer.route import MakeSink
-from wald.model import Frontier, StreamId
+from wald.model import Frontier, RouteId, StreamId
 from wald.ports import Chance, Clock, FileSystem
 
 _REPLAY_POLL_S = 0.01
@@ -98,18 +98,18 @@ def _wait_until_done(
     on_progress: Callable[[Mapping[str, Any]], None],
 ) -> None:
     clock, board = fleet.shared.clock, FrontierBoard()
-    moved_ns = dict.fromkeys(fleet.lanes, clock.monotonic_ns())
-    before = {route_id: lane.figures.through_lsn for route_id, lane in fleet.lanes.items()}
+    moved_ns = dict.fromkeys(fleet.routes, clock.monotonic_ns())
+    before: dict[RouteId, object] = {}
     while True:
+        fleet.poll()
         now_ns = clock.monotonic_ns()
         waiting = False
-        for route_id, lane in fleet.lanes.items():
-            figures = lane.figures
-            if figures.through_lsn != before[route_id]:
-                before[route_id], moved_ns[route_id] = figures.through_lsn, now_ns
+        for route_id, route in fleet.routes.items():
+            now = [(lane.route.key, lane.figures.through_lsn) for lane in route.each()]
+            if now != before.get(route_id):
+                before[route_id], moved_ns[route_id] = now, now_ns
             patient = now_ns - moved_ns[route_id] < patience_s * _NS
-            unfinished = figures.through_lsn < frontier.lsn and figures.parked is None
-            waiting = waiting or (unfinished and patient)
+            waiting = waiting or (route.is_unfinished(frontier.lsn) and patient)
         on_progress(fleet.figures())
         if not waiting:
             return
@@ -128,6 +128,7 @@ def _books(fleet: Fleet, state: LogState) -> dict[str, Any]:
         route = state.routes[figures["route_id"]]
         stream = state.streams.get(route.stream_id, StreamState(route.stream_id, ""))
         figures["accepted"] = max(0, stream.records - route.birth_records)
-        rest = max(0, figures["accepted"] - figures["delivered"] - figures["dead_letters"])
+        settled = figures["delivered"] + figures["dead_letters"] + figures["purged"]
+        rest = max(0, figures["accepted"] - settled)
         figures["pending"], figures["lost"] = balance(rest, figures["through_lsn"], stream.last_lsn)
     return {"routes": routes, "pending": sum(item["pending"] for item in routes.values())}

@@ -1,0 +1,115 @@
+"""What ``drain.page`` says of routes: each is the sum of its lanes, and as good as its worst."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from wald import limits
+from wald.core.lanes import Layout, badness
+from wald.drainer.lane import Lane, LaneFigures
+from wald.drainer.layout import RouteLanes
+from wald.model import RouteBirth
+
+_LANE_ERROR_CHARS = 80
+_LANE_MAX_BYTES = 160 + 4 * _LANE_ERROR_CHARS  # of a lane's line
+_HALTED_SHOWN = 8
+
+
+def route_figures(route: RouteLanes) -> dict[str, Any]:
+    """Return what is said of a route that is delivered."""
+    running = list(route.each())
+    said = summed(route.template.birth, [lane.figures for lane in running], route.at_rest())
+    if said["dead_letters"] >= route.template.settings.dead_letters.alarm_records:
+        said["alarm"] = "dead-letters"
+    since_ns = route.template.crew.paused_ns
+    if since_ns is not None:
+        said["paused_ns"] = since_ns
+        if said["state"] != "delivering":
+            said["state"] = "paused"
+    if len(running) > 1 or route.layout.number:
+        said["workers"] = min(route.template.crew.places, route.layout.lanes)
+        said["lanes"] = [lane_line(lane) for lane in running]
+    if route.layout.is_changing:
+        said["change"] = _change(route.layout, route.waits_for())
+    return said
+
+
+def summed(
+    birth: RouteBirth, running: Sequence[LaneFigures], at_rest: Sequence[LaneFigures] = ()
+) -> dict[str, Any]:
+    """Return the figures of a route from those of its lanes.
+
+    Args:
+        birth: the route.
+        running: of the lanes at work, and of former ones that have something to do.
+        at_rest: of former lanes that have not: only their counts are the route's.
+    """
+    every = [*running, *at_rest]
+    worst = max(running, key=lambda each: (badness(each.state), -each.through_lsn))
+    oldest = [each.oldest_pending_ns for each in running if each.oldest_pending_ns is not None]
+    halted = sorted(lsn for each in running for lsn in each.halted)
+    return {
+        "route_id": birth.route_id,
+        "stream": birth.stream,
+        "sink": birth.sink,
+        "class": next((each.replay for each in running if each.replay), ""),
+        "state": worst.state,
+        "through_lsn": min(each.through_lsn for each in running),
+        "delivered": sum(each.delivered for each in every),
+        "dead_letters": sum(each.dead_letters for each in every),
+        "purged": sum(each.purged for each in every),
+        "redrives": sum(each.redrives for each in running),
+        "batch_no": sum(each.batch_no for each in every),
+        "attempts": max(each.attempts for each in running),
+        "last_error": worst.last_error,
+        "oldest_pending_ns": min(oldest, default=None),
+        "parked": worst.parked,
+        "halted": halted[:_HALTED_SHOWN],
+        "policy": dict(worst.policy),
+    }
+
+
+def lane_line(lane: Lane) -> dict[str, Any]:
+    """Return what is said of one lane."""
+    figures = lane.figures
+    return {
+        "layout": lane.route.layout,
+        "lane": lane.route.lane,
+        "state": figures.state,
+        "parked": figures.parked,
+        "through_lsn": figures.through_lsn,
+        "delivered": figures.delivered,
+        "dead_letters": figures.dead_letters,
+        "batch_no": figures.batch_no,
+        "attempts": figures.attempts,
+        "oldest_pending_ns": figures.oldest_pending_ns,
+        "last_error": figures.last_error[:_LANE_ERROR_CHARS],
+    }
+
+
+def _change(layout: Layout, waits_for: Sequence[Lane]) -> dict[str, Any]:
+    """Return what is said of a change of the number of lanes."""
+    parked = [lane for lane in waits_for if lane.figures.parked]
+    return {
+        "from": layout.lanes,
+        "to": layout.next_lanes,
+        "barrier": layout.barrier,
+        "waits_for": [lane.route.lane for lane in waits_for],
+        "blocked_by": [lane.route.lane for lane in parked],
+    }
+
+
+def fitting_the_page(routes: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the figures cut, so that any number of routes fits ``drain.page``.
+
+    Errors are shortened; of many lanes only the first routes' are listed one by one.
+    """
+    share = limits.PAGE_ERRORS_MAX_BYTES // max(1, len(routes))
+    room_lanes = limits.PAGE_LANES_MAX_BYTES // _LANE_MAX_BYTES
+    for figures in routes.values():
+        text = figures["last_error"]
+        if len(text) * 4 > share:  # no character is longer
+            figures["last_error"] = text.encode(errors="replace")[:share].decode(errors="ignore")
+        if len(figures.get("lanes", ())) > room_lanes:
+            figures["lanes"] = []
+        room_lanes -= len(figures.get("lanes", ()))
+    return routes

@@ -1,0 +1,306 @@
+"""The lanes of one route: those at work, the change of their number, those of former layouts.
+
+A change of ``lanes`` (T9) is decided before any lane begins, so that none can have sealed beyond
+the barrier. The lanes seal up to it; when all are there, with nothing open, the next layout goes
+to work behind it. A crash anywhere leaves what the ledger says: the change goes on.
+
+A lane of a former layout runs only while it has something to do: a batch that was open, dead
+letters that are sent again through its own chain, or a row that may have gone back in time with
+its target. It leaves when it has been idle for a while.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import pairwise
+
+from wald import limits
+from wald.core import pacing
+from wald.core.lanes import Layout, Share
+from wald.core.pacing import Rate, Workers
+from wald.drainer.lane import Lane, LaneFigures
+from wald.drainer.route import Route
+from wald.model import Checkpoint, LaneKey, LaneProgress, Lsn
+from wald.storage.layouts import Layouts
+
+_log = logging.getLogger("wald.drain")
+_NS = limits.CLOCK_NS_PER_S
+
+
+class RouteLanes:
+    """The lanes of a route; used by one thread, the lanes are threads of their own.
+
+    Args:
+        template: the route, as a lane of it without share and layout.
+        layouts: where the division is kept.
+    """
+
+    def __init__(self, template: Route, layouts: Layouts) -> None:
+        self.template = template
+        self.lanes: list[Lane] = []
+        self.layout = Layout()
+        self._layouts = layouts
+        self._shared = template.shared
+        self._formers: dict[LaneKey, Route] = {}
+        self._awake: dict[LaneKey, Lane] = {}  # of former layouts
+        self._idle_ns: dict[LaneKey, int] = {}
+        self._at_rest: dict[LaneKey, Checkpoint] = {}  # of former lanes that do not run
+        self._checkpoints: dict[LaneKey, Lsn] = {}
+        self._flushed: Lsn = 0
+        self._workers = Workers(template.settings.workers.min, 0, 0)
+        self._rate = Rate()
+        self._rated: Lsn | None = None
+        self._stopping = False
+
+    def begin(self, frontier_lsn: Lsn) -> None:
+        """Bring the layout in line with the settings (T9), then start the lanes."""
+        birth, wanted = self.template.birth, self.template.settings.lanes
+        self.layout = self._layouts.settle(birth, wanted, frontier_lsn)  # COMMIT POINT: T9
+        if self.layout.is_changing:
+            _log.info(
+                "route %s: %d lanes become %d behind LSN %d",
+                birth.name,
+                self.layout.lanes,
+                self.layout.next_lanes,
+                self.layout.barrier,
+            )
+        held = self._shared.ledger.lanes(birth.route_id)
+        self._learn_formers(held)
+        self._start_lanes(held)
+        for key, route in self._formers.items():
+            if held[key].manifest or self._is_asked(key) or self._is_in_reach(route):
+                self._wake_former(key)
+
+    def _learn_formers(self, held: Mapping[LaneKey, LaneProgress]) -> None:
+        formers = self._layouts.former(self.template.birth.route_id)
+        for layout, following in pairwise([*formers, self.layout]):
+            for lane in range(layout.lanes):
+                route = replace(
+                    self.template,
+                    layout=layout.number,
+                    share=Share(layout.lanes, lane, following.since),
+                    since=layout.since,
+                )
+                self._formers[route.key] = route
+                self._at_rest[route.key] = held[route.key].checkpoint
+
+    def _start_lanes(self, held: Mapping[LaneKey, LaneProgress]) -> None:
+        layout = self.layout
+        for lane in range(layout.lanes):
+            route = replace(
+                self.template,
+                layout=layout.number,
+                share=layout.share(lane),
+                since=layout.since,
+            )
+            begun = Lane(route)
+            begun.figures = figures_of(held[route.key].checkpoint, "starting")
+            begun.flush(max(self._flushed, layout.barrier))
+            self.lanes.append(begun)
+        for begun in self.lanes:
+            begun.start()
+
+    # --- former lanes ---------------------------------------------------------------------------
+
+    def _is_asked(self, key: LaneKey) -> bool:
+        return self._shared.ledger.count_redrives(key) > 0
+
+    def _is_in_reach(self, route: Route) -> bool:
+        """Tell whether the log still holds the end of a former lane.
+
+        Then its target may have gone back to before the change: its row is looked at.
+        """
+        frontier, until = route.frontier(), route.share.until
+        assert until is not None
+        if frontier is None or until <= route.begin_lsn:
+            return False
+        reader = route.reader(until)
+        try:
+            return reader.holds_after(until - 1, frontier)
+        finally:
+            reader.close()
+
+    def _wake_former(self, key: LaneKey) -> None:
+        if key in self._awake or self._stopping:
+            return
+        lane = Lane(self._formers[key])
+        lane.figures = figures_of(self._at_rest[key], "starting")
+        self._awake[key] = lane
+        lane.flush(self._flushed)
+        lane.start()
+
+    def wake_formers(self) -> None:
+        """Let every lane of former layouts look at its row and at what it is asked."""
+        for key in self._formers:
+            self._idle_ns.pop(key, None)
+            self._wake_former(key)
+
+    def _rest_formers(self, now_ns: int) -> None:
+        """Let former lanes that have been idle for a while leave."""
+        for key, lane in list(self._awake.items()):
+            figures, until = lane.figures, lane.route.share.until or 0
+            done = (
+                figures.state == "idle"
+                and figures.redrives == 0
+                and figures.checkpoint_lsn >= until
+                and not figures.attempts  # nothing is open
+            )
+            since_ns = self._idle_ns.setdefault(key, now_ns)
+            if not done:
+                del self._idle_ns[key]
+            elif now_ns - since_ns >= limits.FORMER_LANE_IDLE_S * _NS:
+                lane.stop(0.0)
+                if lane.join(0.0):
+                    self._at_rest[key] = self._shared.ledger.lane(key).checkpoint
+                    del self._awake[key], self._idle_ns[key]
+
+    # --- in every round -------------------------------------------------------------------------
+
+    def poll(self) -> None:
+        """Carry on with a change of the layout; size the crew; let former lanes rest."""
+        now_ns = self._shared.clock.monotonic_ns()
+        self._switch()
+        self._rest_formers(now_ns)
+        if self._has_gone_back():
+            self.wake_formers()
+        self._size_crew(now_ns)
+
+    def _switch(self) -> None:
+        """T9: once every lane is through to the barrier the next layout goes to work."""
+        layout = self.layout
+        if not layout.is_changing or self._stopping or self.waits_for():
+            return
+        route_id = self.template.birth.route_id
+        after = self._layouts.switch(route_id, layout)  # COMMIT POINT: T9
+        if after == layout:
+            return
+        _log.info("route %s has %d lanes now", self.template.birth.name, after.lanes)
+        for lane in self.lanes:
+            self._formers[lane.route.key] = lane.route
+            self._awake[lane.route.key] = lane
+            self._at_rest[lane.route.key] = self._shared.ledger.lane(lane.route.key).checkpoint
+        self.lanes = []
+        self.layout = after
+        self._start_lanes(self._shared.ledger.lanes(route_id))
+
+    def waits_for(self) -> list[Lane]:
+        """Return the lanes that are not through to the barrier of a change, with nothing open."""
+        if not self.layout.is_changing:
+            return []
+        barrier = self.layout.barrier
+        return [
+            lane
+            for lane in self.lanes
+            if lane.figures.checkpoint_lsn < barrier or lane.figures.attempts
+        ]
+
+    def _has_gone_back(self) -> bool:
+        """Tell whether a lane adopted an older row: rows of former lanes may be older too."""
+        gone_back = False
+        for lane in self.lanes:
+            key, lsn = lane.route.key, lane.figures.checkpoint_lsn
+            gone_back = gone_back or lsn < self._checkpoints.get(key, 0)
+            self._checkpoints[key] = lsn
+        return gone_back
+
+    def _size_crew(self, now_ns: int) -> None:
+        """Follow the lag with the number of lanes at work."""
+        settings, lanes = self.template.settings, self.layout.lanes
+        highest = min(settings.workers.max or lanes, lanes)
+        lowest = min(settings.workers.min, highest)
+        lag_s = self._lag_s(now_ns) if lowest < highest else 0.0
+        self._workers = pacing.workers_at_work(
+            self._workers, lag_s, lowest=lowest, highest=highest, now_ns=now_ns
+        )
+        self.template.crew.resize(self._workers.number)
+
+    def _lag_s(self, now_ns: int) -> float:
+        """Return how long the backlog would take at the present rate, counted in LSNs.
+
+        No more than what is overdue: what waits for a full batch does not lag.
+        """
+        frontier = self.template.frontier()
+        if frontier is None:
+            return 0.0
+        through = min(lane.figures.through_lsn for lane in self.lanes)
+        before, self._rated = self._rated, through
+        if before is not None and through > before:
+            self._rate = self._rate.after(through - before, now_ns)
+        left_s = pacing.lag_s(frontier.lsn - through, self._rate.per_s(now_ns))
+        oldest_ns = [
+            lane.figures.oldest_pending_ns
+            for lane in self.lanes
+            if lane.figures.oldest_pending_ns is not None
+        ]
+        if not oldest_ns:
+            return 0.0
+        batch = self.template.settings.batch
+        age_s = (self._shared.clock.wall_ns() - min(oldest_ns)) / _NS
+        return min(left_s, max(0.0, age_s - batch.max_age_s - batch.jitter_s))
+
+    # --- all of them ----------------------------------------------------------------------------
+
+    def each(self) -> Iterator[Lane]:
+        """Yield every lane that runs."""
+        yield from self.lanes
+        yield from self._awake.values()
+
+    def flush(self, through: Lsn) -> None:
+        """Let every lane seal at once what waits up to an LSN."""
+        self._flushed = max(self._flushed, through)
+        for lane in self.each():
+            lane.flush(through)
+
+    def hurry(self) -> None:
+        """Let every lane try at once what waits."""
+        for lane in self.each():
+            lane.hurry()
+
+    def stop(self, deliver_for_s: float) -> None:
+        """Ask every lane to leave once it has delivered what is there, or after so long."""
+        self._stopping = True
+        for lane in self.each():
+            lane.stop(deliver_for_s)
+
+    def is_unfinished(self, goal: Lsn) -> bool:
+        """Tell whether a lane has something to do up to an LSN, and nothing but time is needed."""
+        if self.template.crew.paused_ns is not None:
+            return False
+        if self.layout.is_changing:
+            waits_for = self.waits_for()  # for none: the next layout begins in a moment
+            return not waits_for or any(lane.figures.parked is None for lane in waits_for)
+        lanes = [lane for lane in self.lanes if lane.figures.through_lsn < goal]
+        return any(lane.figures.parked is None for lane in lanes)
+
+    # --- what others see ------------------------------------------------------------------------
+
+    def at_rest(self) -> list[LaneFigures]:
+        """Return the figures of former lanes that do not run: their counts stay the route's."""
+        return [
+            figures_of(checkpoint, "idle")
+            for key, checkpoint in self._at_rest.items()
+            if key not in self._awake
+        ]
+
+    def checkpoint_lsn(self) -> Lsn:
+        """Return up to where every lane is finished, durably; 0 while that is not known."""
+        pinning = [lane.figures.checkpoint_lsn for lane in self.lanes]
+        pinning += [
+            lane.figures.checkpoint_lsn
+            for lane in self._awake.values()
+            if lane.figures.checkpoint_lsn < (lane.route.share.until or 0)
+        ]
+        return min(pinning)
+
+
+def figures_of(checkpoint: Checkpoint, state: str) -> LaneFigures:
+    """Return what is said of a lane that does not run."""
+    return LaneFigures(
+        state,
+        checkpoint_lsn=checkpoint.lsn,
+        through_lsn=checkpoint.lsn,
+        delivered=checkpoint.delivered,
+        dead_letters=checkpoint.dead_letters,
+        batch_no=checkpoint.batch_no,
+        purged=checkpoint.purged,
+    )

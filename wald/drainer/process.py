@@ -18,7 +18,8 @@ from wald.config import Settings
 from wald.drainer.answers import Answers
 from wald.drainer.asks import Asks
 from wald.drainer.catalogue import Catalogue
-from wald.drainer.fleet import Fleet, fitting_the_page
+from wald.drainer.figures import fitting_the_page
+from wald.drainer.fleet import Fleet
 from wald.drainer.frontier import FrontierBoard, Subscription, read_hint
 from wald.drainer.opening import Doors, locked, open_shared, wait_for_log_id
 from wald.drainer.packing import open_packing, resting

@@ -14,25 +14,28 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from wald.config import RouteSettings, Settings, SinkSettings
 from wald.errors import (
     ConfigError,
     DataDirectoryHeld,
     DataDirectoryUnusable,
-    InputError,
+    FormatDamaged,
     WaldError,
     WrongSetting,
 )
-from wald.model import LaneKey, RouteBirth
+from wald.model import Record
 from wald.ports import Sink, SinkFactory
 from wald.system import PosixFileSystem, SystemClock, end_with_parent, listen_fds, sd_notify
+
+if TYPE_CHECKING:
+    from wald.drainer.desk import Desk
 
 SINKS: Mapping[str, str] = {"sqlite": "wald.sinks.sqlite"}
 ENTRY_POINT_GROUP = "wald.sinks"
@@ -306,15 +309,16 @@ def replay(settings: Settings, patience_s: float) -> dict[str, Any]:
         serve_lock.close()
 
 
-def dead_letters(data_dir: str, route: str | None, limit: int) -> tuple[list[dict[str, Any]], int]:
-    """Read the dead letters of a data directory that no daemon uses; return how many there are too.
+@contextmanager
+def dead_letter_desk(data_dir: str) -> Iterator["Desk"]:
+    """Open the dead letters of a data directory that no daemon uses, to be asked as a daemon is.
 
     Raises:
-        InputError: there is no such route.
         DataDirectoryHeld: a drainer holds the ledger: ask the daemon.
-        DataDirectoryUnusable: there is no data directory.
+        DataDirectoryUnusable: there is no data directory, or nothing was delivered from it yet.
         WaldError: the ledger cannot be read.
     """
+    from wald.drainer.desk import Desk
     from wald.storage import identity
     from wald.storage.lmdb_store import open_ledger
 
@@ -324,7 +328,8 @@ def dead_letters(data_dir: str, route: str | None, limit: int) -> tuple[list[dic
         msg = f"{data_dir} is not a data directory: it has no identity file"
         raise DataDirectoryUnusable(msg)
     if fs.stat(f"{data_dir}/ledger") is None:
-        return [], 0
+        msg = f"{data_dir} has no ledger: nothing was delivered from it yet"
+        raise DataDirectoryUnusable(msg)
     lock = fs.open(f"{data_dir}/ledger.lock", write=True)
     try:
         if not lock.lock():
@@ -332,28 +337,33 @@ def dead_letters(data_dir: str, route: str | None, limit: int) -> tuple[list[dic
             raise DataDirectoryHeld(msg, hint="ask its daemon: leave --data-dir out")
         ledger = open_ledger(fs, data_dir, known.log_id)
         try:
-            births = _chosen(ledger.births(), route)
-            lanes = [ledger.lane(LaneKey(known.log_id, each.route_id, 0, 0)) for each in births]
-            total = sum(lane.checkpoint.dead_letters for lane in lanes)
-            letters = [
-                letter
-                for birth in births
-                for letter in ledger.dead_letters(birth.route_id, limit=limit)
-            ]
+            yield Desk(ledger, SystemClock(), ledger.births)
         finally:
             ledger.close()
     finally:
         lock.close()
-    entries = [{**asdict(letter), "rev_id": letter.rev_id.hex()} for letter in letters[:limit]]
-    return entries, total
 
 
-def _chosen(births: Sequence[RouteBirth], route: str | None) -> list[RouteBirth]:
-    chosen = [birth for birth in births if route in (None, birth.name)]
-    if route is not None and not chosen:
-        msg = f"there is no route {route!r}"
-        raise InputError(msg, hint=f"routes: {', '.join(sorted({each.name for each in births}))}")
-    return chosen
+def dead_letter_body(data_dir: str, file: int, offset: int, lsn: int) -> Record:
+    """Read the record of a dead letter out of the dead log; entries never change, no lock is taken.
+
+    Raises:
+        FormatDamaged: it is not there, or not whole.
+        DataDirectoryUnusable: this user may not read it.
+    """
+    from wald.storage.deadlog import DeadLog, DeadPlace
+
+    try:
+        entry = DeadLog(PosixFileSystem(), data_dir).read(DeadPlace(file, offset))
+    except PermissionError as error:
+        msg = f"{data_dir}/dead: {error.strerror}"
+        hint = "run the command as the user of the daemon: sudo -u USER wald ..."
+        raise DataDirectoryUnusable(msg, hint=hint) from error
+    for record in entry.excluded:
+        if record.lsn == lsn:
+            return record
+    msg = f"the dead log's file {file} does not hold LSN {lsn} at offset {offset}"
+    raise FormatDamaged(msg, file=file, offset=offset)
 
 
 if __name__ == "__main__":

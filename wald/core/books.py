@@ -1,4 +1,4 @@
-"""What a route's figures come to: accepted = delivered + pending + dead letters + lost."""
+"""What a route's figures come to: accepted = delivered + pending + dead letters + purged + lost."""
 
 from typing import NamedTuple
 

@@ -14,6 +14,7 @@ from wald import limits
 from wald.core.books import balance
 from wald.ports import FileSystem
 from wald.storage.progress import TwoSlotPage
+from wald.supervisor.policy import policy_said
 
 INGEST_PAGE = "ingest.page"
 DRAIN_PAGE = "drain.page"
@@ -120,13 +121,16 @@ def _route(
         finished = {}
     delivered = int(finished.get("delivered", 0))
     dead_letters = int(finished.get("dead_letters", 0))
+    purged = int(finished.get("purged", 0))
     # the pages are written at different moments: what is finished was accepted before
-    accepted = max((stream[2] if stream else 0) - birth_records, delivered + dead_letters)
+    settled = delivered + dead_letters + purged
+    accepted = max((stream[2] if stream else 0) - birth_records, settled)
     through_lsn = max(int(finished.get("through_lsn", 0)), birth_lsn)
-    pending, lost = balance(
-        accepted - delivered - dead_letters, through_lsn, stream[4] if stream else 0
-    )
+    pending, lost = balance(accepted - settled, through_lsn, stream[4] if stream else 0)
     oldest_ns = finished.get("oldest_pending_ns")
+    oldest_s = None
+    if oldest_ns is not None and pending:
+        oldest_s = max(0.0, (now_ns - oldest_ns) / limits.CLOCK_NS_PER_S)
     return {
         "stream": stream[1] if stream else str(stream_id),
         "sink": sink,
@@ -136,17 +140,18 @@ def _route(
         "delivered": delivered,
         "pending": pending,
         "dead_letters": dead_letters,
+        "purged": purged,
+        "redrives": finished.get("redrives", 0),
+        "halted": finished.get("halted", []),
+        "alarm": finished.get("alarm"),
         "lost": lost,
-        "oldest_pending_s": (
-            max(0.0, (now_ns - oldest_ns) / limits.CLOCK_NS_PER_S)
-            if oldest_ns is not None and pending
-            else None
-        ),
+        "oldest_pending_s": oldest_s,
         "through_lsn": through_lsn,
         "batch_no": finished.get("batch_no", 0),
         "attempts": finished.get("attempts", 0),
         "last_error": finished.get("last_error", ""),
         "parked": finished.get("parked"),
+        **policy_said(finished.get("policy", {}), pending, oldest_s, now_ns),
     }
 
 

@@ -10,7 +10,6 @@ from wald.drainer.route import LaneMemory, Route
 from wald.drainer.takeover import is_decided, lane_owner, settle_decision, take_over
 from wald.model import NO_ANCHOR, Checkpoint, ProgressRow, ReplayClass
 from wald.storage.deadlog import Chain
-from wald.storage.tail import find_anchor
 
 _log = logging.getLogger("wald.drain")
 
@@ -92,14 +91,14 @@ def _is_released(route: Route, memory: LaneMemory, at: Checkpoint) -> bool:
 
 def _look(route: Route, memory: LaneMemory, row: ProgressRow | None) -> LogFinding:
     """Return what our log says of the row's position."""
-    shared, frontier, ours = route.shared, route.frontier(), memory.held.checkpoint
+    frontier, ours = route.frontier(), memory.held.checkpoint
     assert frontier is not None
     at = stand_of(route, row)
     if at.lsn > frontier.lsn:
         return LogFinding.BEYOND
     known = {(ours.lsn, ours.anchor), (route.begin_lsn, NO_ANCHOR)}
     if (at.lsn, at.anchor) not in known:
-        found = find_anchor(shared.fs, shared.data_dir, shared.log_id, at.lsn, frontier)
+        found = route.find_anchor(at.lsn, frontier)
         if found is None:
             return LogFinding.GONE
         if found != at.anchor:

@@ -132,19 +132,22 @@ class Route:
             files=partial(shared.packed.of, self.birth.stream_id),
         )
 
-    def find_anchor(self, lsn: Lsn, frontier: Frontier) -> Anchor | None:
-        """Return the anchor of the block that holds an LSN of the stream; None if it is gone."""
+    def blocks(self, after: Lsn) -> StreamReader:
+        """Return a reader of the stream's blocks behind an LSN, without their records."""
         shared, stream = self.shared, self.birth.stream_id
-        reader = StreamReader(
+        return StreamReader(
             shared.fs,
             shared.data_dir,
             shared.log_id,
             stream=stream,
-            after=lsn - 1,
+            after=after,
             files=partial(shared.packed.of, stream),
             wants_block=lambda _: False,
         )
-        return find_anchor(reader, lsn, frontier)
+
+    def find_anchor(self, lsn: Lsn, frontier: Frontier) -> Anchor | None:
+        """Return the anchor of the block that holds an LSN of the stream; None if it is gone."""
+        return find_anchor(self.blocks(lsn - 1), lsn, frontier)
 
     def stamp(self, last_error: str = "", crashes: int = 0) -> AttemptStamp:
         """Return now, by the clocks that outlive a process."""

@@ -35,7 +35,7 @@ from wald.model import (
 )
 from wald.ports import Ledger
 from wald.storage.deadlog import DeadEntry, Reason
-from wald.storage.tail import TailBlock, TailReader, find_anchor
+from wald.storage.tail import TailBlock
 
 _log = logging.getLogger("wald.drain")
 CODE = "diverged"
@@ -140,10 +140,10 @@ def take_over(route: Route, memory: LaneMemory, row: ProgressRow) -> Event:
 
 def _place_of(route: Route, row: ProgressRow) -> _Place:
     """Return where our log goes on: at the row, or at our newest block that is not beyond it."""
-    shared, frontier = route.shared, route.frontier()
+    frontier = route.frontier()
     assert frontier is not None
     lsn = min(row.hi_lsn, frontier.lsn)
-    anchor = find_anchor(shared.fs, shared.data_dir, shared.log_id, lsn, frontier)
+    anchor = route.find_anchor(lsn, frontier)
     if anchor is not None:
         return _Place(lsn, anchor)
     back = 1
@@ -156,12 +156,10 @@ def _place_of(route: Route, row: ProgressRow) -> _Place:
 
 
 def _newest_block(route: Route, after: Lsn, lsn: Lsn) -> _Place | None:
-    shared, frontier = route.shared, route.frontier()
+    frontier = route.frontier()
     assert frontier is not None
     newest = None
-    reader = TailReader(
-        shared.fs, shared.data_dir, shared.log_id, after=after, wants_block=lambda _: False
-    )
+    reader = route.blocks(after)
     try:
         for item in reader.read(frontier):
             if isinstance(item, TailBlock) and item.header.records:

@@ -17,6 +17,7 @@ import pickle
 import resource
 import socket
 import subprocess
+import sys
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -42,6 +43,7 @@ from wald.model import (
 from wald.ports import Sink
 
 _log = logging.getLogger("wald.drain")
+_COMMAND = (sys.executable, "-P", "-m", "wald.app", "sink")
 _MAY_DOUBLE = frozenset({ReplayClass.WINDOW, ReplayClass.NONE})
 _OPERATIONS = frozenset({"read_row", "deliver", "probe", "check", "encode"})
 _OOM_SCORE_MAX = b"1000"
@@ -53,20 +55,20 @@ class GuardedSink:
     """See ``wald.ports.Sink``; the real one lives in a child process, made anew when it died.
 
     Args:
-        command: what starts the child; it is given settings as a line on standard input.
         route: the route.
         sink: its sink.
         capabilities: of the real sink.
         encoder: of the real sink, if it freezes what it sends.
+        command: what starts the child; it is given settings as a line on standard input.
     """
 
     def __init__(
         self,
-        command: Sequence[str],
         route: RouteSettings,
         sink: SinkSettings,
         capabilities: Capabilities,
         encoder: str = "",
+        command: Sequence[str] = _COMMAND,
     ) -> None:
         self.capabilities = capabilities
         self.encoder = encoder

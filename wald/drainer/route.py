@@ -1,6 +1,5 @@
 """What a lane of a route works with: what never changes in its life, and what it remembers."""
 
-import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,6 +13,7 @@ from wald.core.lanes import WHOLE, Share
 from wald.drainer.crew import Crew
 from wald.drainer.faults import FaultBoard
 from wald.drainer.frontier import FrontierBoard
+from wald.drainer.guarded import GuardedSink
 from wald.drainer.packed_files import PackedFiles
 from wald.drainer.reader import Batch, LaneReader
 from wald.drainer.targets import Targets
@@ -23,6 +23,7 @@ from wald.model import (
     REVISION_BYTES,
     Anchor,
     AttemptStamp,
+    Capabilities,
     Checkpoint,
     DeadLetter,
     Delivered,
@@ -51,6 +52,7 @@ from wald.storage.deadlog import DeadEntry, DeadLog, Excluded, Reason
 from wald.storage.stream import StreamReader, find_anchor
 
 MakeSink = Callable[[RouteSettings, SinkSettings], Sink]
+Guard = Callable[[RouteSettings, SinkSettings, Capabilities, str], Sink]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class Shared:
     """What all lanes of a drainer share.
 
     ``owner`` is who we are, to the targets; ``released`` says up to where the log may have let
-    the records of a route go.
+    the records of a route go; ``guard`` makes the sink of a batch in which the process died.
     """
 
     fs: FileSystem
@@ -76,7 +78,7 @@ class Shared:
     faults: FaultBoard = field(default_factory=FaultBoard)
     targets: Targets = field(default_factory=Targets)
     packed: PackedFiles = field(default_factory=PackedFiles)
-    sink_command: tuple[str, ...] = (sys.executable, "-P", "-m", "wald.app", "sink")
+    guard: Guard = GuardedSink
 
 
 @dataclass(frozen=True, slots=True)

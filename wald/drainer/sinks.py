@@ -5,7 +5,6 @@ from typing import TypeVar, cast
 
 from wald import limits
 from wald.drainer.faults import Fault, FaultBoard, FaultKind, of_kind, refused_by
-from wald.drainer.guarded import GuardedSink
 from wald.drainer.route import LaneMemory, Route
 from wald.drainer.sending import close_sink
 from wald.model import (
@@ -47,7 +46,7 @@ def fit_sink(route: Route, memory: LaneMemory) -> None:
 
 def is_guarded(sink: Sink) -> bool:
     """Tell whether a lane's sink lives in a process of its own."""
-    return isinstance(sink, TendedSink) and isinstance(sink.inner, GuardedSink)
+    return isinstance(sink, TendedSink) and sink.guarded
 
 
 def _open(route: Route, *, guarded: bool) -> Sink:
@@ -56,14 +55,17 @@ def _open(route: Route, *, guarded: bool) -> Sink:
     if guarded:
         capabilities, encoder = sink.capabilities, str(getattr(sink, "encoder", ""))
         sink.close()
-        sink = GuardedSink(shared.sink_command, route.settings, route.sink, capabilities, encoder)
-    return TendedSink(sink, route.birth.name, shared.faults, shared.clock, shared.chance)
+        sink = shared.guard(route.settings, route.sink, capabilities, encoder)
+    tended = TendedSink(sink, route.birth.name, shared.faults, shared.clock, shared.chance)
+    tended.guarded = guarded
+    return tended
 
 
 class TendedSink:
     """A sink as its lane calls it: behind the faults of its route, and watched.
 
     ``busy_since_ns`` is when the call under way began, by the monotonic clock; 0 between calls.
+    ``guarded`` says that the sink lives in a process of its own, which bounds it.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class TendedSink:
         self._clock = clock
         self._chance = chance
         self.busy_since_ns = 0
+        self.guarded = False
 
     @property
     def capabilities(self) -> Capabilities:

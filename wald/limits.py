@@ -61,6 +61,7 @@ REFUSALS_KEPT_PER_REQUEST: Final = 1_024
 
 # --- the socket -------------------------------------------------------------------------------
 SOCKET_PATH_MAX_BYTES: Final = 107  # sun_path less its NUL
+ALIKE_MIN_COUNT: Final = 8  # appends of one length in a read; for fewer a look at each costs less
 RECEIVE_BUFFER_BYTES: Final = 256 * KIB
 LARGE_FRAMES_MAX_BYTES: Final = 64 * MIB  # all frames larger than the shared buffer together
 CONNECTIONS_MAX: Final = 1_024  # producers
@@ -167,6 +168,7 @@ BREAKER_LOOK_S: Final = 1.0  # a lane looks again whether a probe under way has 
 BREAKER_SPREAD_S: Final = 0.5  # lanes begin again within this time behind a probe that worked
 RATE_BURST_S: Final = 1.0  # a bucket holds what its rate gives in this time
 RATE_MEMORY_S: Final = 10.0  # rates in status are means over about so long
+RATE_LEAST_PER_S: Final = 0.01  # less than so is none
 ETA_MAX_S: Final = 366 * 24 * 3600.0  # later is never
 LIVE_AGE_S: Final = 5.0  # a route whose oldest record is younger is live, without a goal_age
 LIVE_PAUSE_MAX_S: Final = 5.0  # of a route with a backlog, for the live ones beside it
@@ -179,7 +181,7 @@ WORKERS_SHRINK_AFTER_S: Final = 10.0
 # --- pages and processes ----------------------------------------------------------------------
 PAGE_SLOT_BYTES: Final = 4 * KIB
 FIGURES_OFFSET_BYTES: Final = 2 * PAGE_SLOT_BYTES  # in ingest.page: behind the slots of the hint
-FIGURES_SLOT_BYTES: Final = 1024 * KIB
+FIGURES_SLOT_BYTES: Final = 2048 * KIB
 PAGE_ERRORS_MAX_BYTES: Final = 64 * KIB  # of all routes together, in ``drain.page``
 PAGE_LANES_MAX_BYTES: Final = 256 * KIB  # of all routes' lanes together, in ``drain.page``
 RECOVERY_LISTED_MAX: Final = 100  # losses and notes in the figures; the loss report has all
@@ -190,7 +192,7 @@ CHILD_STOP_S: Final = 15.0
 CLOCK_NS_PER_S: Final = 1_000_000_000
 
 assert (  # a route's names and figures
-    ROUTES_MAX * 640 + PAGE_ERRORS_MAX_BYTES + PAGE_LANES_MAX_BYTES < FIGURES_SLOT_BYTES
+    ROUTES_MAX * 1_200 + PAGE_ERRORS_MAX_BYTES + PAGE_LANES_MAX_BYTES < FIGURES_SLOT_BYTES
 )
 assert RECORD_MAX_BYTES < REQUEST_MAX_BYTES < GROUP_MAX_BYTES
 assert REWIND_PAUSE_S >= PROGRESS_EVERY_S + 1.5  # the drainer tells, and ingest looks each second

@@ -1,13 +1,14 @@
 """``wald status`` and ``wald wait``: where the records are."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import click
 
+from wald.cli import policy
 from wald.cli.ask import Control
 from wald.cli.options import Duration, json_option, socket_option, socket_path
-from wald.cli.output import counted, duration, print_json, print_table, printable, say
+from wald.cli.output import counted, print_json, print_table, printable, say
 from wald.errors import InputError, Unavailable, Undeliverable, WaitTimeout
 from wald.limits import CLOCK_NS_PER_S
 from wald.ports import Clock
@@ -16,13 +17,19 @@ _POLL_S = 0.05
 _ASK_S = 5.0
 _MOMENT_S = 0.2
 _SLOW_S = 2.0
-_HEAD = ("STREAM", "ROUTE", "CLASS", "STATE", "ACCEPTED", "DELIVERED", "PENDING", "DEAD", "OLDEST")
+_HEAD = (
+    *("STREAM", "ROUTE", "CLASS", "STATE", "ACCEPTED", "DELIVERED", "PENDING", "DEAD", "OLDEST"),
+    *policy.HEAD,
+)
 
 
 @click.command()
 @socket_option
+@click.option(
+    "-v", "--verbose", is_flag=True, help="Show how large the batches of each route are, and why."
+)
 @json_option
-def status(socket: str | None, *, as_json: bool) -> None:
+def status(socket: str | None, *, verbose: bool, as_json: bool) -> None:
     """Show each route: what was accepted, delivered, is pending, was set aside.
 
     The books of a route balance: accepted = delivered + pending + dead letters.
@@ -34,12 +41,15 @@ def status(socket: str | None, *, as_json: bool) -> None:
         print_json(answer)
         return
     print_table(_HEAD, [_row(name, route) for name, route in sorted(answer["routes"].items())])
-    for name, route in sorted(answer["routes"].items()):
-        if route["last_error"]:
-            click.echo(f"{name}: {_last_error(route)}")
+    for line in _lines(answer["routes"], verbose=verbose):
+        click.echo(line)
     if not answer["routes"]:
         say("no routes yet: the configuration names them; with --to each stream gets its own")
     say_alarms(answer)
+    _say_processes(answer)
+
+
+def _say_processes(answer: Mapping[str, Any]) -> None:
     for role, process in answer["processes"].items():
         if process.get("trouble"):
             say(f"{role}: {process['trouble']}")
@@ -69,8 +79,18 @@ def _row(name: str, route: Mapping[str, Any]) -> tuple[str, ...]:
         f"{route['delivered']:,}",
         f"{route['pending']:,}",
         f"{route['dead_letters']:,}",
-        duration(route["oldest_pending_s"]),
+        policy.oldest(route),
+        *policy.cells(route),
     )
+
+
+def _lines(routes: Mapping[str, Any], *, verbose: bool) -> Iterator[str]:
+    for name, route in sorted(routes.items()):
+        if route["last_error"]:
+            yield f"{name}: {_last_error(route)}"
+    yield from policy.hints(routes)
+    if verbose:
+        yield from policy.details(routes)
 
 
 def _last_error(route: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from wald.model import RouteBirth
 _LANE_ERROR_CHARS = 80
 _LANE_MAX_BYTES = 160 + 4 * _LANE_ERROR_CHARS  # of a lane's line
 _HALTED_SHOWN = 8
+_TEXTS = 3  # of a route: its last error, and the message and the hint of a breaker
 
 
 def route_figures(route: RouteLanes) -> dict[str, Any]:
@@ -103,13 +104,21 @@ def fitting_the_page(routes: dict[str, dict[str, Any]]) -> dict[str, dict[str, A
 
     Errors are shortened; of many lanes only the first routes' are listed one by one.
     """
-    share = limits.PAGE_ERRORS_MAX_BYTES // max(1, len(routes))
+    share = limits.PAGE_ERRORS_MAX_BYTES // max(1, len(routes)) // _TEXTS
     room_lanes = limits.PAGE_LANES_MAX_BYTES // _LANE_MAX_BYTES
     for figures in routes.values():
-        text = figures["last_error"]
-        if len(text) * 4 > share:  # no character is longer
-            figures["last_error"] = text.encode(errors="replace")[:share].decode(errors="ignore")
+        figures["last_error"] = _cut(figures["last_error"], share)
+        breaker = figures["policy"].get("breaker")
+        if breaker:
+            cut = {key: _cut(breaker[key], share) for key in ("message", "hint")}
+            figures["policy"] = {**figures["policy"], "breaker": {**breaker, **cut}}
         if len(figures.get("lanes", ())) > room_lanes:
             figures["lanes"] = []
         room_lanes -= len(figures.get("lanes", ()))
     return routes
+
+
+def _cut(text: str, share_bytes: int) -> str:
+    if len(text) * 4 <= share_bytes:  # no character is longer
+        return text
+    return text.encode(errors="replace")[:share_bytes].decode(errors="ignore")

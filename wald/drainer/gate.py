@@ -184,6 +184,8 @@ class Gate:
             "rate_ns": self._wall_ns(rate.at_ns),
             "timeout_s": round(self._patience.timeout_s(self._settings.attempt_timeout_s), 1),
         }
+        if self._settings.goal_age_s is not None:
+            said["goal_age_s"] = self._settings.goal_age_s
         if self._held is not None:
             said["held"] = self._held.value
         for guard in self._guards:

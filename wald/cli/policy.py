@@ -1,0 +1,62 @@
+"""How ``wald status`` shows what holds a route back, how fast it goes, and when it is through."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from wald.cli.output import duration, printable
+
+HEAD = ("RATE", "ETA", "BREAKER")
+_SHORT_CHARS = 48
+
+
+def cells(route: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the cells of ``HEAD``."""
+    eta_s = route["eta_s"]
+    return (f"{route['rate_per_s']:,.0f}/s", "-" if not eta_s else duration(eta_s), breaker(route))
+
+
+def oldest(route: Mapping[str, Any]) -> str:
+    """Return how old the oldest record is, against the goal if it is above it."""
+    age = duration(route["oldest_pending_s"])
+    return f"{age} (goal {duration(route['goal_age_s'])})" if route["is_late"] else age
+
+
+def breaker(route: Mapping[str, Any]) -> str:
+    """Return how the breaker stands, why it is open and when the target is asked again."""
+    said = route["breaker"]
+    if said["state"] == "closed":
+        return "closed"
+    message = said["message"]
+    if len(message) > _SHORT_CHARS:
+        message = f"{message[: _SHORT_CHARS - 3]}..."
+    probe_in_s = said["probe_in_s"]
+    probe = f"probe in {duration(probe_in_s)}" if probe_in_s > 0 else "probe with the next batch"
+    if said["state"] == "half-open":
+        probe = "probing"
+    return printable(f"{said['state']}: {message or said['kind']}, {probe}")
+
+
+def hints(routes: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yield what to do about breakers that are open, one line a route."""
+    for name, route in routes.items():
+        said = route["breaker"]
+        if said["state"] != "closed":
+            whose = "its target" if said["scope"] == "target" else "this route"
+            yield printable(
+                f"{name}: {said['kind']} ({whose}, for {duration(said['open_for_s'])}): "
+                f"{said['message']}; {said['hint']}"
+            )
+
+
+def details(routes: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yield how large batches are and why, one line a route."""
+    for name, route in routes.items():
+        if route["batch_size"] is None:
+            continue
+        timeout = duration(route["attempt_timeout_s"])
+        goal = f", goal {duration(route['goal_age_s'])}" if route["goal_age_s"] is not None else ""
+        held = f", held back by: {route['held']}" if route["held"] else ""
+        yield (
+            f"{name}: batches of up to {route['batch_size']:,} records ({route['batch_reason']}), "
+            f"an attempt may take {timeout}{goal}{held}"
+        )

@@ -8,9 +8,8 @@ from wald.drainer.desk import Desk, Request, natural
 from wald.drainer.faults import asked_fault
 from wald.drainer.fleet import Fleet
 from wald.drainer.frontier import FrontierBoard
-from wald.drainer.lane import Lane
 from wald.errors import InputError
-from wald.model import LaneKey, RouteId
+from wald.model import LaneKey
 
 
 class Answers:
@@ -21,7 +20,7 @@ class Answers:
         self._board = board
         self.trouble = ""
         ledger = fleet.shared.ledger
-        self.desk = Desk(ledger, fleet.shared.clock, ledger.births, self._lanes_of)
+        self.desk = Desk(ledger, fleet.shared.clock, ledger.births, fleet.lanes_of)
         self._operations: dict[str, Callable[[Request], dict[str, Any]]] = {
             "drain.ping": lambda _: {"trouble": self.trouble},
             "drain.flush": self._flush,
@@ -41,10 +40,6 @@ class Answers:
             msg = f"unknown operation {request.get('op')!r}"
             raise InputError(msg, hint=", ".join(sorted(self._operations)))
         return operation(request)
-
-    def _lanes_of(self, route_id: RouteId) -> dict[LaneKey, Lane]:
-        lanes = self._fleet.each_lane()
-        return {one.route.key: one for one in lanes if one.route.birth.route_id == route_id}
 
     def _flush(self, request: Request) -> dict[str, Any]:
         frontier = self._board.current()

@@ -14,6 +14,7 @@ from wald.core.body import Body
 from wald.core.commit import EMPTY_BODY, Contribution, Group, RunBuilder, examine
 from wald.core.events import WHOLE_REQUEST, Ack, Append, Ping, Refusal, RefusedRecords
 from wald.core.frame import SectionKind, crc32c, section_bytes
+from wald.core.plain import PLAIN_MAX_BYTES, take_alike
 from wald.core.state import session_issued
 from wald.core.wire import FrameReader, Side
 
@@ -282,3 +283,66 @@ def test_what_a_read_adds_to_a_group_beside_its_own_bytes_is_bounded():
     data = append(1, packed(*values))
     run, _ = taken(data)
     assert run.size_bytes <= len(data) + commit.READ_SLACK_BYTES
+
+
+# --- frames alike -------------------------------------------------------------------------------
+
+
+def burst(count: int, *, first: int = 1, size: int = 128, content: int = 1) -> bytes:
+    bodies_of = [packed(bytes([at]) * size, content=content) for at in range(count)]
+    return b"".join(append(first + at, body, lag=at + 1) for at, body in enumerate(bodies_of))
+
+
+@pytest.mark.parametrize("size", [0, 1, 247, 248, 255, 256, PLAIN_MAX_BYTES - 9])
+@pytest.mark.parametrize("count", [limits.ALIKE_MIN_COUNT, 15, 16, 17, 32, 45])
+def test_frames_alike_are_taken_at_once_and_are_the_same_run(count: int, size: int):
+    data = burst(count, size=size)
+    step = len(data) // count
+    cut = b"".join([b"before", data, data[: step - 1]])
+    at = len(b"before")
+    assert take_alike(cut, at, STREAM, 1) == [
+        data[24 + i * step : (i + 1) * step] for i in range(count)
+    ]
+    at_once, one_by_one = RunBuilder(STREAM, 1), RunBuilder(STREAM, 1)
+    assert at_once.take(cut, at) == at + len(data)
+    for i in range(count):
+        assert one_by_one.take(data[: (i + 1) * step], i * step) == (i + 1) * step
+    assert at_once.section(SESSION) == one_by_one.section(SESSION)
+    assert at_once.size_bytes == one_by_one.size_bytes == section_bytes(at_once.section(SESSION))
+    assert at_once.next_sequence == one_by_one.next_sequence == count + 1
+
+
+def test_a_run_goes_on_before_and_behind_frames_alike():
+    data = append(1, packed(b"x", b"y")) + append(2, packed(b"z"))
+    run, end = taken(data + burst(20, first=3) + append(23, packed(b"q", keys=["k"])))
+    section = run.section(SESSION)
+    assert (section.request_count, section.records, section.answered_through) == (23, 24, 22)
+    assert [row[0] for row in rows(run)] == [2, *[1] * 22]
+    assert end == len(data) + len(burst(20)) + len(append(23, packed(b"q", keys=["k"])))
+
+
+def test_every_byte_that_must_be_as_in_the_first_frame_is_looked_at():
+    count, size = 9, 3
+    data = burst(count, first=0x1234, size=size)
+    step = len(data) // count
+    free = {*range(12, 16), *range(24 + 5, step - 3)}  # the lag, and the value
+    for at in range(len(data)):
+        changed = bytearray(data)
+        changed[at] ^= 0x01
+        found = take_alike(bytes(changed), 0, STREAM, 0x1234)
+        if at % step in free:
+            assert len(found) == count
+        else:
+            # a content code that is the same in all is one; here one frame differs
+            assert found == [], at
+
+
+@pytest.mark.parametrize("first", [0xFF, 0x100, 0xFFFF - 20, 0xFFFF - 10, 0xFFFF, 0x10000, 1 << 40])
+def test_frames_alike_across_the_bytes_of_their_sequences(first: int):
+    data = burst(20, first=first)
+    run, end = taken(data, first=first)
+    assert end == len(data)
+    assert run.next_sequence == first + 20
+    assert take_alike(data, 0, STREAM, first + 1) == []
+    assert take_alike(data, 0, STREAM, first + (1 << 16)) == []
+    assert take_alike(data, 0, STREAM, first + (1 << 32)) == []

@@ -25,7 +25,7 @@ from wald.core.events import (
     pack_ack,
 )
 from wald.core.frame import RefusedRecord, Section, SectionKind, crc32c
-from wald.core.plain import PLAIN_END, PLAIN_MAX_BYTES, PLAIN_STARTS
+from wald.core.plain import PLAIN_END, PLAIN_MAX_BYTES, PLAIN_STARTS, take_alike
 from wald.errors import FormatDamaged
 from wald.model import Lsn, StreamId
 
@@ -117,6 +117,9 @@ class RunBuilder:
         and behind a request of which something was refused. The length of the frame at ``at``
         must be within its bound.
         """
+        alike = take_alike(data, at, self.stream, self.next_sequence)
+        if alike:
+            at = self._add_alike(alike, data, at)
         unpack, plain_starts = HEADER.unpack_from, PLAIN_STARTS
         stream, sequence, last_lag = self.stream, self.next_sequence, self._lag
         add_plain = self._bodies.append
@@ -158,6 +161,21 @@ class RunBuilder:
         self.size_bytes += len(body) + frame.REQUEST_BYTES
         self._lag = lag
         self.next_sequence += 1
+
+    def _add_alike(self, bodies: list[bytes], data: bytes, at: int) -> int:
+        """Add plain requests of one length, found at ``at``; return where they end."""
+        self._count_plain()
+        length, count = len(bodies[0]), len(bodies)
+        end = at + count * (HEADER_BYTES + length)
+        _, _, _, self._lag, _ = HEADER.unpack_from(data, end - HEADER_BYTES - length)
+        rows = [1, 1, length, 0] * count
+        rows[3::4] = map(crc32c, bodies)
+        self._table += rows
+        self._bodies += bodies
+        self._records += count
+        self.size_bytes += count * (length + frame.REQUEST_BYTES)
+        self.next_sequence += count
+        return end
 
     def _count_plain(self) -> None:
         """Make the rows of the bodies since the last row: one plain record each, in C speed."""

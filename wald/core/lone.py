@@ -21,6 +21,7 @@ from wald.model import Lsn, StreamId
 Lone: TypeAlias = tuple[StreamId, int, int, int, bytes]
 
 LONE_BYTES: Final = SECTION_BYTES + REQUEST_BYTES  # what one takes in a block beside its body
+LONE_MAX_BYTES: Final = HEADER.size + PLAIN_MAX_BYTES  # of the read that brings one
 _HEAD: Final = Struct("<BBHIQQQIIIIIIII")  # a section's head and its table of one row
 _HEADER_BYTES: Final = HEADER.size
 _unpack_header: Final = HEADER.unpack_from

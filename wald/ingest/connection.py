@@ -28,7 +28,7 @@ from wald.core.events import (
     Welcome,
 )
 from wald.core.frame import Section, crc32c
-from wald.core.lone import take_lone
+from wald.core.lone import LONE_MAX_BYTES, take_lone
 from wald.core.sessions import Verdict
 from wald.core.wire import Side, frame_end, next_frame
 from wald.errors import Backpressure, BadFrame
@@ -100,7 +100,13 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Take what a read brought."""
         house = self._house
-        if self._stream and not self._rest and self._large is None and self.phase is _OPEN:
+        if (
+            nbytes <= LONE_MAX_BYTES
+            and self._stream
+            and not self._rest
+            and self._large is None
+            and self.phase is _OPEN
+        ):
             expected = self._expected
             lone = take_lone(house.receive_view, nbytes, self._stream, self.session, expected)
             if lone is not None and house.committer.accept_lone(self, lone):

@@ -65,7 +65,7 @@ class RecordingTarget:
     probes: int = 0
     now_s: Callable[[], float] = lambda: 0.0
     bodies: list[bytes] = field(default_factory=list)
-    remembers: dict[bytes, float] = field(default_factory=dict)  # ids of batches, and since when
+    remembers: dict[bytes, tuple[float, Outcome]] = field(default_factory=dict)  # by batch id
     highest: dict[LaneKey, Lsn] = field(default_factory=dict)
     changed: threading.Condition = field(default_factory=threading.Condition)
 
@@ -148,7 +148,7 @@ class RecordingSink:
             return RowMoved(row)
         if target.down or (target.largest is not None and len(attempt.records) > target.largest):
             return target.down or TooLarge(f"takes no more than {target.largest} records")
-        outcome = Delivered() if self._is_known(attempt) else self._take(attempt)
+        outcome = self._known(attempt) or self._take(attempt)
         if target.lost_answers and not isinstance(outcome, Rejected):
             target.lost_answers -= 1
             return Unknown("the answer was lost")
@@ -167,9 +167,10 @@ class RecordingSink:
         named = {item.lsn for item in [*refused, *later]}
         self._apply(attempt, [record for record in attempt.records if record.lsn not in named])
         target.rows[attempt.key] = attempt.row
-        if named:
-            return Partial(tuple(refused), tuple(later), f"{len(named)} not taken")
-        return Delivered()
+        part = Partial(tuple(refused), tuple(later), f"{len(named)} not taken")
+        outcome = part if named else Delivered()
+        target.remembers[attempt.row.rev_id] = (target.now_s(), outcome)
+        return outcome
 
     def _apply(self, attempt: Attempt, records: Sequence[Record]) -> None:
         target = self.target
@@ -183,18 +184,18 @@ class RecordingSink:
                 records = [record for record in records if record.lsn not in held]
             case _:
                 pass
-        target.remembers[attempt.row.rev_id] = target.now_s()
         target.records.extend(records)
 
-    def _is_known(self, attempt: Attempt) -> bool:
-        """Tell whether the target remembers the batch's id: it says again that it took it."""
+    def _known(self, attempt: Attempt) -> Outcome | None:
+        """Return what the target said of the batch before, if it remembers it."""
         able, target = self.capabilities, self.target
-        since_s = target.remembers.get(attempt.row.rev_id)
-        if able.replay is not ReplayClass.WINDOW or since_s is None:
-            return False
+        if able.replay is not ReplayClass.WINDOW or attempt.row.rev_id not in target.remembers:
+            return None
+        since_s, outcome = target.remembers[attempt.row.rev_id]
         newer = list(reversed(target.remembers)).index(attempt.row.rev_id)
         in_number = able.window_batches is None or newer < able.window_batches
-        return in_number and (able.window_s is None or target.now_s() - since_s <= able.window_s)
+        in_time = able.window_s is None or target.now_s() - since_s <= able.window_s
+        return outcome if in_number and in_time else None
 
     def probe(
         self, attempt: Attempt, records: Sequence[Record]

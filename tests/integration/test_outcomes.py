@@ -1,0 +1,497 @@
+"""Outcomes through real lanes: a target of each class, with a crash at each commit point."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.backlog import FS, Backlog
+from wald import limits
+from wald.core.delivery import Step
+from wald.core.outcomes import PASSED_OVER, RESENT, RETRIES_EXHAUSTED
+from wald.drainer.lane import Lane
+from wald.drainer.route import Route
+from wald.model import (
+    Decision,
+    Mark,
+    Partial,
+    Rejected,
+    RejectedRecord,
+    ReplayClass,
+    RouteBirth,
+    Systemic,
+    SystemicKind,
+    TooLarge,
+    Unknown,
+)
+from wald.storage.deadlog import DeadLog
+from wald.testing.clock import ManualClock
+from wald.testing.memory_ledger import MemoryLedger
+from wald.testing.recording_sink import RecordingSink, RecordingTarget
+
+ROW, MONOTONE, KEYED, WINDOW, NONE = (
+    ReplayClass.TRANSACTIONAL,
+    ReplayClass.MONOTONE,
+    ReplayClass.KEYED,
+    ReplayClass.WINDOW,
+    ReplayClass.NONE,
+)
+NO_ROW = [MONOTONE, KEYED, WINDOW, NONE]
+DOWN = Systemic(SystemicKind.UNREACHABLE, "it is down")
+WINDOW_S = 300.0
+STEPS_MAX = 3_000
+
+
+class Killed(BaseException):
+    """The process ended here."""
+
+
+class Bench:
+    """A lane that a test steps, its clock, and what outlives the process: log, ledger, target."""
+
+    def __init__(self, backlog, replay, **settings):
+        self.backlog = backlog
+        self.replay = replay
+        self.clock = ManualClock()
+        self.ledger = MemoryLedger(backlog.log.log_id)
+        self.dead_log = DeadLog(FS, backlog.data_dir)
+        self.target = RecordingTarget(now_s=lambda: self.clock.boot_ns() / 1e9)
+        self.kind: type[RecordingSink] = RecordingSink
+        self.options: dict[str, Any] = {"window_s": WINDOW_S, "encoder": "plain/1"}
+        self.settings = settings
+        self.lane = self.start()
+
+    def start(self):
+        """Begin a new process."""
+        backlog, name = self.backlog, "events"
+        shared = replace(
+            backlog.shared(self.make_sink, ledger=self.ledger, dead_log=self.dead_log),
+            clock=self.clock,
+        )
+        settings = replace(backlog.settings.routes[name], attempt_timeout_s=30.0, **self.settings)
+        birth = self.ledger.birth(_birth(backlog, shared))
+        self.lane = Lane(Route(shared, birth, settings, backlog.settings.sinks[name]))
+        self.lane.flush(backlog.log.frontier.lsn)
+        return self.lane
+
+    def make_sink(self, *_):
+        return self.kind(self.target, replay=self.replay, **self.options)
+
+    @property
+    def key(self):
+        return self.lane.route.key
+
+    @property
+    def held(self):
+        return self.ledger.lane(self.key)
+
+    @property
+    def step(self):
+        return self.lane._step
+
+    def run(self, until: Callable[[], bool]) -> None:
+        """Step, time passing as the lane asks, until something holds."""
+        for _ in range(STEPS_MAX):
+            if until():
+                return
+            self.clock.advance(min(self.lane.step(), 60.0))
+        raise AssertionError(self.lane.figures)
+
+    def through(self) -> None:
+        """Run until all of the log is delivered or set aside."""
+        last = self.backlog.log.frontier.lsn
+        self.run(lambda: self.held.checkpoint.lsn >= last and self.held.manifest is None)
+        self.check_books()
+
+    def parked(self) -> None:
+        self.run(lambda: self.step is Step.PARKED)
+
+    def check_books(self) -> None:
+        checkpoint = self.held.checkpoint
+        accepted = sum(1 for _ in self.dead) + checkpoint.delivered
+        assert accepted == self.backlog.log.state.streams[1].records
+        assert checkpoint.dead_letters == len(self.dead)
+
+    @property
+    def dead(self):
+        return {each.lsn: each.code for each in self.ledger.dead_letters(1, limit=10_000)}
+
+
+def _birth(backlog, shared):
+    route = backlog.log.state.routes[1]
+    return RouteBirth(1, "events", 1, "events", "events", route.birth_lsn, shared.owner)
+
+
+def values(count):
+    return [b"%05d" % number for number in range(count)]
+
+
+def refused(lsn, code="bad", message="no"):
+    return RejectedRecord(lsn, code, message)
+
+
+# --- parts --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("replay", [KEYED, WINDOW, NONE])
+def test_what_took_effect_is_never_sent_again_and_what_is_wanted_later_is(backlog, replay):
+    lsns = backlog.append(*values(10))
+    bench = Bench(backlog, replay)
+    bench.target.script.append(Partial((refused(lsns[3]),), (refused(lsns[5]), refused(lsns[6]))))
+    bench.through()
+    first, second = bench.target.attempts
+    assert [record.lsn for record in first.records] == lsns
+    assert [record.lsn for record in second.records] == [lsns[5], lsns[6]]
+    assert bench.dead == {lsns[3]: "bad"}
+    assert second.row.rev_id != first.row.rev_id
+
+
+@pytest.mark.parametrize("replay", NO_ROW)
+def test_a_target_that_answers_for_each_record_gets_each_once(backlog, replay):
+    lsns = backlog.append(*values(25))
+    bench = Bench(backlog, replay)
+    asked: dict[int, int] = {}
+
+    def later(record):  # each fourth is taken at the third try
+        asked[record.lsn] = asked.get(record.lsn, 0) + 1
+        return record.lsn % 4 == 0 and asked[record.lsn] < 3
+
+    bench.target.per_record = True
+    bench.target.wants_later = later
+    bench.target.refuses = lambda record: record.lsn == lsns[7]
+    bench.through()
+    passed = {lsn for lsn, code in bench.dead.items() if code == PASSED_OVER}
+    assert bench.dead.keys() == {lsns[7]} | passed
+    assert bool(passed) == (replay is MONOTONE)
+    assert sorted(bench.target.lsns) == [lsn for lsn in lsns if lsn not in bench.dead]
+
+
+def test_a_record_that_is_wanted_later_for_ever_becomes_a_dead_letter_at_the_bound(backlog):
+    lsns = backlog.append(*values(10))
+    bench = Bench(backlog, KEYED)
+    bench.target.per_record = True
+    bench.target.wants_later = lambda record: record.lsn == lsns[4]
+    bench.through()
+    assert bench.dead == {lsns[4]: RETRIES_EXHAUSTED}
+    assert len(bench.target.attempts) == limits.RECORD_ATTEMPTS_MAX
+    (letter,) = bench.ledger.dead_letters(1)
+    assert "this target takes it later" in letter.message
+
+
+def test_the_bound_of_tries_survives_restarts(backlog):
+    lsns = backlog.append(*values(10))
+    bench = Bench(backlog, KEYED)
+    bench.target.per_record = True
+    bench.target.wants_later = lambda record: record.lsn == lsns[4]
+    for count in range(1, limits.RECORD_ATTEMPTS_MAX):
+        bench.run(lambda: len(bench.target.attempts) == count)  # noqa: B023 - run at once
+        bench.run(lambda: bench.step is not Step.SETTLING)
+        bench.start()
+    bench.through()
+    assert bench.dead == {lsns[4]: RETRIES_EXHAUSTED}
+    assert len(bench.target.attempts) == limits.RECORD_ATTEMPTS_MAX
+
+
+def test_when_most_records_are_wanted_later_for_ever_that_is_an_outage(backlog):
+    backlog.batch = 200
+    lsns = backlog.append(*values(200))
+    bench = Bench(
+        backlog, KEYED, batch=replace(backlog.settings.routes["events"].batch, max_records=200)
+    )
+    bench.target.per_record = True
+    bench.target.wants_later = lambda record: record.lsn % 4 != 0
+    bench.run(lambda: len(bench.target.attempts) > 2 * limits.RECORD_ATTEMPTS_MAX)
+    bench.run(lambda: bench.step is Step.WAITING)
+    assert bench.dead == {}
+    assert bench.lane.figures.last_error.startswith("too-many-rejects")
+    bench.target.wants_later = lambda _: False
+    bench.through()
+    assert bench.dead == {}
+    assert sorted(bench.target.lsns) == lsns
+
+
+# --- too large ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("replay", list(ReplayClass))
+def test_a_batch_that_is_too_large_is_cut_and_the_rest_is_the_next_batch(backlog, replay):
+    lsns = backlog.append(*values(25))
+    bench = Bench(backlog, replay)
+    bench.target.largest = 3
+    bench.through()
+    assert bench.target.lsns == lsns
+    assert max(len(each.records) for each in bench.target.attempts if each.records) == 10
+    assert bench.dead == {}
+
+
+@pytest.mark.parametrize("replay", list(ReplayClass))
+def test_a_record_that_is_too_large_alone_is_a_dead_letter(backlog, replay):
+    lsns = backlog.append(*values(10))
+    bench = Bench(backlog, replay)
+
+    class Narrow(RecordingSink):
+        def _outcome(self, attempt):
+            if any(record.lsn == lsns[6] for record in attempt.records):
+                return TooLarge("413")
+            return super()._outcome(attempt)
+
+    bench.kind = Narrow
+    bench.start()
+    bench.through()
+    assert bench.dead == {lsns[6]: "too-large"}
+    assert bench.target.lsns == [lsn for lsn in lsns if lsn != lsns[6]]
+
+
+def test_a_rest_that_is_too_large_and_cannot_be_cut_counts_as_wanted_later(backlog):
+    lsns = backlog.append(*values(5))
+    bench = Bench(backlog, KEYED)
+    wanted = tuple(map(refused, lsns[:4]))
+    bench.target.script.extend([Partial(retry=wanted), TooLarge("413"), TooLarge("413")])
+    bench.through()
+    assert sorted(each.lsn for each in bench.target.records) == lsns[:4]  # the last was scripted
+    assert bench.dead == {}
+
+
+# --- refusals where nothing can be rolled back --------------------------------------------------
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("replay", NO_ROW)
+def test_refused_records_are_found_without_a_probe(backlog, replay, named):
+    lsns = backlog.append(*values(40))
+    bench = Bench(backlog, replay)
+    bad = {lsns[2], lsns[13], lsns[14], lsns[39]}
+    bench.target.names = named
+    bench.target.refuses = lambda record: record.lsn in bad
+    bench.through()
+    assert bench.dead.keys() == bad
+    assert bench.target.lsns == [lsn for lsn in lsns if lsn not in bad]
+    assert bench.target.probes == 0
+
+
+def test_a_batch_of_which_every_record_is_refused_is_closed_without_an_attempt(backlog):
+    lsns = backlog.append(*values(10))
+    bench = Bench(backlog, KEYED)
+    bench.target.script.append(Rejected(tuple(map(refused, lsns)), "all of them"))
+    bench.through()
+    assert len(bench.target.attempts) == 1
+    assert bench.dead.keys() == set(lsns)
+
+
+# --- wrong sinks --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "said",
+    [None, 7, "ok", Partial(retry=(refused(999),)), RuntimeError("a bug")],
+)
+@pytest.mark.parametrize("replay", [ROW, MONOTONE, KEYED, WINDOW])
+def test_a_wrong_sink_loses_and_doubles_nothing_and_is_named(backlog, replay, said):
+    lsns = backlog.append(*values(5))
+    bench = Bench(backlog, replay)
+    bench.target.script.append(said)
+    bench.run(lambda: len(bench.target.attempts) == 1)
+    bench.run(lambda: bench.step is Step.WAITING)
+    assert "the sink" in bench.lane.figures.last_error
+    bench.through()
+    assert bench.target.lsns == lsns
+
+
+# --- unknown ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("replay", [ROW, MONOTONE, KEYED, WINDOW])
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_lost_answer_doubles_nothing(backlog, replay, restart):
+    lsns = backlog.append(*values(25))
+    bench = Bench(backlog, replay)
+    bench.target.lost_answers = 2
+    if restart:
+        bench.run(lambda: len(bench.target.attempts) == 1)
+        bench.start()
+    bench.through()
+    assert bench.target.lsns == lsns
+
+
+def test_at_a_target_that_cannot_tell_a_lost_answer_may_double_and_is_counted(backlog):
+    lsns = backlog.append(*values(5))
+    bench = Bench(backlog, NONE)
+    bench.target.lost_answers = 1
+    bench.through()
+    assert bench.target.lsns == lsns + lsns
+    assert bench.lane._memory.notes[RESENT] == 1
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_on_unknown_hold_holds_and_doubles_nothing(backlog, restart):
+    lsns = backlog.append(*values(5))
+    bench = Bench(backlog, NONE, on_unknown="hold")
+    bench.target.lost_answers = 1
+    bench.parked()
+    if restart:
+        bench.start()
+        bench.parked()
+    for _ in range(20):
+        bench.clock.advance(bench.lane.step())
+    assert bench.target.lsns == lsns
+    assert bench.lane.figures.parked == "uncertain"
+    assert bench.held.manifest is not None
+    assert bench.held.manifest.held.startswith("no-answer-held")
+
+
+def test_an_outage_makes_no_batch_uncertain_not_even_over_a_restart(backlog):
+    for replay, settings in ((WINDOW, {}), (NONE, {"on_unknown": "hold"})):
+        lsns = backlog.append(*values(5))
+        bench = Bench(backlog, replay, **settings)
+        bench.target.down = DOWN
+        for attempts in range(1, 5):
+            bench.run(lambda: len(bench.target.attempts) == attempts)  # noqa: B023
+            bench.run(lambda: bench.step is Step.WAITING)  # noqa: B023
+            bench.clock.advance(WINDOW_S)
+        bench.start()
+        bench.target.down = None
+        bench.through()
+        assert bench.target.lsns[-5:] == lsns
+
+
+def test_a_window_that_is_over_holds_the_batch_and_the_window_begins_with_the_doubt(backlog):
+    lsns = backlog.append(*values(5))
+    bench = Bench(backlog, WINDOW)
+    bench.target.script.append(DOWN)
+    bench.run(lambda: bench.step is Step.WAITING)
+    bench.clock.advance(10 * WINDOW_S)  # nothing was sent: no window has begun
+    bench.target.lost_answers = 1
+    bench.run(lambda: len(bench.target.attempts) == 2)
+    assert bench.step is Step.WAITING
+    bench.clock.advance(WINDOW_S)
+    bench.parked()
+    assert len(bench.target.attempts) == 2
+    assert "window-over" in bench.lane.figures.last_error
+    assert bench.target.lsns == lsns
+
+
+def test_a_process_that_died_in_an_attempt_is_in_doubt_by_the_class_of_its_target(backlog):
+    lsns = backlog.append(*values(5))
+    for replay, settings, holds in (
+        (WINDOW, {}, False),
+        (NONE, {}, False),
+        (NONE, {"on_unknown": "hold"}, True),
+    ):
+        bench = Bench(backlog, replay, **settings)
+        bench.run(lambda: bench.step is Step.SENDING)  # noqa: B023 - sealed, counted, not sent
+        bench.start()
+        if holds:
+            bench.parked()
+            assert bench.target.attempts == []
+            assert "the process ended in it" in bench.lane.figures.last_error
+        else:
+            bench.through()
+            assert bench.target.lsns == lsns
+
+
+def test_what_may_have_taken_effect_is_not_cut(backlog):
+    lsns = backlog.append(*values(6))
+    for said in (TooLarge("413"), Rejected((), "400")):
+        bench = Bench(backlog, WINDOW)
+        bench.target.script.extend([Unknown("cut"), said])
+        bench.parked()
+        assert "in-doubt" in bench.lane.figures.last_error
+        bench.ledger.mark(
+            bench.key, bench.held.manifest.current.rev_id, Mark(decision=Decision.NOT_DELIVERED)
+        )
+        bench.through()
+        assert bench.target.lsns == lsns
+
+
+# --- decisions ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("decision", list(Decision))
+def test_a_decision_is_carried_out_now_or_at_the_next_start(backlog, decision, restart):
+    lsns = backlog.append(*values(5))
+    bench = Bench(backlog, NONE, on_unknown="hold")
+    bench.target.script.append(Unknown("cut"))
+    bench.parked()
+    rev_id = bench.held.manifest.current.rev_id
+    assert bench.ledger.mark(bench.key, rev_id, Mark(decision=decision))
+    assert not bench.ledger.mark(bench.key, rev_id, Mark(decision=decision))  # held no more
+    if restart:
+        bench.start()
+    more = backlog.append(*values(3))
+    bench.start() if restart else bench.lane.route.shared.board.pin(backlog.log.frontier)
+    bench.lane.flush(backlog.log.frontier.lsn)
+    bench.through()
+    sent = lsns if decision is Decision.NOT_DELIVERED else []
+    assert bench.target.lsns == sent + more
+    dead = lsns if decision is Decision.DEAD_LETTER else []
+    assert bench.dead == dict.fromkeys(dead, "uncertain")
+
+
+# --- a crash at each commit point ---------------------------------------------------------------
+
+
+class Dying:
+    """Ends the process at the n-th of some calls, before or behind its effect."""
+
+    def __init__(self, at, *, behind):
+        self.left, self.behind, self.died = at, behind, False
+
+    def around(self, method):
+        def call(*args, **kwargs):
+            self.left -= 1
+            if self.left == 0 and not self.behind:
+                self.died = True
+                raise Killed
+            result = method(*args, **kwargs)
+            if self.left == 0:
+                self.died = True
+                raise Killed
+            return result
+
+        return call
+
+
+STEPS_OF_LEDGER = ("seal", "revise", "attempt", "finish", "advance", "mark")
+
+
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize("replay", [ROW, MONOTONE, KEYED, WINDOW])
+def test_a_crash_at_any_commit_point_loses_and_doubles_nothing(place, replay, behind):
+    backlog = Backlog(place, "events")
+    lsns = backlog.append(*values(23))
+    bad = {lsns[3], lsns[12]}
+    for at in itertools.count(1):
+        bench = Bench(backlog, replay)
+        dying = Dying(at, behind=behind)
+        target = bench.target
+        target.refuses = lambda record: record.lsn in bad
+        target.per_record = replay is not ROW
+        target.largest = None if replay is WINDOW else 7  # which is not cut while in doubt
+        target.wants_later = lambda record: record.lsn == lsns[22] and len(target.attempts) < 12  # noqa: B023
+        for name in STEPS_OF_LEDGER:
+            setattr(bench.ledger, name, dying.around(getattr(bench.ledger, name)))
+        bench.dead_log.append = dying.around(bench.dead_log.append)  # type: ignore[method-assign]
+
+        class Mortal(RecordingSink):
+            def deliver(self, attempt):
+                return dying.around(super().deliver)(attempt)  # noqa: B023
+
+        bench.kind = Mortal
+        bench.start()
+        try:
+            bench.through()
+        except Killed:
+            bench.start()
+            bench.through()
+        passed = {lsn for lsn, code in bench.dead.items() if code == PASSED_OVER}
+        assert bench.dead.keys() - passed == bad, at
+        assert passed <= {lsns[22]}
+        assert sorted(target.lsns) == sorted(set(lsns) - bench.dead.keys()), at
+        bench.dead_log.close()
+        if not dying.died:
+            break
+    assert at > 12
+    backlog.close()

@@ -1,7 +1,10 @@
 """The delivery policy, with real lanes over a real log and clocks that the test moves."""
 
+import json
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from random import Random
@@ -9,6 +12,7 @@ from random import Random
 import pytest
 
 from tests.backlog import CLOCK, Backlog
+from tests.daemon import Daemon, wait_until
 from wald import limits
 from wald.config import BatchSettings, RouteSettings, SinkSettings
 from wald.config.settings import DeliverSettings
@@ -148,7 +152,7 @@ def sizes(target):
     return [len(attempt.records) for attempt in target.attempts]
 
 
-def state(yard) -> BreakerState:
+def state(yard: Field) -> BreakerState:
     return yard.shared.targets.target("db").guard.breaker.state
 
 
@@ -556,3 +560,50 @@ def test_the_class_of_the_target_makes_no_difference_to_the_probe(yard):
     target.down = None
     yard.run(120.0)
     assert lane.figures.delivered == 300
+
+
+# --- a real daemon ------------------------------------------------------------------------------
+
+
+def test_status_names_a_wrong_route_while_its_neighbour_at_the_same_target_delivers(place):
+    config = f"""
+[daemon]
+data_dir = "{place}/data"
+socket = "{place}/w.sock"
+[sinks.db]
+type = "sqlite"
+path = "{place}/events.db"
+[routes.right]
+stream = "events"
+sink = "db"
+goal_age = "1h"
+[routes.wrong]
+stream = "events"
+sink = "db"
+mode = "columns"
+table = "absent"
+batch = {{ max_age = "10ms" }}
+"""
+    with Daemon(place, config=config) as daemon:
+        (place / "in.ndjson").write_text('{"a": 1}\n' * 20)
+        daemon.command("append", "events", str(place / "in.ndjson"), "--format", "ndjson")
+        daemon.command("wait", "right", "--timeout", "30s")
+
+        def routes():
+            return json.loads(daemon.command("status", "--json"))["routes"]
+
+        wait_until(lambda: routes()["wrong"]["breaker"]["state"] != "closed", "the breaker opens")
+        said = routes()
+        assert said["wrong"]["breaker"]["kind"] == "configuration"
+        assert said["wrong"]["breaker"]["scope"] == "route"
+        assert said["wrong"]["dead_letters"] == 0
+        assert said["right"]["breaker"] == {"state": "closed"}
+        assert (said["right"]["pending"], said["right"]["goal_age_s"]) == (0, 3_600.0)
+        shown = daemon.command("status", "--verbose")
+        assert "wrong: configuration (this route, for " in shown
+        assert "right: batches of up to 256 records (light traffic)" in shown
+        with closing(sqlite3.connect(place / "events.db")) as database:
+            database.execute("create table absent (a)")
+        daemon.command("wait", "wrong", "--timeout", "60s")
+        with closing(sqlite3.connect(place / "events.db")) as database:
+            assert database.execute("select count(*) from absent").fetchone() == (20,)

@@ -1,0 +1,227 @@
+"""A lane under restores of target and ledger, late commits, kills: seeded, replayable schedules.
+
+WALD_MODEL_PROFILE=long .venv/bin/pytest tests/model/test_delivery_model.py
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from random import SystemRandom
+
+import pytest
+
+from tests.model.heal_world import HistoryLog, World, run
+from tests.model.planting import Patch, plant
+from tests.model.promises import Violation
+from wald import limits
+from wald.core import row
+from wald.drainer import adopting, checking, lane
+from wald.storage.deadlog import DeadLog
+from wald.storage.ledger import StoreLedger
+
+LONG = os.environ.get("WALD_MODEL_PROFILE") == "long"
+SEEDS = 20_000 if LONG else 40
+PLANTED_SEEDS_MAX = 400
+
+
+@pytest.fixture(scope="module")
+def log() -> HistoryLog:
+    return HistoryLog()
+
+
+@pytest.fixture(autouse=True)
+def no_child_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch in which the drainer died twice stays in this process."""
+    monkeypatch.setattr(limits, "GUARDED_AFTER_CRASHES_COUNT", 1 << 30)
+
+
+def test_schedules_that_once_found_something_hold(log: HistoryLog) -> None:
+    for seed in FOUND:
+        run(log, seed)
+
+
+FOUND: Sequence[int] = range(20)
+
+
+def test_random_schedules_hold_every_promise(log: HistoryLog) -> None:
+    first = SystemRandom().randrange(1 << 40)
+    print(f"seeds from {first}")
+    for seed in range(first, first + SEEDS):
+        run(log, seed)
+
+
+# --- planted bugs -------------------------------------------------------------------------------
+
+JUDGE = "return next(case for case in ROW_CASES if case.holds(facts))"
+BUGS = {
+    "the anchor is not looked at": (
+        Patch(checking, "_look", [("if found != at.anchor:", "if False:")]),
+        "INTRUDED",
+    ),
+    "another owner's row is accepted": (
+        Patch(
+            row,
+            "judge_row",
+            [
+                (
+                    JUDGE,
+                    (
+                        "return next(\n        case for case in ROW_CASES "
+                        "if case.label != 'other-owner' and case.holds(facts)\n    )"
+                    ),
+                )
+            ],
+            also=[checking],
+        ),
+        "PARKED wrongly|INTRUDED|STUCK",
+    ),
+    "a row with an LSN not below ours is believed to be ours": (
+        Patch(
+            row,
+            "judge_row",
+            [
+                (
+                    JUDGE,
+                    "if facts.row and facts.row.hi_lsn >= facts.checkpoint.lsn:\n"
+                    "        return ROW_CASES[5]\n    " + JUDGE,
+                )
+            ],
+            also=[checking],
+        ),
+        "STUCK|LOST|INTRUDED|COUNTS",
+    ),
+    "the open manifest is kept": (
+        Patch(
+            StoreLedger,
+            "adopt",
+            [("LaneProgress(after, None)", "LaneProgress(after, held.manifest)")],
+        ),
+        "",
+    ),
+    "what lies between is not recounted": (
+        Patch(
+            adopting,
+            "adopt",
+            [
+                (
+                    "after = adopted(before, base, found.between, dead)",
+                    (
+                        "after = replace(adopted(before, base, found.between, dead), "
+                        "delivered=before.delivered)"
+                    ),
+                )
+            ],
+            also=[checking],
+        ),
+        "COUNTS",
+    ),
+    "the dead letters stay as the ledger has them": (
+        Patch(
+            adopting,
+            "adopt",
+            [
+                (
+                    "letters = _letters_of_chain(route, chain)",
+                    "letters = {each.lsn: each for each in letters_of_lane(route)}",
+                )
+            ],
+            also=[checking],
+        ),
+        "BOTH|LOST|COUNTS|INVENTED",
+    ),
+    "a chain is carried out newest first": (
+        Patch(DeadLog, "walk", [("for place in reversed(steps):", "for place in steps:")]),
+        "BOTH|LOST|COUNTS",
+    ),
+    "redriven letters are not taken off a chain": (
+        Patch(DeadLog, "walk", [("letters.pop(lsn, None)", "pass")]),
+        "BOTH|COUNTS",
+    ),
+    "the lane reads on from where it stood": (
+        Patch(
+            adopting,
+            "_go_on",
+            [("    memory.reader = route.reader(after.lsn)\n", "")],
+        ),
+        "",
+    ),
+    "an idle lane never looks at its row": (
+        Patch(
+            lane.Lane,
+            "_collect",
+            [("self._now_ns() >= self._look_ns", "self._now_ns() >= 1 << 62")],
+        ),
+        "LOST",
+    ),
+}
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_planted_bug_is_found(bug: str, log: HistoryLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    patch, found = BUGS[bug]
+    with monkeypatch.context() as planted:
+        plant(planted, patch)
+        seed, what = _first_violation(log)
+    print(f"{bug}: found by example {seed + 1}: {what.splitlines()[0]}")
+    assert any(word in what for word in found.split("|"))
+    run(log, seed)  # without the bug it holds
+
+
+def rewound_while_the_log_lets_go(log: HistoryLog, *, at_once: bool = False) -> World:
+    """Ingest, which may have heard the higher checkpoint last, retires what it may.
+
+    At once, when the lane has just adopted the row, or when it begins to read on.
+    """
+    world = World(log, seed=1)
+    try:
+        world.mend()
+        world.settle()
+        world.copy_target()
+        while world.reveal():
+            pass
+        world.settle()
+        world.restore_target()
+        world.until("waiting")
+        if at_once:
+            assert world.retire() is not None
+        world.until("parked" if at_once else "idle")
+        for _ in range(20):  # whatever was heard last
+            world.retire()
+        world.settle()
+    finally:
+        world.close()
+    return world
+
+
+def test_a_lane_whose_records_the_log_lets_go_while_it_is_healed_is_parked(log: HistoryLog) -> None:
+    world = rewound_while_the_log_lets_go(log, at_once=True)
+    assert world.lane.figures.parked == "target-behind"
+
+
+def test_behind_a_rewind_a_lane_waits_until_the_log_lets_go_of_nothing_that_it_needs(
+    log: HistoryLog,
+) -> None:
+    world = rewound_while_the_log_lets_go(log)
+    assert world.lane.figures.parked is None
+    assert world.target.lsns == list(range(1, world.frontier.lsn + 1))
+
+
+def test_a_lane_that_does_not_wait_behind_a_rewind_loses_what_the_log_lets_go(
+    log: HistoryLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patch = Patch(adopting, "_go_on", [("limits.REWIND_PAUSE_S if behind else 0.0", "0.0")])
+    plant(monkeypatch, patch)
+    with pytest.raises(Violation, match="LOST"):
+        rewound_while_the_log_lets_go(log)
+
+
+def _first_violation(log: HistoryLog) -> tuple[int, str]:
+    for seed in _planted_seeds():
+        try:
+            run(log, seed)
+        except Violation as violation:
+            return seed, str(violation)
+    pytest.fail(f"not found by {PLANTED_SEEDS_MAX} schedules")
+
+
+def _planted_seeds() -> Iterator[int]:
+    yield from range(PLANTED_SEEDS_MAX)

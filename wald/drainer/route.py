@@ -1,6 +1,6 @@
 """What a lane of a route works with: what never changes in its life, and what it remembers."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,6 +15,7 @@ from wald.drainer.faults import FaultBoard
 from wald.drainer.frontier import FrontierBoard
 from wald.drainer.guarded import GuardedSink
 from wald.drainer.packed_files import PackedFiles
+from wald.drainer.producers import LogPlace, Producers, trace_of
 from wald.drainer.reader import Batch, LaneReader
 from wald.drainer.targets import Targets
 from wald.errors import LedgerFailed
@@ -79,6 +80,7 @@ class Shared:
     targets: Targets = field(default_factory=Targets)
     packed: PackedFiles = field(default_factory=PackedFiles)
     guard: Guard = GuardedSink
+    producers: Producers = field(default_factory=Producers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +170,7 @@ class Route:
         by_lsn = {record.lsn: record for record in records}
         bodies = tuple(by_lsn[item.lsn] for item in refused)
         now_ns = self.shared.clock.wall_ns()
+        producers = self._producers([record.lsn for record in bodies])
         reasons = tuple(
             Reason(
                 item.lsn,
@@ -176,6 +179,8 @@ class Route:
                 manifest.number,
                 manifest.attempts,
                 now_ns,
+                producers.get(item.lsn, ""),
+                trace_of(by_lsn[item.lsn]),
             )
             for item in refused
         )
@@ -185,6 +190,13 @@ class Route:
             self.letter(Excluded(place, rev_id, record.key, record.time_ns, reason))
             for record, reason in zip(bodies, reasons, strict=True)
         ]
+
+    def _producers(self, lsns: Collection[Lsn]) -> Mapping[Lsn, str]:
+        shared, frontier = self.shared, self.frontier()
+        if frontier is None:
+            return {}
+        place = LogPlace(shared.fs, shared.data_dir, shared.log_id, frontier)
+        return shared.producers.of(place, lsns)
 
     def letter(self, item: Excluded) -> DeadLetter:
         """Return the dead letter of what an entry of the dead log holds."""

@@ -15,6 +15,7 @@
 
 import json
 import math
+import sqlite3
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ Row = tuple[object, ...]
 _NS = limits.CLOCK_NS_PER_S
 _TEXT_EXTENSIONS = frozenset({1, 2, 3})  # datetime, date, Decimal: text already
 _UUID_EXTENSION = 4
+_UUID_BYTES = 16
 _BINDABLE = (str, int, float, bytes, type(None))
 _CONTENT, _VALUE = attrgetter("content"), attrgetter("value")
 _INTEGER_MAX = (1 << 63) - 1
@@ -50,9 +52,9 @@ class Rows(NamedTuple):
 def _extension(code: int, data: bytes) -> str:
     if code in _TEXT_EXTENSIONS:
         return data.decode("utf-8")
-    if code == _UUID_EXTENSION:
+    if code == _UUID_EXTENSION and len(data) == _UUID_BYTES:
         return str(UUID(bytes=data))
-    msg = f"unknown msgpack extension {code}"
+    msg = f"unknown msgpack extension {code} of {len(data)} bytes"
     raise ValueError(msg)
 
 
@@ -210,5 +212,32 @@ def _one_by_one(records: Sequence[Record], convert: Callable[[Record], tuple[Row
 
 
 def describe(error: Exception) -> str:
-    """Return an error as one bounded line."""
-    return f"{type(error).__name__}: {error}"[: limits.ERROR_TEXT_MAX_CHARS]
+    """Return an error as one bounded line: SQLite's own words, or ours, never the driver's."""
+    return _words(error)[: limits.ERROR_TEXT_MAX_CHARS]
+
+
+def _words(error: Exception) -> str:
+    text = str(error)
+    if isinstance(error, json.JSONDecodeError):
+        return f"the value is not JSON: {error.msg} at character {error.pos}"
+    for kind, begins, words in _WORDS:
+        if isinstance(error, kind) and text.startswith(begins):
+            return words
+    return text or "the value cannot be read"
+
+
+# what the driver, or Python, says of a value that never reached SQLite
+_WORDS: tuple[tuple[type[Exception], str, str], ...] = (
+    (UnicodeEncodeError, "", "a text with half of a surrogate pair has no form in UTF-8"),
+    (UnicodeDecodeError, "", "a text is not UTF-8"),
+    (RecursionError, "", "the value is nested too deeply"),
+    (MemoryError, "", "the value is too large"),
+    (msgpack.ExtraData, "", "the value is not msgpack: bytes follow it"),
+    (msgpack.FormatError, "", "the value is not msgpack"),
+    (msgpack.StackError, "", "the value is nested too deeply"),
+    (ValueError, "Unpack failed", "the value is not msgpack: it is cut short"),
+    (ValueError, "Exceeds the limit", "a number with too many digits"),
+    (TypeError, "unhashable", "a map has a list or a map as a key"),
+    (OverflowError, "", "an integer beyond 64 bits"),
+    (sqlite3.Error, "Error binding", "a value of a type that has no form in SQLite"),
+)

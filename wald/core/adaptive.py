@@ -122,13 +122,18 @@ def _measured(value: Adaptive, now: Sample) -> Adaptive:
         known = _weighed(known, faster)
         if faster.seconds > limits.ADAPTIVE_CONTRACT_SHARE * known.effective_goal_s:
             return _contracted(known, faster)
-        known = replace(known, slowest=None)
+        if known.slowest is not None:
+            known = replace(known, slowest=None)
     if now.seconds > limits.ADAPTIVE_GROW_SHARE * known.effective_goal_s:
-        reason = SizeReason.FIXED_TIME if known.fixed_s > value.goal_s else SizeReason.AT_GOAL
-        return replace(known, reason=reason)
+        is_fixed = known.fixed_s > value.goal_s
+        return _because(known, SizeReason.FIXED_TIME if is_fixed else SizeReason.AT_GOAL)
     if now.records < value.size:
-        return replace(known, reason=SizeReason.LIGHT)
+        return _because(known, SizeReason.LIGHT)
     return _grown(known, now.seconds)
+
+
+def _because(value: Adaptive, reason: SizeReason) -> Adaptive:
+    return value if value.reason is reason else replace(value, reason=reason)
 
 
 def _weighed(value: Adaptive, faster: Sample) -> Adaptive:
@@ -160,7 +165,7 @@ def _doubted(value: Adaptive, now: Sample) -> float:
 def _grown(value: Adaptive, seconds: float) -> Adaptive:
     """Grow; double only where the work, doubled, still ends within the goal."""
     if value.size >= value.highest:
-        return replace(value, reason=SizeReason.AT_MOST)
+        return _because(value, SizeReason.AT_MOST)
     if value.size < value.former and 2 * seconds - value.fixed_s <= value.effective_goal_s:
         size = min(2 * value.size, value.former)
     else:

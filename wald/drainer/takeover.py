@@ -13,12 +13,14 @@ by a person, or not. Our log's next LSNs are above them.
 """
 
 import logging
-from typing import NamedTuple, cast
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, Protocol, cast
 
 from wald import limits
-from wald.core.delivery import Event
+from wald.core.delivery import Event, Parked
 from wald.drainer.recount import read_between
-from wald.drainer.route import LaneMemory, Route
+from wald.drainer.route import LaneMemory, Route, Shared
+from wald.errors import InputError
 from wald.model import (
     NO_ANCHOR,
     NO_REVISION,
@@ -29,6 +31,7 @@ from wald.model import (
     ProgressRow,
     Record,
     RevisionId,
+    RouteBirth,
     RouteId,
     RowMoved,
     Systemic,
@@ -40,6 +43,33 @@ from wald.storage.tail import TailBlock
 _log = logging.getLogger("wald.drain")
 CODE = "diverged"
 _MESSAGE = "the target may hold it: another history of this log was delivered there"
+
+
+DECIDABLE = frozenset(
+    code.value for code in (Parked.DIVERGED, Parked.TARGET_BEHIND, Parked.WENT_BACK)
+)
+
+
+class Figures(Protocol):
+    """What it publishes."""
+
+    @property
+    def parked(self) -> str | None:
+        """Why it waits for a person."""
+        ...
+
+
+class Lane(Protocol):
+    """What a decision needs of a lane."""
+
+    @property
+    def figures(self) -> Figures:
+        """What it publishes."""
+        ...
+
+    def hurry(self) -> None:
+        """Try at once what waits."""
+        ...
 
 
 class Decision(NamedTuple):
@@ -54,6 +84,51 @@ def decide(ledger: Ledger, route_id: RouteId, owner: int, now_ns: int) -> Decisi
     decision = Decision(owner, now_ns)
     ledger.note(_decided(route_id), list(decision))
     return decision
+
+
+def decide_by_name(ledger: Ledger, name: object, owner: int, now_ns: int) -> RouteBirth:
+    """Let an owner take over the rows of the newest route of a name; return the route.
+
+    Raises:
+        InputError: there is no such route.
+    """
+    births = ledger.births()
+    found = [birth for birth in births if birth.name == name]
+    if not found:
+        msg = f"there is no route {name!r}"
+        raise InputError(msg, hint=f"routes: {', '.join(sorted({each.name for each in births}))}")
+    birth = max(found, key=lambda each: each.route_id)
+    decide(ledger, birth.route_id, owner, now_ns)
+    return birth
+
+
+def answer(
+    request: Mapping[str, object], shared: Shared, lanes_of: Callable[[RouteId], Iterable[Lane]]
+) -> dict[str, Any]:
+    """Answer ``drain.takeover``: {"route": name}.
+
+    Raises:
+        InputError: there is no such route, or nothing in it waits for this decision.
+    """
+    births = [birth for birth in shared.ledger.births() if birth.name == request.get("route")]
+    lanes = [lane for birth in births for lane in lanes_of(birth.route_id)]
+    parked = {lane.figures.parked for lane in lanes}
+    if births and not parked & DECIDABLE:
+        msg = f"route {request['route']}: nothing waits for a person to take it over"
+        raise InputError(msg, hint="it is for a route that is parked: see 'wald status'")
+    now_ns = shared.clock.wall_ns()
+    birth = decide_by_name(shared.ledger, request.get("route"), shared.owner, now_ns)
+    for lane in lanes:
+        lane.hurry()
+    return {"route": birth.name, "parked": sorted(code for code in parked if code)}
+
+
+def agree_to_rewind(shared: Shared, route_id: RouteId, lanes: Iterable[Lane]) -> bool:
+    """Let lanes go on that asked before they send anything again; False if none did."""
+    if all(lane.figures.parked != Parked.WENT_BACK.value for lane in lanes):
+        return False
+    decide(shared.ledger, route_id, shared.owner, shared.clock.wall_ns())
+    return True
 
 
 def lane_owner(route: Route) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from wald.drainer import takeover
 from wald.drainer.desk import Desk, Request, natural
 from wald.drainer.faults import asked_fault
 from wald.drainer.fleet import Fleet
@@ -26,6 +27,9 @@ class Answers:
             "drain.flush": self._flush,
             **self.desk.operations,
             "drain.fault": self._fault,
+            "drain.takeover": lambda request: takeover.answer(
+                request, fleet.shared, lambda route_id: fleet.lanes_of(route_id).values()
+            ),
             "drain.batches": lambda request: {"routes": self._batches(request)},
         }
 

@@ -12,6 +12,7 @@ from wald.drainer.crew import Crew
 from wald.drainer.figures import route_figures, summed
 from wald.drainer.lane import Lane
 from wald.drainer.layout import RouteLanes, figures_of
+from wald.drainer.takeover import agree_to_rewind
 from wald.drainer.route import Route, Shared
 from wald.errors import InputError
 from wald.model import Checkpoint, LaneKey, Lsn, RouteBirth, RouteId, StreamId
@@ -142,6 +143,8 @@ class Fleet:
         self._paused.pop(route_id, None)
         self._hold()
         for each, route in self.routes.items():
+            if route_id == each and agree_to_rewind(self.shared, each, route.each()):
+                found = True
             if route_id in (each, ALL_ROUTES):
                 route.hurry()
         return found

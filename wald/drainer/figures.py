@@ -65,8 +65,13 @@ def summed(
         "oldest_pending_ns": min(oldest, default=None),
         "parked": worst.parked,
         "halted": halted[:_HALTED_SHOWN],
-        "policy": dict(worst.policy),
+        "policy": {**worst.policy, **_newest_healing(running)},
     }
+
+
+def _newest_healing(running: Sequence[LaneFigures]) -> dict[str, Any]:
+    notes = [each.policy["healing"] for each in running if each.policy.get("healing")]
+    return {"healing": max(notes)} if notes else {}
 
 
 def lane_line(lane: Lane) -> dict[str, Any]:

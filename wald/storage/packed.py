@@ -234,7 +234,7 @@ class OpenPack:
                 self._span = span
                 return None
         elif (span.after, span.through) == (self.packed.lo, self.packed.hi):
-            records = self.packed.records
+            records = self.packed.records if self.packed.raw_bytes else None
         name = self._path.rpartition("/")[2]
         segment = self.packed.segment
         text = f"packed file {name}: {reason}"
@@ -325,30 +325,38 @@ def read_tail(file: File) -> PackedTail:
 def list_packed(fs: FileSystem, data_dir: str) -> list[PackedRange]:
     """Return the packed files that are there, by their names and what their tails say.
 
-    Of a file whose tail is damaged it is not known how much it holds: 0 records.
+    Of a file whose tail is damaged it is not known how much it holds: 0 records, 0 raw bytes.
 
     Raises:
         FormatNewer: a newer release wrote one.
         OSError: as the system does.
     """
     found: list[PackedRange] = []
+    for packed in named_packed(fs, data_dir):
+        try:
+            file = fs.open(packed_path(data_dir, packed))
+        except FileNotFoundError:
+            continue  # deleted meanwhile
+        try:
+            found.append(_with_tail(replace(packed, size_bytes=file.size()), file))
+        finally:
+            file.close()
+    return found
+
+
+def named_packed(fs: FileSystem, data_dir: str) -> list[PackedRange]:
+    """Return the packed files that are there, by their names alone: no file is opened.
+
+    Raises:
+        OSError: as the system does.
+    """
+    found: list[PackedRange] = []
     for archive in (False, True):
         directory = directory_of(data_dir, archive=archive)
         names = fs.list_directory(directory) if fs.stat(directory) is not None else []
-        for name in names:
-            match = _NAME.fullmatch(name)
-            if match is None:
-                continue
+        for match in filter(None, map(_NAME.fullmatch, names)):
             stream_id, lo, hi = map(int, match.groups())
-            try:
-                file = fs.open(f"{directory}/{name}")
-            except FileNotFoundError:
-                continue  # deleted meanwhile
-            try:
-                packed = PackedRange(stream_id, lo, hi, 0, file.size(), 0, 0, archive=archive)
-                found.append(_with_tail(packed, file))
-            finally:
-                file.close()
+            found.append(PackedRange(stream_id, lo, hi, 0, 0, 0, 0, archive=archive))
     return found
 
 

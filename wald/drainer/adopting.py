@@ -92,6 +92,8 @@ def _go_on(route: Route, memory: LaneMemory, before: Checkpoint, between: int) -
     memory.batch = None
     memory.counted = NO_REVISION
     behind = after.lsn < before.lsn
+    if behind:
+        route.crew.go_back(route.layout)
     # the log may let go of what was delivered once, until ingest hears that it is wanted again
     memory.pause_s = limits.REWIND_PAUSE_S if behind else 0.0
     until_lsn, had = before.lsn, before.batch_no

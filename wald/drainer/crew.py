@@ -28,6 +28,8 @@ class Crew:
         self._at_work: set[object] = set()
         self._waiting: deque[object] = deque()
         self._paused_ns: int | None = None
+        self._first: int | None = None
+        self._gone_back = False
 
     @property
     def paused_ns(self) -> int | None:
@@ -39,6 +41,38 @@ class Crew:
         before, self._paused_ns = self._paused_ns, since_ns
         if before != since_ns:
             self._wake()
+
+    # --- former layouts first -------------------------------------------------------------------
+
+    def must_wait(self, layout: int) -> bool:
+        """Tell whether lanes of a layout wait for those of a former one: the order of each key."""
+        return self._first is not None and layout > self._first
+
+    def go_back(self, layout: int) -> None:
+        """Take in that a lane's target went back: who knows whether to before the layout.
+
+        The lanes of all layouts but the first wait, until ``let`` says which.
+        """
+        with self._lock:
+            if layout > 0:
+                self._gone_back, self._first = True, 0
+
+    def take_gone_back(self) -> bool:
+        """Tell whether a target went back since this was asked last."""
+        with self._lock:
+            gone_back, self._gone_back = self._gone_back, False
+        return gone_back
+
+    def let(self, first: int | None) -> None:
+        """Let the layouts up to one go on, or all, unless a target went back meanwhile."""
+        with self._lock:
+            if self._gone_back:
+                return
+            before, self._first = self._first, first
+        if before != first:
+            self._wake()
+
+    # --- places ---------------------------------------------------------------------------------
 
     @property
     def places(self) -> int:

@@ -25,6 +25,7 @@ class Held(Enum):
     """Why a lane holds back; the words of status."""
 
     PAUSED = "paused"
+    FORMER_LANES = "former lanes"
     BREAKER = "breaker"
     HOURS = "hours"
     RATE = "rate"
@@ -38,7 +39,7 @@ class Gate:
     def __init__(self, route: Route) -> None:
         shared, settings = route.shared, route.settings
         self._shared, self._settings, self._route_id = shared, settings, route.birth.route_id
-        self._crew = route.crew
+        self._crew, self._layout = route.crew, route.layout
         self._hours = pacing.schedule(settings.deliver.window, settings.deliver.every_s)
         self._target = shared.targets.target(settings.sink)
         self._pace = shared.targets.pace(self._route_id, settings.max_records_per_s, self._now_ns())
@@ -76,6 +77,7 @@ class Gate:
         self._look_for_closing()
         for held, seconds in (
             (Held.PAUSED, 0.0 if self._crew.paused_ns is None else _UNTIL_WOKEN_S),
+            (Held.FORMER_LANES, _UNTIL_WOKEN_S if self._crew.must_wait(self._layout) else 0.0),
             (Held.HOURS, self._until_hours_s()),
             (Held.OTHERS, (self._rest_until_ns - now_ns) / _NS),
             (Held.RATE, self._pace.bucket.wait_s(now_ns) if self._pace.bucket else 0.0),
@@ -99,7 +101,7 @@ class Gate:
     @property
     def is_shut(self) -> bool:
         """Whether a breaker, the hours or a person hold the lane back, as was last asked."""
-        return self._held in {Held.BREAKER, Held.HOURS, Held.PAUSED}
+        return self._held in {Held.BREAKER, Held.HOURS, Held.PAUSED, Held.FORMER_LANES}
 
     def ask_now(self) -> None:
         """Let a probe through although an open breaker says later."""

@@ -112,6 +112,11 @@ class Lane:
         return sink.busy_since_ns if isinstance(sink, TendedSink) and not is_guarded(sink) else 0
 
     @property
+    def has_looked(self) -> bool:
+        """Whether it has looked at its row since it was begun or hurried."""
+        return self._look_ns > 0
+
+    @property
     def attempt_timeout_s(self) -> float:
         """How long an attempt may take."""
         return self.route.settings.attempt_timeout_s
@@ -148,6 +153,7 @@ class Lane:
         """Try at once what waits for its next try, or is parked: a person asks for it."""
         self._gate.ask_now()
         self._hurried = True
+        self._look_ns = 0
         self._shared.board.wake()
 
     def stop(self, deliver_for_s: float) -> None:

@@ -12,8 +12,8 @@ from wald.drainer.crew import Crew
 from wald.drainer.figures import route_figures, summed
 from wald.drainer.lane import Lane
 from wald.drainer.layout import RouteLanes, figures_of
-from wald.drainer.takeover import agree_to_rewind
 from wald.drainer.route import Route, Shared
+from wald.drainer.takeover import agree_to_rewind
 from wald.errors import InputError
 from wald.model import Checkpoint, LaneKey, Lsn, RouteBirth, RouteId, StreamId
 from wald.storage.layouts import Layouts

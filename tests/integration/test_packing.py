@@ -167,6 +167,7 @@ def test_a_stuck_route_pins_only_its_own_records_and_delivers_them_when_its_targ
         (packed,) = list_packed(FS, two.data_dir)
         assert packed.records == sum(lsn <= packed.hi for lsn in lsns[1])
         eventually(lambda: page(two)["disk"]["pinned"] == {"stuck": packed.size_bytes})
+        assert page(two)["disk"]["log_bytes"] > 0
         assert page(two)["disk"]["packed_bytes"] == packed.size_bytes < SEGMENT_BYTES / 4
         lsns[1] += two.append(b"new", stream=1)
         targets["stuck"].down = None

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from wald.cli import policy
+from wald.cli import disk, policy
 from wald.cli.ask import Control
 from wald.cli.options import Duration, json_option, socket_option, socket_path
 from wald.cli.output import counted, print_json, print_table, printable, say
@@ -43,6 +43,8 @@ def status(socket: str | None, *, verbose: bool, as_json: bool) -> None:
     print_table(_HEAD, [_row(name, route) for name, route in sorted(answer["routes"].items())])
     for line in _lines(answer["routes"], verbose=verbose):
         click.echo(line)
+    for line in disk.lines(answer["disk"], verbose=verbose):
+        click.echo(printable(line))
     if not answer["routes"]:
         say("no routes yet: the configuration names them; with --to each stream gets its own")
     say_alarms(answer)

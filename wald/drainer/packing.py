@@ -16,7 +16,7 @@ from wald import limits
 from wald.config import Settings
 from wald.core import packing
 from wald.core.packing import PackJob, Passed, RepackPolicy, RouteStanding, Standing
-from wald.core.retention import FinishedSegment, RetentionPolicy
+from wald.core.retention import RetentionPolicy
 from wald.core.state import RouteState
 from wald.drainer.fill import payload_share
 from wald.drainer.packed_files import PackedFiles
@@ -76,6 +76,7 @@ class Packing:
         self._settled = True
         self.trouble = ""
         self.made = 0
+        self._log_bytes = 0
         self._pinned: Mapping[str, int] = {}  # what the worst routes keep on disk
 
     def step(
@@ -143,6 +144,7 @@ class Packing:
             doors.files.settle(doors.fs, doors.data_dir, doors.log_id)
             self._settled = True
         finished = self._segments.find(frontier)
+        self._log_bytes = finished.log_bytes
         stand = [
             self._route(route, checkpoints, resting, finished, now_ns) for route in routes.values()
         ]
@@ -291,10 +293,8 @@ class Packing:
         ``pinned`` names the routes that keep most of it, with their bytes.
         """
         files = self._doors.files.all
-        standing = self._standing
-        segments: Sequence[FinishedSegment] = standing.segments if standing else ()
         return {
-            "closed_bytes": sum(segment.size_bytes for segment in segments),
+            "log_bytes": self._log_bytes,
             "packed_bytes": sum(file.size_bytes for file in files if not file.archive),
             "archive_bytes": sum(file.size_bytes for file in files if file.archive),
             "packed_files": len(files),

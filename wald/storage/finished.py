@@ -7,7 +7,13 @@ from wald.core.frame import SegmentHeader, SegmentKind
 from wald.core.retention import FinishedSegment
 from wald.model import Frontier
 from wald.ports import FileSystem
-from wald.storage.segment import LOG_DIRECTORY, read_header, segment_number, segment_path
+from wald.storage.segment import (
+    LOG_DIRECTORY,
+    POOL_DIRECTORY,
+    read_header,
+    segment_number,
+    segment_path,
+)
 
 
 class Finished(NamedTuple):
@@ -15,10 +21,12 @@ class Finished(NamedTuple):
 
     ``complete`` is False where there are older ones that cannot be put in order, or none at all
     are known: then nothing may be concluded from a segment that is not among them.
+    ``log_bytes`` is what all files of the log take, prepared and retired ones too.
     """
 
     segments: Sequence[FinishedSegment]
     complete: bool
+    log_bytes: int = 0
 
 
 class FinishedSegments:
@@ -52,7 +60,14 @@ class FinishedSegments:
             found.append(FinishedSegment(number, before, last_lsn, stat.size_bytes))
             oldest, number, last_lsn = number, header.pred_segment, before
         complete = bool(found) and min(present) >= oldest
-        return Finished(found[:0:-1], complete)
+        return Finished(found[:0:-1], complete, self._log_bytes(names))
+
+    def _log_bytes(self, names: Sequence[str]) -> int:
+        log, pool = (f"{self._data_dir}/{name}" for name in (LOG_DIRECTORY, POOL_DIRECTORY))
+        pooled = self._fs.list_directory(pool) if self._fs.stat(pool) is not None else []
+        paths = [f"{log}/{name}" for name in names] + [f"{pool}/{name}" for name in pooled]
+        stats = filter(None, map(self._fs.stat, paths))
+        return sum(stat.size_bytes for stat in stats if not stat.is_directory)
 
     def _header(self, number: int) -> SegmentHeader | None:
         """Return the header of a segment in use; None where there is none to be read."""

@@ -86,6 +86,7 @@ def build_status(
             row[1]: {"records": row[2], "bytes": row[3], "last_lsn": row[4]}
             for row in streams.values()
         },
+        "disk": drain.get("disk") or {},
         "connections": ingest.get("connections", 0),
         "groups": ingest.get("groups", 0),
         "refused": ingest.get("refused", {}),

@@ -1,0 +1,37 @@
+"""What ``wald status`` says of the disk: how much the log takes, and who keeps it."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from wald import limits
+
+_UNITS = {"GiB": 1024 * limits.MIB, "MiB": limits.MIB, "KiB": limits.KIB}
+
+
+def lines(disk: Mapping[str, Any], *, verbose: bool) -> Iterator[str]:
+    """Yield what routes keep much, what packing is in trouble with, and all sizes if asked.
+
+    Args:
+        disk: what the drainer says of it; empty before its first statement.
+        verbose: whether the sizes are said too.
+    """
+    if not disk:
+        return
+    if verbose:
+        files = f" in {disk['packed_files']:,} files" if disk["packed_files"] else ""
+        yield (
+            f"disk: log {_size(disk['log_bytes'])}, packed {_size(disk['packed_bytes'])}, "
+            f"archive {_size(disk['archive_bytes'])}{files}"
+        )
+    for name, size_bytes in sorted(disk["pinned"].items(), key=lambda item: -item[1]):
+        if verbose or size_bytes > limits.RETAIN_AFTER_DELIVERY_BYTES:
+            yield f"{name}: its pending records keep {_size(size_bytes)} on the disk"
+    if disk["trouble"]:
+        yield f"packing: {disk['trouble']}; it is tried again, and the log keeps all meanwhile"
+
+
+def _size(size_bytes: int) -> str:
+    for unit, unit_bytes in _UNITS.items():
+        if size_bytes >= unit_bytes:
+            return f"{size_bytes / unit_bytes:.1f} {unit}"
+    return f"{size_bytes} bytes"

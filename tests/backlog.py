@@ -57,18 +57,30 @@ class Backlog:
             self.log.append_group([state.stream_opened(number, name), state.route_birth(route)])
         self.log.append_group([state.session_issued(7, "")])
 
-    def section(self, *values: bytes, stream: int = 1, content: int = Content.BYTES) -> Section:
+    def section(
+        self,
+        *values: bytes,
+        stream: int = 1,
+        content: int = Content.BYTES,
+        keys: list[str | bytes | None] | None = None,
+    ) -> Section:
         """Return a request as a section, the next of its session."""
-        data = body.encode(body.Body(int(content), list(values)))
+        data = body.encode(body.Body(int(content), list(values), keys))
         table = frame._REQUEST.pack(len(values), len(values), len(data), frame.crc32c(data))
         self.sequence += 1
         return Section(
             SectionKind.APPEND, 1, stream, 7, self.sequence, 0, len(values), table, (), data
         )
 
-    def append(self, *values: bytes, stream: int = 1, content: int = Content.BYTES) -> list[int]:
+    def append(
+        self,
+        *values: bytes,
+        stream: int = 1,
+        content: int = Content.BYTES,
+        keys: list[str | bytes | None] | None = None,
+    ) -> list[int]:
         """Append one request as a group; returns its LSNs."""
-        section = self.section(*values, stream=stream, content=content)
+        section = self.section(*values, stream=stream, content=content, keys=keys)
         first = self.log.append_group([section]).first_lsn
         return list(range(first, first + len(values)))
 

@@ -21,6 +21,7 @@ def route_figures(route: RouteLanes) -> dict[str, Any]:
     said = summed(route.template.birth, [lane.figures for lane in running], route.at_rest())
     if said["dead_letters"] >= route.template.settings.dead_letters.alarm_records:
         said["alarm"] = "dead-letters"
+    said["through_lsn"] = route.through_lsn()
     since_ns = route.template.crew.paused_ns
     if since_ns is not None:
         said["paused_ns"] = since_ns

@@ -45,7 +45,7 @@ class RouteLanes:
         self._awake: dict[LaneKey, Lane] = {}  # of former layouts
         self._idle_ns: dict[LaneKey, int] = {}
         self._at_rest: dict[LaneKey, Checkpoint] = {}  # of former lanes that do not run
-        self._checkpoints: dict[LaneKey, Lsn] = {}
+        self._unsure: set[LaneKey] = set()  # former lanes that may be behind: they go first
         self._flushed: Lsn = 0
         self._workers = Workers(template.settings.workers.min, 0, 0)
         self._rate = Rate()
@@ -64,12 +64,14 @@ class RouteLanes:
                 self.layout.next_lanes,
                 self.layout.barrier,
             )
+        self._size_crew(0.0, self._shared.clock.monotonic_ns())
         held = self._shared.ledger.lanes(birth.route_id)
         self._learn_formers(held)
-        self._start_lanes(held)
-        for key, route in self._formers.items():
-            if held[key].manifest or self._is_asked(key) or self._is_in_reach(route):
+        self._ask_formers()  # before a lane behind them begins
+        for key in self._formers:
+            if held[key].manifest or self._is_asked(key):
                 self._wake_former(key)
+        self._start_lanes(held)
 
     def _learn_formers(self, held: Mapping[LaneKey, LaneProgress]) -> None:
         formers = self._layouts.former(self.template.birth.route_id)
@@ -135,18 +137,36 @@ class RouteLanes:
             self._idle_ns.pop(key, None)
             self._wake_former(key)
 
+    def _ask_formers(self) -> None:
+        """Let former lanes whose end the log still holds look at their rows, before all others.
+
+        A target that went back to before a change of lanes is behind in former ones too; what
+        they deliver again must come before what follows the change.
+        """
+        for key, route in self._formers.items():
+            if self._is_in_reach(route):
+                self._idle_ns.pop(key, None)
+                self._wake_former(key)
+                self._awake[key].hurry()
+                self._unsure.add(key)
+        self._let_who_may()
+
+    def _let_who_may(self) -> None:
+        """Hold back the layouts behind the oldest one that may be behind at its target.
+
+        A former lane that is parked holds nobody up: only a person can help it.
+        """
+        for key in list(self._unsure):
+            lane = self._awake[key]
+            if lane.has_looked and (lane.figures.parked or _is_done(lane)):
+                self._unsure.discard(key)
+        self.template.crew.let(min((key.layout for key in self._unsure), default=None))
+
     def _rest_formers(self, now_ns: int) -> None:
         """Let former lanes that have been idle for a while leave."""
         for key, lane in list(self._awake.items()):
-            figures, until = lane.figures, lane.route.share.until or 0
-            done = (
-                figures.state == "idle"
-                and figures.redrives == 0
-                and figures.checkpoint_lsn >= until
-                and not figures.attempts  # nothing is open
-            )
             since_ns = self._idle_ns.setdefault(key, now_ns)
-            if not done:
+            if key in self._unsure or not _is_done(lane):
                 del self._idle_ns[key]
             elif now_ns - since_ns >= limits.FORMER_LANE_IDLE_S * _NS:
                 lane.stop(0.0)
@@ -160,10 +180,11 @@ class RouteLanes:
         """Carry on with a change of the layout; size the crew; let former lanes rest."""
         now_ns = self._shared.clock.monotonic_ns()
         self._switch()
+        if self.template.crew.take_gone_back():
+            self._ask_formers()
+        self._let_who_may()
         self._rest_formers(now_ns)
-        if self._has_gone_back():
-            self.wake_formers()
-        self._size_crew(now_ns)
+        self._size_crew(self._lag_s(now_ns), now_ns)
 
     def _switch(self) -> None:
         """T9: once every lane is through to the barrier the next layout goes to work."""
@@ -194,21 +215,11 @@ class RouteLanes:
             if lane.figures.checkpoint_lsn < barrier or lane.figures.attempts
         ]
 
-    def _has_gone_back(self) -> bool:
-        """Tell whether a lane adopted an older row: rows of former lanes may be older too."""
-        gone_back = False
-        for lane in self.lanes:
-            key, lsn = lane.route.key, lane.figures.checkpoint_lsn
-            gone_back = gone_back or lsn < self._checkpoints.get(key, 0)
-            self._checkpoints[key] = lsn
-        return gone_back
-
-    def _size_crew(self, now_ns: int) -> None:
+    def _size_crew(self, lag_s: float, now_ns: int) -> None:
         """Follow the lag with the number of lanes at work."""
         settings, lanes = self.template.settings, self.layout.lanes
         highest = min(settings.workers.max or lanes, lanes)
         lowest = min(settings.workers.min, highest)
-        lag_s = self._lag_s(now_ns) if lowest < highest else 0.0
         self._workers = pacing.workers_at_work(
             self._workers, lag_s, lowest=lowest, highest=highest, now_ns=now_ns
         )
@@ -282,15 +293,36 @@ class RouteLanes:
             if key not in self._awake
         ]
 
+    def through_lsn(self) -> Lsn:
+        """Return up to where every lane has read and finished."""
+        return min(figures.through_lsn for figures in self._reaching())
+
     def checkpoint_lsn(self) -> Lsn:
         """Return up to where every lane is finished, durably; 0 while that is not known."""
-        pinning = [lane.figures.checkpoint_lsn for lane in self.lanes]
-        pinning += [
-            lane.figures.checkpoint_lsn
+        return min(figures.checkpoint_lsn for figures in self._reaching())
+
+    def _reaching(self) -> list[LaneFigures]:
+        """Return the figures of the lanes that say how far the route is.
+
+        One of a former layout does only if its target went back: else it is through for good.
+        """
+        formers = [
+            lane.figures
             for lane in self._awake.values()
             if lane.figures.checkpoint_lsn < (lane.route.share.until or 0)
         ]
-        return min(pinning)
+        return [*(lane.figures for lane in self.lanes), *formers]
+
+
+def _is_done(lane: Lane) -> bool:
+    """Tell whether a lane of a former layout has nothing to do."""
+    figures = lane.figures
+    return (
+        figures.state == "idle"
+        and figures.redrives == 0
+        and figures.checkpoint_lsn >= (lane.route.share.until or 0)
+        and not figures.attempts  # nothing is open
+    )
 
 
 def figures_of(checkpoint: Checkpoint, state: str) -> LaneFigures:

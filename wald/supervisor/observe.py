@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 
 from wald import limits
 from wald.core.books import balance
+from wald.core.healing import from_numbers
 from wald.ports import FileSystem
 from wald.storage.progress import TwoSlotPage
 from wald.supervisor.policy import policy_said
@@ -152,8 +153,14 @@ def _route(
         "attempts": finished.get("attempts", 0),
         "last_error": finished.get("last_error", ""),
         "parked": finished.get("parked"),
+        "healing": _healing(finished),
         **policy_said(finished.get("policy", {}), pending, oldest_s, now_ns),
     }
+
+
+def _healing(finished: Mapping[str, Any]) -> dict[str, Any] | None:
+    note = from_numbers((finished.get("policy") or {}).get("healing"))
+    return note.said() if note else None
 
 
 def _is_stale(figures: Mapping[str, Any], process: Mapping[str, Any]) -> bool:

@@ -1,0 +1,218 @@
+"""Thousands of schedules of one lane, a target and a process that dies; and bugs planted in it.
+
+    WALD_MODEL_SEED=N     one seed again, with what led to its end
+    WALD_MODEL_PROFILE=long    as many as an hour's patience allows
+
+A schedule is a seed: it decides what the target does, what is shown, put back or killed when, and
+at which call of a port the process ends.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.model.delivery_world import Scene, World, make_scene
+from tests.model.planting import Patch, plant
+from tests.model.promises import Violation
+from wald.core.delivery import Event
+from wald.drainer import doubt, lane, sending
+from wald.drainer.lane import Lane
+from wald.drainer.sinks import TendedSink
+from wald.model import ReplayClass
+
+LONG = os.environ.get("WALD_MODEL_PROFILE") == "long"
+SEED = os.environ.get("WALD_MODEL_SEED")
+RUNS = 40_000 if LONG else 400
+STEPS = 60
+TRIES_MAX = 2_000
+TRANSACTIONAL, NONE = ReplayClass.TRANSACTIONAL, ReplayClass.NONE
+CASES = [
+    (TRANSACTIONAL, "resend"),
+    (ReplayClass.KEYED, "resend"),
+    (ReplayClass.WINDOW, "resend"),
+    (NONE, "resend"),
+    (NONE, "hold"),
+]
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    return make_scene()
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def run(scene: Scene, seed: int, replay: ReplayClass, on_unknown: str) -> World:
+    world = World(scene, seed, replay, on_unknown=on_unknown)
+    for _ in range(STEPS):
+        world.step()
+    world.settle()
+    return world
+
+
+@pytest.mark.parametrize(("replay", "on_unknown"), CASES)
+def test_no_schedule_breaks_a_promise(
+    scene: Scene, replay: ReplayClass, on_unknown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seeds = [int(SEED)] if SEED else range(RUNS)
+    seen = [0, 0, 0]
+    for seed in seeds:
+        try:
+            world = run(scene, seed, replay, on_unknown)
+        except Violation as violation:
+            pytest.fail(f"WALD_MODEL_SEED={seed} {replay.value} {on_unknown}: {violation}")
+        seen[0] += world.unknowns
+        seen[1] += world.restores
+        seen[2] += bool(world.dead)
+        if SEED:
+            print("\n".join(world.trail))
+    with capsys.disabled():
+        print(
+            f"\n{replay.value}/{on_unknown}: seeds 0 to {RUNS - 1}, {seen[0]} attempts without an "
+            f"answer, {seen[1]} restores, {seen[2]} schedules with dead letters",
+            flush=True,
+        )
+    assert SEED or (seen[0] > RUNS // 4 and seen[2] > RUNS // 10)
+
+
+@dataclass(frozen=True)
+class Bug:
+    """A bug: what is changed, at which target it shows, and what the violation says."""
+
+    name: str
+    patches: tuple[Patch, ...]
+    says: str
+    replay: ReplayClass = TRANSACTIONAL
+    on_unknown: str = "resend"
+
+
+BUGS = (
+    Bug(
+        "checkpoint before the commit",
+        (
+            Patch(
+                Lane,
+                "_send",
+                [
+                    (
+                        "event = send(self.route, memory)\n",
+                        (
+                            "attempt = _attempt(self.route, memory)\n"
+                            "    sink = memory.sink\n"
+                            "    self._finish(took_effect)\n"
+                            "    self._gate.rest()\n"
+                            "    memory.note(sink.deliver(attempt))\n"
+                            "    return Event.DELIVERED\n"
+                        ),
+                    )
+                ],
+            ),
+        ),
+        "an attempt without its durable manifest",
+    ),
+    Bug(
+        "no answer is taken for success",
+        (
+            Patch(
+                sending,
+                "send",
+                [("return verdict.event", "return _lucky(verdict.event)")],
+                also=[lane],
+            ),
+        ),
+        "lost",
+        ReplayClass.KEYED,  # with a row the next attempt finds it out, and the row is believed
+    ),
+    Bug(
+        "resend of an unknown to a target that may double",
+        (Patch(doubt, "why_not", [("if not row.send:", "if False:")], also=[lane]),),
+        "twice at the target",
+        NONE,
+        "hold",
+    ),
+    Bug(
+        "an outage in mid-search is taken for a refusal",
+        (
+            Patch(
+                TendedSink,
+                "probe",
+                [
+                    (
+                        "return named or self._watched(lambda: self.inner.probe(attempt, records))",
+                        (
+                            "found = self._watched(lambda: self.inner.probe(attempt, records))\n"
+                            "    down = isinstance(found, Systemic)\n"
+                            "    return Rejected((), 'down') if down else found"
+                        ),
+                    )
+                ],
+            ),
+        ),
+        "set aside without a fault of theirs",
+    ),
+    Bug(
+        "a batch of which nothing is left is closed without a commit on the row",
+        (
+            Patch(
+                sending,
+                "foregone",
+                [("elif left or memory.replay is ReplayClass.TRANSACTIONAL:", "elif left:")],
+                also=[lane],
+            ),
+        ),
+        "",
+    ),
+    Bug(
+        "exclusions of the wrong revision",
+        (
+            Patch(
+                sending,
+                "_close",
+                [
+                    (
+                        "next(item for item in manifest.revisions if item.rev_id == took_effect)",
+                        "manifest.current",
+                    )
+                ],
+            ),
+        ),
+        "",
+    ),
+)
+
+
+def _lucky(event: Event) -> Event:
+    return Event.DELIVERED if event is Event.UNKNOWN else event
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=[bug.name for bug in BUGS])
+def test_a_planted_bug_is_found_and_without_it_the_same_seed_holds(
+    scene: Scene, bug: Bug, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(lane, "_attempt", sending._attempt, raising=False)
+    monkeypatch.setattr(sending, "_lucky", _lucky, raising=False)
+    with monkeypatch.context() as planted:
+        for patch in bug.patches:
+            plant(planted, patch)
+        seed, found = first_violation(scene, bug)
+    assert bug.says in found
+    run(scene, seed, bug.replay, bug.on_unknown)
+    with capsys.disabled():
+        print(f"\n{bug.name}: found in schedule {seed + 1}: {found.splitlines()[0]}", flush=True)
+
+
+def first_violation(scene: Scene, bug: Bug) -> tuple[int, str]:
+    for seed in range(TRIES_MAX):
+        try:
+            run(scene, seed, bug.replay, bug.on_unknown)
+        except Violation as violation:
+            return seed, str(violation)
+    pytest.fail(f"not found in {TRIES_MAX} schedules: {bug.name}")

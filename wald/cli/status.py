@@ -1,6 +1,7 @@
 """``wald status`` and ``wald wait``: where the records are."""
 
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from typing import Any
 
 import click
@@ -9,6 +10,7 @@ from wald.cli import disk, policy
 from wald.cli.ask import Control
 from wald.cli.options import Duration, json_option, socket_option, socket_path
 from wald.cli.output import counted, print_json, print_table, printable, say
+from wald.core import healing
 from wald.errors import InputError, Unavailable, Undeliverable, WaitTimeout
 from wald.limits import CLOCK_NS_PER_S
 from wald.ports import Clock
@@ -90,9 +92,18 @@ def _lines(routes: Mapping[str, Any], *, verbose: bool) -> Iterator[str]:
     for name, route in sorted(routes.items()):
         if route["last_error"]:
             yield f"{name}: {_last_error(route)}"
+        if route["healing"]:
+            yield f"{name}: {healing.words(route['healing'], _time_of_day)}"
     yield from policy.hints(routes)
     if verbose:
         yield from policy.details(routes)
+
+
+def _time_of_day(time_ns: int) -> str:
+    """Return a time as a clock on the wall shows it; with its date if that is another one."""
+    moment = datetime.fromtimestamp(time_ns / CLOCK_NS_PER_S).astimezone()
+    today = moment.date() == datetime.now().astimezone().date()
+    return moment.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S")
 
 
 def _last_error(route: Mapping[str, Any]) -> str:

@@ -1,0 +1,279 @@
+"""Lanes: which records are whose, for ever; how their number changes; places at work."""
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from wald.core.lanes import (
+    LANE_CHANGES,
+    WHOLE,
+    WORST_FIRST,
+    Change,
+    Layout,
+    Share,
+    badness,
+    changed,
+    decide,
+    lane_of,
+)
+from wald.drainer.crew import Crew
+from wald.errors import LedgerFailed
+from wald.model import (
+    NO_REVISION,
+    Checkpoint,
+    LaneKey,
+    Manifest,
+    Revision,
+    RouteBirth,
+)
+from wald.storage.layouts import Layouts
+from wald.storage.orders import ALL_ROUTES, Drop, Orders
+from wald.testing.memory_ledger import MemoryLedger
+
+LOG_ID = bytes(16)
+BIRTH = RouteBirth(5, "r", 1, "s", "sink", 10, 77)
+
+
+# --- whose a record is: format, never to be changed ---------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "lsn", "lanes", "lane"),
+    [
+        ("ann", 1, 4, 0),
+        (b"ann", 999, 4, 0),
+        ("zoe", 1, 64, 48),
+        ("b-77", 1, 7, 1),
+        ("", 1, 4, 0),
+        ("\N{SNOWMAN}", 1, 8, 5),
+        (b"\x00\xff", 1, 5, 2),
+        (None, 9, 4, 1),
+        (None, 2**62 + 3, 4, 3),
+        ("anything", 17, 1, 0),
+    ],
+)
+def test_the_lane_of_a_record_is_part_of_the_format(key, lsn, lanes, lane):
+    assert lane_of(key, lsn, lanes) == lane
+
+
+def test_text_and_the_same_bytes_are_the_same_key():
+    for word in ("a", "schlüssel", "\N{SNOWMAN}" * 9):
+        assert lane_of(word, 1, 13) == lane_of(word.encode(), 2, 13)
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 3, 4, 64])
+def test_every_record_is_in_exactly_one_share(lanes):
+    chance = random.Random(lanes)
+    keys = [chance.choice([None, "", f"k{n % 40}", b"b%d" % (n % 9)]) for n in range(500)]
+    for first, column in ((1, keys), (2**40 + 3, keys), (7, None)):
+        picked = [
+            (index, lane)
+            for lane in range(lanes)
+            for index in Share(lanes, lane).picks(first, len(keys), column)
+        ]
+        expected = column or [None] * len(keys)
+        assert sorted(picked) == [
+            (index, lane_of(key, first + index, lanes)) for index, key in enumerate(expected)
+        ]
+
+
+def test_records_without_a_key_are_spread_evenly_and_keys_nearly():
+    for lanes in (2, 4, 16):
+        shares = [Share(lanes, lane).picks(5, 1600, None) for lane in range(lanes)]
+        assert {len(share) for share in shares} == {1600 // lanes}
+        keys = [f"customer-{number}" for number in range(16_000)]
+        counts = [len(Share(lanes, lane).picks(1, len(keys), keys)) for lane in range(lanes)]
+        assert max(counts) < 1.25 * len(keys) / lanes
+
+
+def test_the_only_lane_has_everything_and_the_first_tells_of_losses():
+    assert WHOLE.is_whole
+    assert [Share(3, lane).tells_losses for lane in range(3)] == [True, False, False]
+
+
+# --- the change of a layout ---------------------------------------------------------------------
+
+STEADY = Layout(2, 4, 100)
+CHANGING = Layout(2, 4, 100, 8, 500)
+
+
+@pytest.mark.parametrize(
+    ("label", "layout", "wanted", "after"),
+    [
+        ("called-off", CHANGING, 4, STEADY),
+        ("goes-on", CHANGING, 8, CHANGING),
+        ("retargeted", CHANGING, 2, replace(CHANGING, next_lanes=2)),
+        ("fits", STEADY, 4, STEADY),
+        ("begun", STEADY, 1, Layout(2, 4, 100, 1, 700)),
+    ],
+)
+def test_each_row_of_the_table_of_lane_changes(label, layout, wanted, after):
+    assert decide(layout, wanted).label == label
+    assert changed(layout, wanted, 700) == after
+
+
+def test_every_kind_of_change_has_a_row_and_a_layout_is_followed_by_the_next():
+    assert {case.change for case in LANE_CHANGES} == set(Change)
+    assert CHANGING.following() == Layout(3, 8, 500)
+    assert STEADY.share(1) == Share(4, 1, None)
+    assert CHANGING.share(1) == Share(4, 1, 500)
+
+
+def test_a_route_is_as_good_as_its_worst_lane():
+    assert sorted(WORST_FIRST, key=badness, reverse=True) == list(WORST_FIRST)
+    assert badness("never heard of") == 0
+
+
+# --- in the ledger (T9) -------------------------------------------------------------------------
+
+
+def ledger():
+    opened = MemoryLedger(LOG_ID)
+    opened.birth(BIRTH)
+    return opened
+
+
+def key(layout, lane):
+    return LaneKey(LOG_ID, BIRTH.route_id, layout, lane)
+
+
+def move(opened, layout, lane, lsn):
+    held = opened.lane(key(layout, lane)).checkpoint
+    assert opened.advance(key(layout, lane), held, replace(held, lsn=lsn))
+
+
+def seal(opened, layout, lane, hi):
+    held = opened.lane(key(layout, lane)).checkpoint
+    revision = Revision(b"r" * 16, hi)
+    manifest = Manifest(held.batch_no + 1, held.lsn + 1, NO_REVISION, 1, (revision,), 1, 0)
+    assert opened.seal(key(layout, lane), manifest)
+
+
+def test_a_new_route_has_its_lanes_at_once_each_from_its_birth():
+    opened = ledger()
+    layouts = Layouts(opened.store, LOG_ID)
+    assert layouts.of(5) is None
+    assert layouts.settle(BIRTH, 3, 400) == Layout(0, 3, 10)
+    assert layouts.settle(BIRTH, 3, 999) == layouts.of(5) == Layout(0, 3, 10)
+    held = opened.lanes(5)
+    assert list(held) == [key(0, lane) for lane in range(3)]
+    assert {each.checkpoint.lsn for each in held.values()} == {10}
+
+
+def test_a_route_of_before_has_one_lane_and_changes_behind_what_was_ever_sealed():
+    opened = ledger()
+    layouts = Layouts(opened.store, LOG_ID)
+    seal(opened, 0, 0, 450)
+    changing = layouts.settle(BIRTH, 4, 400)
+    assert changing == Layout(0, 1, 10, 4, 450)
+    assert layouts.switch(5, changing) == changing, "a batch is open"
+
+
+def test_the_switch_waits_for_every_lane_and_happens_once():
+    opened = ledger()
+    layouts = Layouts(opened.store, LOG_ID)
+    layouts.settle(BIRTH, 2, 0)
+    move(opened, 0, 0, 300)
+    changing = layouts.settle(BIRTH, 3, 400)
+    assert changing == Layout(0, 2, 10, 3, 400)
+    move(opened, 0, 0, 400)
+    assert layouts.switch(5, changing) == changing
+    move(opened, 0, 1, 400)
+    assert layouts.switch(5, changing) == Layout(1, 3, 400)
+    assert layouts.former(5) == [Layout(0, 2, 10)]
+    assert opened.lane(key(1, 2)).checkpoint == Checkpoint(lsn=400)
+    assert opened.lane(key(0, 1)).checkpoint.lsn == 400, "its chain stays"
+    with pytest.raises(LedgerFailed):
+        layouts.switch(5, changing)
+
+
+def test_a_change_that_is_called_off_leaves_the_lanes_as_they_were():
+    opened = ledger()
+    layouts = Layouts(opened.store, LOG_ID)
+    seal(opened, 0, 0, 20)
+    layouts.settle(BIRTH, 4, 100)
+    assert layouts.settle(BIRTH, 1, 900) == Layout(0, 1, 10)
+    assert layouts.former(5) == []
+
+
+# --- what people say ----------------------------------------------------------------------------
+
+
+def test_a_pause_is_remembered_since_when_it_began():
+    orders = Orders(ledger().store)
+    assert orders.pause(5, 100) == 100
+    assert orders.pause(5, 200) == 100
+    assert orders.pause(ALL_ROUTES, 300) == 300
+    assert orders.paused() == {0: 300, 5: 100}
+    assert orders.resume(5)
+    assert not orders.resume(5)
+    assert orders.paused() == {0: 300}
+
+
+def test_a_drop_is_remembered_as_it_was_first_said_and_the_oldest_are_forgotten(monkeypatch):
+    monkeypatch.setattr("wald.limits.DROPS_KEPT", 3)
+    orders = Orders(ledger().store)
+    for number in range(1, 6):
+        orders.drop(number, Drop(f"r{number}", number, 10 * number))
+    assert orders.drop(5, Drop("other", 99, 1)) == Drop("r5", 5, 50)
+    assert sorted(orders.dropped()) == [3, 4, 5]
+
+
+# --- places -------------------------------------------------------------------------------------
+
+
+def test_places_are_taken_in_turn_and_given_back():
+    woken = []
+    crew = Crew(lambda: woken.append(1), places=1)
+    assert crew.enter("a")
+    assert crew.enter("a"), "who has one keeps it"
+    assert not crew.enter("b")
+    assert not crew.enter("c")
+    crew.leave("a")
+    assert woken == [1]
+    assert not crew.enter("c"), "b asked before"
+    assert crew.enter("b")
+    crew.leave("b")
+    assert crew.enter("c")
+    crew.leave("c")
+    crew.leave("c")
+    assert len(woken) == 2, "nobody waits any more"
+
+
+def test_who_stops_waiting_is_in_nobody_s_way():
+    crew = Crew(places=1)
+    assert crew.enter("a")
+    assert not crew.enter("b")
+    assert not crew.enter("c")
+    crew.leave("b")
+    crew.leave("a")
+    assert crew.enter("c")
+
+
+def test_more_places_wake_who_waits_and_fewer_take_none_away():
+    woken = []
+    crew = Crew(lambda: woken.append(1), places=1)
+    crew.enter("a")
+    crew.enter("b")
+    crew.resize(2)
+    assert woken == [1]
+    assert crew.enter("b")
+    crew.resize(1)
+    assert crew.enter("a")
+    assert crew.enter("b")
+    crew.leave("a")
+    assert not crew.enter("a")
+
+
+def test_a_pause_wakes_once_when_it_begins_and_once_when_it_ends():
+    woken = []
+    crew = Crew(lambda: woken.append(1))
+    crew.hold(None)
+    assert woken == []
+    seen = []
+    for since_ns in (7, 7, None):
+        crew.hold(since_ns)
+        seen.append(crew.paused_ns)
+    assert seen == [7, 7, None]
+    assert len(woken) == 2

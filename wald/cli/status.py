@@ -101,8 +101,11 @@ def _lines(routes: Mapping[str, Any], *, verbose: bool) -> Iterator[str]:
 
 def _time_of_day(time_ns: int) -> str:
     """Return a time as a clock on the wall shows it; with its date if that is another one."""
-    moment = datetime.fromtimestamp(time_ns / CLOCK_NS_PER_S).astimezone()
-    today = moment.date() == datetime.now().astimezone().date()
+    from wald.system import SystemClock
+
+    now_ns = SystemClock().wall_ns()
+    moment, now = (datetime.fromtimestamp(ns / CLOCK_NS_PER_S).astimezone() for ns in (time_ns, now_ns))
+    today = moment.date() == now.date()
     return moment.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S")
 
 

@@ -3,7 +3,8 @@
 Bytes in, events out: ``FrameReader`` and ``next_frame`` turn bytes into the events of
 ``core.events``, whose ``encode`` turns them into bytes. Neither side's socket code knows a layout.
 The daemon's hot path, which takes consecutive appends without making an event of each, is
-``core.commit.RunBuilder``; it leaves everything unusual to ``next_frame``.
+``core.commit.RunBuilder``, and ``core.lone`` for a read that brings one; they leave everything
+unusual to ``next_frame``.
 """
 
 from collections.abc import Callable, Iterator, Sequence

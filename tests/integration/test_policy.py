@@ -16,10 +16,11 @@ from tests.daemon import Daemon, wait_until
 from wald import limits
 from wald.config import BatchSettings, RouteSettings, SinkSettings
 from wald.config.settings import DeliverSettings
+from wald.core import body, frame
 from wald.core.breaker import TRIPS, BreakerState
 from wald.drainer.lane import Lane
 from wald.drainer.route import Route, Shared
-from wald.model import ReplayClass, RouteBirth, Systemic, SystemicKind
+from wald.model import Content, ReplayClass, RouteBirth, Systemic, SystemicKind
 from wald.testing.clock import ManualClock
 from wald.testing.recording_sink import RecordingSink, RecordingTarget
 
@@ -382,6 +383,31 @@ def test_light_traffic_makes_small_batches_by_age(yard):
         yard.came(float(second))
     yard.run(20.0)
     assert sizes(target) == [2] * 10
+
+
+def append_urgent(backlog, value):
+    data = body.encode(body.Body(Content.BYTES, [value], None, [{limits.URGENT_HEADER_NAME: "y"}]))
+    plain = backlog.section(value)
+    table = frame._REQUEST.pack(1, 1, len(data), frame.crc32c(data))
+    backlog.log.append_group([plain._replace(requests=table, bodies=data)])
+
+
+def test_an_urgent_record_waits_for_no_others_and_takes_what_waits_with_it(yard):
+    target = RecordingTarget()
+    yard.add("one", target, batch=BatchSettings(2_000, 1 << 20, 100.0))
+    yard.run(2.0)
+    yard.backlog.append(b"a", b"b", stream=1)
+    yard.came(2.0)
+    yard.run(10.0)
+    assert target.records == []
+    append_urgent(yard.backlog, b"now")
+    yard.came(10.0)
+    yard.run(10.1)
+    assert [record.value for record in target.records] == [b"a", b"b", b"now"]
+    yard.backlog.append(b"c", stream=1)
+    yard.came(11.0)
+    yard.run(50.0)
+    assert len(target.records) == 3
 
 
 def test_attempts_get_a_timeout_by_what_attempts_took(yard):

@@ -20,11 +20,17 @@ SECOND = 1_000_000_000
         (Waiting(1, 1_000, 0), 0, False, SealReason.BYTES),
         (Waiting(1, 10, 0), 2 * SECOND, False, SealReason.AGE),
         (Waiting(1, 10, 0), 0, True, SealReason.FLUSH),
+        (Waiting(1, 10, 0, is_urgent=True), 0, False, SealReason.URGENT),
+        (Waiting(10, 10, 0, is_urgent=True), 0, False, SealReason.RECORDS),
         (Waiting(9, 999, 5 * SECOND), 7 * SECOND - 1, False, None),
     ],
 )
 def test_a_batch_is_sealed_by_count_bytes_age_or_a_flush(waiting, now_ns, flush, reason):
     assert why_seal(waiting, BOUNDS, now_ns, flush=flush) is reason
+
+
+def test_what_is_urgent_is_due_at_once():
+    assert due_in_s(Waiting(1, 1, 5 * SECOND, is_urgent=True), BOUNDS, 5 * SECOND) == 0
 
 
 def test_age_is_measured_from_when_the_oldest_was_seen():

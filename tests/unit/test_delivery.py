@@ -119,7 +119,7 @@ def test_retry_has_full_jitter_below_a_cap():
 
 def test_what_the_target_asks_for_is_a_floor_but_not_without_bound():
     assert delivery.backoff_s(0, Random(1), floor_s=5.0) == 5.0
-    assert delivery.backoff_s(0, Random(1), floor_s=1e9) == limits.RETRY_CAP_S
+    assert delivery.backoff_s(0, Random(1), floor_s=1e9) == limits.RETRY_AFTER_MAX_S
 
 
 # --- the reject guard ---------------------------------------------------------------------------

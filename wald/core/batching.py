@@ -1,4 +1,4 @@
-"""When a lane seals a batch, and how much goes into it: by count, bytes, age, or at a flush."""
+"""When a lane seals a batch, and how much goes into it: by count, bytes, age, or at once."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -24,12 +24,14 @@ class Bounds:
 class Waiting:
     """Records read and not sealed: how many, their bytes, when the oldest was first seen.
 
-    ``oldest_ns`` is of the monotonic clock: a jump of the wall clock seals nothing.
+    ``oldest_ns`` is of the monotonic clock: a jump of the wall clock seals nothing. ``is_urgent``:
+    one of them has the header ``limits.URGENT_HEADER_NAME``, whatever its value.
     """
 
     records: int
     bytes: int
     oldest_ns: int
+    is_urgent: bool = False
 
 
 class SealReason(Enum):
@@ -39,6 +41,7 @@ class SealReason(Enum):
     BYTES = "bytes"
     AGE = "age"
     FLUSH = "flush"
+    URGENT = "urgent"
 
 
 def is_full(waiting: Waiting, bounds: Bounds) -> bool:
@@ -56,13 +59,15 @@ def why_seal(
         return SealReason.RECORDS
     if waiting.bytes >= bounds.max_bytes:
         return SealReason.BYTES
-    if flush:
-        return SealReason.FLUSH
+    if flush or waiting.is_urgent:
+        return SealReason.FLUSH if flush else SealReason.URGENT
     return SealReason.AGE if due_in_s(waiting, bounds, now_ns) <= 0 else None
 
 
 def due_in_s(waiting: Waiting, bounds: Bounds, now_ns: int) -> float:
-    """Return the time until age alone seals what waits; 0 or less if it does already."""
+    """Return the time until age alone seals what waits; 0 or less if it is sealed already."""
+    if waiting.is_urgent:
+        return 0.0
     return bounds.max_age_s - (now_ns - waiting.oldest_ns) / _NS
 
 

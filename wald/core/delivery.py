@@ -170,10 +170,10 @@ def backoff_s(
 ) -> float:
     """Return how long to wait after so many failures in a row: full jitter.
 
-    ``floor_s`` is what the target asked for; it is honoured, but no longer than the cap.
+    ``floor_s`` is what the target asked for; it is honoured within ``limits.RETRY_AFTER_MAX_S``.
     """
     drawn = chance.uniform(0.0, min(cap_s, base_s * 2.0 ** min(failures, 32)))
-    return max(drawn, min(floor_s or 0.0, cap_s))
+    return max(drawn, min(floor_s or 0.0, limits.RETRY_AFTER_MAX_S))
 
 
 # --- poison -------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ full, and goes on when it was taken.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import repeat
@@ -72,6 +72,7 @@ class LaneReader:
         self._records: list[Record] = []
         self._bytes = 0
         self._oldest_ns = 0
+        self._urgent: Lsn = 0  # the last record that is
         self._undecoded: deque[_Undecoded] = deque()
         self._anchors: deque[tuple[Lsn, Anchor]] = deque()  # by last LSN, of pending records
         self._last_anchor = NO_ANCHOR
@@ -110,7 +111,9 @@ class LaneReader:
 
     def waiting(self) -> Waiting:
         """Return what was read and not taken."""
-        return Waiting(len(self._records), self._bytes, self._oldest_ns)
+        records = self._records
+        urgent = bool(records) and self._urgent >= records[0].lsn
+        return Waiting(len(records), self._bytes, self._oldest_ns, urgent)
 
     def fill(self, frontier: Frontier, bounds: Bounds) -> Waiting:
         """Read until the next batch is full or the frontier is reached."""
@@ -211,6 +214,8 @@ class LaneReader:
         if not self._records:
             self._oldest_ns = self._clock.monotonic_ns()
         lsns, ours = _ours(request, columns, self._share, self._after)
+        if ours.headers is not None:
+            self._urgent = max(self._urgent, _last_urgent(lsns, ours.headers))
         self._records += _records(request.time_ns, lsns, ours)
         self._bytes += sum(map(len, ours.values))
         if not self._records and not self._undecoded:
@@ -252,6 +257,15 @@ def _ours(
     if len(picks) == request.stored:
         return range(first, first + request.stored), columns
     return [first + index for index in picks], body.only(columns, picks)
+
+
+def _last_urgent(lsns: Sequence[Lsn], headers: Sequence[Mapping[str, str | bytes] | None]) -> Lsn:
+    urgent = [
+        lsn
+        for lsn, each in zip(lsns, headers, strict=True)
+        if each and limits.URGENT_HEADER_NAME in each
+    ]
+    return max(urgent, default=0)
 
 
 def _records(time_ns: int, lsns: Sequence[Lsn], columns: body.Body) -> list[Record]:

@@ -364,8 +364,10 @@ class DeadLetters(Protocol):
         """Return purged letters that a chain in the dead log may still name, and their records."""
         ...
 
-    def move_letters(self, route_id: RouteId, places: Mapping[Lsn, tuple[int, int]]) -> None:
-        """Say where (file, offset) the bodies of dead letters lie now."""
+    def move_letters(
+        self, route_id: RouteId, places: Mapping[Lsn, tuple[int, int]], below_file: int
+    ) -> None:
+        """Say where (file, offset) bodies lie now that lay in older files of the dead log."""
         ...
 
     def dead_files(self) -> Collection[int]:

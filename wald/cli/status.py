@@ -34,7 +34,7 @@ _HEAD = (
 def status(socket: str | None, *, verbose: bool, as_json: bool) -> None:
     """Show each route: what was accepted, delivered, is pending, was set aside.
 
-    The books of a route balance: accepted = delivered + pending + dead letters.
+    The books of a route balance: accepted = delivered + pending + dead letters + purged.
     """
     with Control(socket_path(socket)) as control:
         answer = control.status()
@@ -95,8 +95,21 @@ def _lines(routes: Mapping[str, Any], *, verbose: bool) -> Iterator[str]:
         if route["healing"]:
             yield f"{name}: {healing.words(route['healing'], _time_of_day)}"
     yield from policy.hints(routes)
+    yield from _dead_letter_lines(routes)
     if verbose:
         yield from policy.details(routes)
+
+
+def _dead_letter_lines(routes: Mapping[str, Any]) -> Iterator[str]:
+    """Say what of dead letters wants a person, or is not in the table."""
+    for name, route in sorted(routes.items()):
+        letters = counted(route["dead_letters"], "dead letter")
+        if route["alarm"]:
+            yield f"{name}: ALARM: {letters}: wald dlq list --route {name}"
+        if route["redrives"]:
+            yield f"{name}: {counted(route['redrives'], 'dead letter')} being sent again"
+        if route["purged"]:
+            yield f"{name}: {counted(route['purged'], 'dead letter')} purged, counted as accepted"
 
 
 def _time_of_day(time_ns: int) -> str:
@@ -104,7 +117,9 @@ def _time_of_day(time_ns: int) -> str:
     from wald.system import SystemClock
 
     now_ns = SystemClock().wall_ns()
-    moment, now = (datetime.fromtimestamp(ns / CLOCK_NS_PER_S).astimezone() for ns in (time_ns, now_ns))
+    moment, now = (
+        datetime.fromtimestamp(ns / CLOCK_NS_PER_S).astimezone() for ns in (time_ns, now_ns)
+    )
     today = moment.date() == now.date()
     return moment.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S")
 

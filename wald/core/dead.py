@@ -3,7 +3,7 @@
 No rule here reads or writes anything; the ledger's index and the dead log carry them out.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -125,17 +125,3 @@ def halting(
 def is_worth_rewriting(total_bytes: int, living_bytes: int) -> bool:
     """Tell whether so much of the dead log is of letters that are gone that it is written anew."""
     return total_bytes - living_bytes > max(limits.DEAD_LOG_WASTE_BYTES, living_bytes)
-
-
-def chunks(sizes_bytes: Sequence[int], bound_bytes: int) -> list[range]:
-    """Cut a sequence into runs of at most so many bytes; at least one item each."""
-    found: list[range] = []
-    begin = total = 0
-    for index, size in enumerate(sizes_bytes):
-        if index > begin and total + size > bound_bytes:
-            found.append(range(begin, index))
-            begin, total = index, 0
-        total += size
-    if begin < len(sizes_bytes):
-        found.append(range(begin, len(sizes_bytes)))
-    return found

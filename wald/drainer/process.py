@@ -17,6 +17,7 @@ from wald import limits
 from wald.config import Settings
 from wald.drainer.answers import Answers
 from wald.drainer.asks import Asks
+from wald.drainer.burying import Grounds, Undertaker
 from wald.drainer.catalogue import Catalogue
 from wald.drainer.figures import fitting_the_page
 from wald.drainer.fleet import Fleet
@@ -26,7 +27,7 @@ from wald.drainer.packing import open_packing, resting
 from wald.drainer.released import ProgressPage
 from wald.drainer.route import MakeSink
 from wald.drainer.watchdog import Watchdog
-from wald.model import Lsn
+from wald.model import Lsn, RouteId
 from wald.ports import Chance, Clock, FileSystem
 from wald.storage.progress import TwoSlotPage
 
@@ -89,6 +90,8 @@ class Drainer:
         self._fleet = Fleet(settings, shared, self._catalogue.stream_name)
         self._packing = open_packing(settings, shared)
         stack.callback(self._packing.close)
+        self._undertaker = Undertaker(shared)
+        stack.callback(self._undertaker.close)
         self._page = TwoSlotPage.open(
             fs, doors.path("drain.page"), slot_bytes=limits.FIGURES_SLOT_BYTES, write=True
         )
@@ -135,6 +138,7 @@ class Drainer:
         if self._watch is not None:
             self._watch.look(self._fleet.each_lane())
         self._pack()
+        self._undertaker.look(self._grounds)
         self._asks.poll(timeout_s)
         self._publish()
 
@@ -149,6 +153,17 @@ class Drainer:
         if frontier is not None and routes.keys() == set(self._fleet.route_ids()):
             checkpoints = {int(route): lsn for route, lsn in self._fleet.checkpoints().items()}
             self._packing.step(frontier, routes, checkpoints, resting(self._fleet.figures()))
+
+    def _grounds(self) -> Grounds:
+        lanes = {id_: route.template for id_, route in self._fleet.routes.items()}
+        running = self._fleet.each_lane()
+
+        def tell(route_id: RouteId) -> None:
+            for lane in running:
+                if lane.route.birth.route_id == route_id:
+                    lane.look_again()
+
+        return Grounds(lanes, tell)
 
     def _leave(self, deliver_for_s: float) -> None:
         with contextlib.suppress(Exception):

@@ -10,10 +10,11 @@ chain that declared its dead letters.
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
-from typing import Any, cast
+from itertools import islice
+from typing import Any
 
 from wald import limits
 from wald.core import dead
@@ -38,6 +39,7 @@ from wald.model import (
 from wald.storage.deadlog import DeadEntry, DeadLog, DeadPlace
 
 _log = logging.getLogger("wald.drain")
+_MADE_MAX = 2  # of one record; more than one is refused
 MONOTONE_WHY = (
     "its target takes only records newer than its newest: a dead letter would have to be appended "
     "anew, which redrive does not do"
@@ -270,13 +272,15 @@ def _one_of(asked: AskedRedrive, body: Record) -> Record | RejectedRecord:
     lsn = asked.letter.lsn
     try:
         made = load_transform(asked.transform)([body])
+        if isinstance(made, Iterable) and not isinstance(made, Record):
+            made = list(islice(made, _MADE_MAX))
     except Exception as error:  # noqa: BLE001 - anybody's function
         return RejectedRecord(lsn, "transform", f"{asked.transform} raised {error!r}")
-    records = cast("list[object]", made) if isinstance(made, list | tuple) else [made]
+    records = made if isinstance(made, list) else [made]
     record = records[0] if len(records) == 1 else None
     if isinstance(record, Record) and record.lsn == lsn:
         return record
-    why = f"{asked.transform} made {len(records)} records of one"
+    why = f"{asked.transform} made {'more' if records else 'none'} of one record"
     if len(records) == 1:
         why = f"{asked.transform} returned something else than the record with its LSN"
     return RejectedRecord(lsn, "transform", why)

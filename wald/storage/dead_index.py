@@ -204,13 +204,15 @@ class DeadIndex:
 
     # --- the dead log's files -------------------------------------------------------------------
 
-    def move_letters(self, route_id: RouteId, places: Mapping[Lsn, tuple[int, int]]) -> None:
+    def move_letters(
+        self, route_id: RouteId, places: Mapping[Lsn, tuple[int, int]], below_file: int
+    ) -> None:
         """See ``Ledger.move_letters``."""
 
         def work(txn: Transaction) -> None:
             for lsn, (file, offset) in places.items():
                 letter = _letter(txn, route_id, lsn)
-                if letter is not None and letter.dead_file:
+                if letter is not None and 0 < letter.dead_file < below_file:
                     moved = replace(letter, dead_file=file, dead_offset=offset)
                     txn.put("dead", dead_key(route_id, lsn), pack(moved))
 

@@ -15,15 +15,17 @@
 
 An entry is durable before the revision is (T3). It counts only if a target's row names it, by
 ``dead_rev`` and then entry by entry (where there is no row, if the ledger does), so that a torn or
-a superfluous one harms nothing. Each process begins a new file, and so does each failed write:
-nothing is ever written behind bytes whose fate is unknown.
+a superfluous one harms nothing. Of two with one revision the newer counts: a chain is written anew
+(``wald.drainer.burying``), so that files that only the older entries needed may go. Each process
+begins a new file, and so does each failed write: nothing is ever written behind bytes whose fate
+is unknown.
 """
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from struct import Struct
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeAlias, cast
 
 from wald import limits
 from wald.core import frame
@@ -93,6 +95,9 @@ class Chain(NamedTuple):
     ever: frozenset[Lsn]
 
 
+Entries: TypeAlias = Mapping[RevisionId, tuple[DeadPlace, RevisionId]]
+
+
 def encode_entry(entry: DeadEntry) -> bytes:
     """Pack an entry with its header."""
     body = frame.pack_statement(
@@ -136,6 +141,15 @@ def decode_entry(data: bytes) -> DeadEntry:
     except (KeyError, TypeError) as error:
         msg = "an entry of the dead log is incomplete"
         raise FormatDamaged(msg) from error
+
+
+def entry_length(head: bytes) -> int:
+    """Return how long the body is that follows a header; its checksum is not looked at.
+
+    Raises:
+        FormatDamaged: there is no header of an entry.
+    """
+    return _entry_length(head)[0]
 
 
 def _entry_length(head: bytes) -> tuple[int, int]:
@@ -240,12 +254,13 @@ class DeadLog:
             finally:
                 file.close()
 
-    def walk(self, dead_rev: RevisionId) -> Chain | None:
+    def walk(self, dead_rev: RevisionId, known: Entries | None = None) -> Chain | None:
         """Follow a chain from its newest entry back, then carry it out, oldest first.
 
         Returns None if an entry is missing or not whole: nobody knows then what it set aside.
+        ``known`` is what ``index`` returned, for several walks.
         """
-        steps = self._steps(dead_rev)
+        steps = self.steps(dead_rev, known)
         if steps is None:
             return None
         letters: dict[Lsn, Excluded] = {}
@@ -261,19 +276,48 @@ class DeadLog:
                 letters.pop(lsn, None)
         return Chain(letters, frozenset(ever))
 
-    def _steps(self, dead_rev: RevisionId) -> list[DeadPlace] | None:
+    def index(self) -> Entries:
+        """Return where each revision's entry is, and the one before it; the newest counts."""
+        return {entry.rev_id: (place, entry.previous) for place, entry in self.entries()}
+
+    def steps(self, dead_rev: RevisionId, known: Entries | None = None) -> list[DeadPlace] | None:
         """Return where the entries of a chain are, newest first; None if one is missing."""
         if dead_rev == NO_REVISION:
             return []
-        known = {entry.rev_id: (place, entry.previous) for place, entry in self.entries()}
+        left = dict(self.index() if known is None else known)
         steps: list[DeadPlace] = []
         while dead_rev != NO_REVISION:
-            found = known.pop(dead_rev, None)  # an entry is passed once: a circle ends here
+            found = left.pop(dead_rev, None)  # an entry is passed once: a circle ends here
             if found is None:
                 return None
             steps.append(found[0])
             dead_rev = found[1]
         return steps
+
+    def roll(self) -> int:
+        """Go on in a new file; return its number: every entry so far lies in older ones."""
+        with self._lock:
+            try:
+                self._begin_file()
+            except OSError as error:
+                self._drop_file()
+                msg = f"the dead log cannot be written: {error.strerror}"
+                raise LedgerFailed(msg) from error
+            return self._number
+
+    def remove(self, numbers: Sequence[int]) -> None:
+        """Remove files that nothing leads to, never the one that is written."""
+        with self._lock:
+            gone = [number for number in numbers if number != self._number]
+            for number in gone:
+                self._fs.unlink(self._path(number))
+            if gone:
+                self._fs.sync_directory(self._directory)
+
+    def size_bytes(self, since: int = 0) -> int:
+        """Return how large the files are, from a number on."""
+        stats = [self._fs.stat(self._path(number)) for number in self.files() if number >= since]
+        return sum(stat.size_bytes for stat in stats if stat is not None)
 
     def files(self) -> Sequence[int]:
         """Return the numbers of the files there are, in order."""

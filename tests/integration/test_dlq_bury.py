@@ -1,0 +1,374 @@
+"""Dead letters that go: purged by hand or by age, and a dead log that stays bounded."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+
+from tests.backlog import CLOCK, FS, Backlog, end, eventually
+from tests.integration.test_dlq_redrive import books, desk_of, running, with_bad
+from tests.integration.test_drain import sink_of, values
+from wald import limits
+from wald.config import DeadLetterSettings
+from wald.drainer.burying import Grounds, Undertaker
+from wald.errors import FormatDamaged, LedgerFailed
+from wald.model import LaneKey
+from wald.storage.deadlog import DeadLog, DeadPlace
+from wald.storage.log import LogOptions
+from wald.testing.recording_sink import RecordingTarget
+
+ROUTE = 1
+
+
+def lane_key(backlog):
+    return LaneKey(backlog.log.log_id, ROUTE, 0, 0)
+
+
+def grounds(fleet, told=None):
+    routes = {number: route.template for number, route in fleet.routes.items()}
+    return Grounds(routes, (lambda _: None) if told is None else told.append)
+
+
+def bodies(shared):
+    """Read every dead letter's record where the ledger says that it is."""
+    found: dict[int, bytes] = {}
+    for letter in shared.ledger.dead_letters(ROUTE):
+        entry = shared.dead_log.read(DeadPlace(letter.dead_file, letter.dead_offset))
+        found.update((each.lsn, each.value) for each in entry.excluded if each.lsn == letter.lsn)
+    return found
+
+
+def among(bad, record):
+    return record.lsn in bad
+
+
+# --- purging ------------------------------------------------------------------------------------
+
+
+def test_purged_letters_leave_the_index_and_stay_in_the_books(backlog):
+    _, bad, target = with_bad(backlog, 3, 17, 20)
+    shared = backlog.shared(sink_of(target))
+    with running(backlog, shared) as fleet:
+        eventually(lambda: books(fleet) == (27, 3, 0), fleet.figures)
+        answer = desk_of(fleet).ask("drain.dlq.purge", route="events", lsns=bad[:2])
+        assert (answer["letters"], answer["records"], answer["spared"]) == (2, 2, 0)
+        eventually(lambda: books(fleet) == (27, 1, 2), fleet.figures)
+        backlog.append(*values(5, 30))
+        shared.board.pin(backlog.log.frontier)
+        fleet.flush(backlog.log.frontier.lsn)
+        eventually(lambda: books(fleet) == (32, 1, 2), fleet.figures)
+    assert [letter.lsn for letter in shared.ledger.dead_letters(ROUTE)] == [bad[2]]
+    checkpoint = shared.ledger.lane(lane_key(backlog)).checkpoint
+    assert (checkpoint.delivered, checkpoint.dead_letters, checkpoint.purged) == (32, 1, 2)
+
+
+def test_a_purge_while_a_batch_is_open_is_counted_when_it_is_closed(backlog):
+    _, bad, target = with_bad(backlog, 3)
+    shared = backlog.shared(sink_of(target))
+    backlog.deliver_all(shared)
+    backlog.append(*values(5, 30))
+    shared.board.pin(backlog.log.frontier)
+    ledger, key = shared.ledger, lane_key(backlog)
+    purged = []
+
+    class Purging:
+        """Purges between the target's commit and T5."""
+
+        def __getattr__(self, name):
+            return getattr(ledger, name)
+
+        def finish(self, *args, **kwargs):
+            purged.append(ledger.purge(ROUTE, bad, 1))
+            return ledger.finish(*args, **kwargs)
+
+    again = replace(shared, ledger=Purging())
+    with running(backlog, again) as fleet:
+        eventually(lambda: ledger.lane(key).checkpoint.delivered == 34, fleet.figures)
+    assert purged[0].letters == 1
+    checkpoint = ledger.lane(key).checkpoint
+    assert (checkpoint.delivered, checkpoint.dead_letters, checkpoint.purged) == (34, 0, 1)
+
+
+def test_a_letter_that_is_being_sent_again_is_not_purged(backlog):
+    _, bad, target = with_bad(backlog, 3)
+    shared = backlog.shared(sink_of(target))
+    with running(backlog, shared) as fleet:
+        eventually(lambda: books(fleet) == (29, 1, 0), fleet.figures)
+        target.refuses = lambda _: False
+        shared.ledger.ask_redrive(ROUTE, bad, "", 1)
+        assert shared.ledger.purge(ROUTE, bad, 1, spare_asked=True).spared == 1
+        inside = []
+        target.refuses = lambda record: (
+            inside.append(shared.ledger.purge(ROUTE, bad, 1)) if record.lsn in bad else None
+        )
+        fleet.each_lane()[0].look_again()
+        eventually(lambda: books(fleet) == (30, 0, 0), fleet.figures)
+    assert inside[0].spared == 1
+    assert shared.ledger.lane(lane_key(backlog)).checkpoint.purged == 0
+
+
+def test_a_purge_of_what_is_asked_for_and_not_begun_takes_the_request_with_it(backlog):
+    _, bad, target = with_bad(backlog, 3)
+    shared = backlog.shared(sink_of(target))
+    backlog.deliver_all(shared)
+    shared.ledger.ask_redrive(ROUTE, bad, "", 1)
+    assert shared.ledger.purge(ROUTE, bad, 1).letters == 1
+    assert shared.ledger.count_redrives(lane_key(backlog)) == 0
+    shared.dead_log.close()
+
+
+def test_a_restored_target_brings_no_purged_letter_back(backlog):
+    lsns, bad, target = with_bad(backlog, 3, 17)
+    shared = backlog.shared(sink_of(target))
+    with running(backlog, shared) as fleet:
+        eventually(lambda: books(fleet) == (28, 2, 0), fleet.figures)
+        backup = (list(target.records), dict(target.rows))
+        shared.ledger.purge(ROUTE, bad[:1], 1)
+        backlog.append(*values(10, 30))
+        shared.board.pin(backlog.log.frontier)
+        fleet.flush(backlog.log.frontier.lsn)
+        eventually(lambda: target.rows[lane_key(backlog)].batch_no > 3, fleet.figures)
+        eventually(lambda: books(fleet)[0] == 38, fleet.figures)
+    target.records[:], target.rows = backup
+    again = replace(shared, dead_log=DeadLog(FS, backlog.data_dir))
+    with running(backlog, again) as fleet:  # ADOPT, and what followed the row is sent again
+        eventually(lambda: len(target.lsns) == len(lsns) + 10 - 2, fleet.figures)
+        eventually(lambda: books(fleet) == (38, 1, 1), fleet.figures)
+    assert [letter.lsn for letter in shared.ledger.dead_letters(ROUTE)] == bad[1:]
+
+
+def test_a_purged_letter_above_a_restored_row_is_pending_again_and_dies_anew(backlog):
+    _, bad, target = with_bad(backlog, 3, 17)
+    shared = backlog.shared(sink_of(target))
+    with running(backlog, shared) as fleet:
+        eventually(lambda: books(fleet) == (28, 2, 0), fleet.figures)
+        shared.ledger.purge(ROUTE, bad, 1)
+    target.records.clear()
+    target.rows.clear()  # the target lost everything
+    again = replace(shared, dead_log=DeadLog(FS, backlog.data_dir))
+    with running(backlog, again) as fleet:
+        eventually(lambda: books(fleet) == (28, 2, 0), fleet.figures)
+    assert [letter.lsn for letter in shared.ledger.dead_letters(ROUTE)] == bad
+
+
+# --- by age -------------------------------------------------------------------------------------
+
+
+def test_letters_older_than_the_bound_are_purged_counted_and_logged(backlog, caplog):
+    _, bad, target = with_bad(backlog, 3, 17)
+    old = replace(backlog.settings.routes["events"], dead_letters=DeadLetterSettings(max_age_s=60))
+    backlog.settings = replace(backlog.settings, routes={"events": old})
+
+    class Later:
+        """The wall clock, so much later."""
+
+        ahead_ns = 0
+
+        def __getattr__(self, name):
+            return getattr(CLOCK, name)
+
+        def wall_ns(self):
+            return CLOCK.wall_ns() + self.ahead_ns
+
+    clock = Later()
+    told: list[int] = []
+    shared = replace(backlog.shared(sink_of(target)), clock=clock)
+    with running(backlog, shared) as fleet:
+        eventually(lambda: books(fleet) == (28, 2, 0), fleet.figures)
+        undertaker = Undertaker(shared)
+        undertaker.bury(grounds(fleet, told))
+        assert not told
+        shared.ledger.ask_redrive(ROUTE, bad[:1], "", 1)  # a person asked for this one
+        clock.ahead_ns = 61 * limits.CLOCK_NS_PER_S
+        undertaker.bury(grounds(fleet, told))
+        assert told == [ROUTE]
+        assert [letter.lsn for letter in shared.ledger.dead_letters(ROUTE)] == bad[:1]
+        assert "1 dead letters (1 records) older than 60 s were purged" in caplog.text
+    assert shared.ledger.lane(lane_key(backlog)).checkpoint.purged == 1
+
+
+# --- a bounded dead log -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(place, monkeypatch):
+    monkeypatch.setattr(limits, "DEAD_LOG_WASTE_BYTES", 2_000)
+    monkeypatch.setattr(limits, "DEAD_LOG_PART_BYTES", 300)
+    options = LogOptions(
+        segment_bytes=16 * limits.MIB, retain_after_delivery_s=0, retain_after_delivery_bytes=0
+    )
+    backlog = Backlog(place, "events", options=options)
+    yield backlog
+    backlog.close()
+
+
+def big(count, start=0):
+    return [b"%05d" % number + b"x" * 95 for number in range(start, start + count)]
+
+
+def test_what_is_dead_is_written_anew_and_the_rest_goes_once_the_log_let_go(small, monkeypatch):
+    lsns = small.append(*big(60))
+    bad = set(lsns[::2])
+    target = RecordingTarget(refuses=lambda record: record.lsn in bad)
+    shared = small.shared(sink_of(target))
+    key = lane_key(small)
+    with running(small, shared) as fleet:
+        eventually(lambda: books(fleet)[1] == 30, fleet.figures)
+        target.refuses = lambda _: False
+        again = sorted(bad)[:25]
+        desk_of(fleet).ask("drain.dlq.redrive", route="events", lsns=again)
+        eventually(lambda: books(fleet) == (55, 5, 0), fleet.figures)
+        shared.ledger.purge(ROUTE, sorted(bad)[25:27], 1)
+        left = sorted(bad)[27:]
+        before, files = bodies(shared), shared.dead_log.files()
+        undertaker = Undertaker(shared)
+        undertaker.bury(grounds(fleet))  # writes anew
+        assert bodies(shared) == before
+        assert {letter.dead_file for letter in shared.ledger.dead_letters(ROUTE)} == {files[-1] + 1}
+        chain = shared.dead_log.walk(shared.ledger.lane(key).checkpoint.dead_rev)
+        assert sorted(chain.letters) == left
+        undertaker.bury(grounds(fleet))  # the log still holds where an older row could stand
+        assert set(files) <= set(shared.dead_log.files())
+        assert shared.ledger.purged(key).keys() == set(sorted(bad)[25:27])
+
+        monkeypatch.setattr(type(fleet.routes[ROUTE].template), "find_anchor", lambda *_: None)
+        undertaker.bury(grounds(fleet))
+        assert shared.dead_log.files() == [files[-1] + 1]
+        assert not shared.ledger.purged(key)
+        assert bodies(shared) == before
+        target.refuses = lambda _: False
+        desk_of(fleet).ask("drain.dlq.redrive", route="events")
+        eventually(lambda: books(fleet) == (58, 0, 2), fleet.figures)
+    assert sorted(target.lsns) == [lsn for lsn in lsns if lsn not in set(sorted(bad)[25:27])]
+
+
+def test_the_dead_log_stays_bounded_over_many_rounds_and_a_restore_still_heals(small):
+    """Rounds of refusals and redrives through a real log whose segments retire."""
+    target = RecordingTarget()
+    shared = small.shared(sink_of(target))
+    key, sizes = lane_key(small), []
+    with running(small, shared) as fleet:
+        undertaker = Undertaker(shared)
+        for start in range(0, 1_000, 50):
+            target.refuses = lambda _: False
+            lsns = small.append(*big(50, start))
+            bad = set(lsns[::5])
+            target.refuses = partial(among, bad)
+            shared.board.pin(small.log.frontier)
+            fleet.flush(small.log.frontier.lsn)
+            eventually(lambda: fleet.figures()["events"]["through_lsn"] >= lsns[-1])  # noqa: B023
+            target.refuses = lambda _: False
+            desk_of(fleet).ask("drain.dlq.redrive", route="events")
+            eventually(lambda: books(fleet)[1] == 0, fleet.figures)
+            small.log.append_group([small.section(b"y" * (3 * limits.MIB))])
+            shared.board.pin(small.log.frontier)
+            fleet.flush(small.log.frontier.lsn)
+            last = small.log.frontier.lsn
+            eventually(lambda: fleet.figures()["events"]["through_lsn"] >= last)  # noqa: B023
+            small.log.retire({ROUTE: shared.ledger.lane(key).checkpoint.lsn})
+            undertaker.bury(grounds(fleet))
+            sizes.append(shared.dead_log.size_bytes())
+        # a round adds 2.5 KB, and a segment of the log lasts five: it is a saw, no ramp
+        assert max(sizes) < 30_000, sizes
+        assert max(sizes[10:]) <= max(sizes[:10]) + 2_500, sizes
+    assert shared.ledger.lane(key).checkpoint.dead_letters == 0
+
+
+def test_a_row_between_two_rewritings_is_adopted_with_its_letters(small):
+    lsns = small.append(*big(40))
+    bad = set(lsns[::2])
+    target = RecordingTarget(refuses=lambda record: record.lsn in bad)
+    shared = small.shared(sink_of(target))
+    with running(small, shared) as fleet:
+        eventually(lambda: books(fleet) == (20, 20, 0), fleet.figures)
+        backup = (list(target.records), dict(target.rows))
+        Undertaker(shared).bury(grounds(fleet))
+        target.refuses = lambda _: False
+        desk_of(fleet).ask("drain.dlq.redrive", route="events")
+        eventually(lambda: books(fleet) == (40, 0, 0), fleet.figures)
+        Undertaker(shared).bury(grounds(fleet))
+    target.records[:], target.rows = backup
+    again = replace(shared, dead_log=DeadLog(FS, small.data_dir))
+    with running(small, again) as fleet:
+        eventually(lambda: books(fleet) == (20, 20, 0), fleet.figures)
+        assert bodies(again).keys() == bad
+        desk_of(fleet).ask("drain.dlq.redrive", route="events")
+        eventually(lambda: books(fleet) == (40, 0, 0), fleet.figures)
+    assert sorted(target.lsns) == lsns
+
+
+class _Dying(DeadLog):
+    """Fails at the n-th thing that is done to it."""
+
+    left = 0
+
+    def _call(self):
+        self.left -= 1
+        if not self.left:
+            msg = "the disk"
+            raise LedgerFailed(msg)
+
+    def append(self, entry):
+        self._call()
+        return super().append(entry)
+
+    def remove(self, numbers):
+        self._call()
+        super().remove(numbers)
+
+
+def test_a_failure_anywhere_in_a_rewriting_loses_nothing(small, monkeypatch):
+    lsns = small.append(*big(40))
+    bad = set(lsns[::2])
+    target = RecordingTarget(refuses=lambda record: record.lsn in bad)
+    shared = small.shared(sink_of(target), dead_log=_Dying(FS, small.data_dir))
+    with running(small, shared) as fleet:
+        eventually(lambda: books(fleet) == (20, 20, 0), fleet.figures)
+        before = bodies(shared)
+        monkeypatch.setattr(type(fleet.routes[ROUTE].template), "find_anchor", lambda *_: None)
+        for left in range(1, 40):
+            shared.dead_log.left = left
+            try:
+                for _ in range(3):
+                    Undertaker(shared).bury(grounds(fleet))
+            except LedgerFailed:
+                pass
+            assert bodies(shared) == before, left
+            chain = shared.dead_log.walk(shared.ledger.lane(lane_key(small)).checkpoint.dead_rev)
+            assert chain is not None
+            assert chain.letters.keys() == bad
+        assert shared.dead_log.left > 0
+
+
+def test_a_round_that_fails_is_told_once_and_the_next_one_goes_on(small, caplog):
+    target = RecordingTarget()
+    shared = small.shared(sink_of(target))
+    undertaker = Undertaker(shared)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limits, "DEAD_LOOK_EVERY_S", 0.0)
+        patch.setattr(type(shared.dead_log), "size_bytes", _failing)
+        for _ in range(3):
+            undertaker.look(lambda: Grounds({}))
+            assert undertaker._thread is not None
+            undertaker._thread.join()
+    assert caplog.text.count("the dead log cannot be tended") == 1
+    undertaker.close()
+
+
+def _failing(*_):
+    msg = "not readable"
+    raise FormatDamaged(msg)
+
+
+def test_a_drainer_that_stops_ends_a_round_at_its_next_step(small):
+    lsns = small.append(*big(40))
+    target = RecordingTarget(refuses=lambda record: record.lsn in set(lsns[::2]))
+    shared = small.shared(sink_of(target))
+    fleet = small.fleet(shared)
+    eventually(lambda: books(fleet) == (20, 20, 0), fleet.figures)
+    undertaker = Undertaker(shared)
+    undertaker.close()
+    with pytest.raises(LedgerFailed, match="stopping"):
+        undertaker.bury(grounds(fleet))
+    end(fleet)
+    shared.dead_log.close()

@@ -1,0 +1,260 @@
+"""What lets dead letters go: their age, and bodies in the dead log that nothing leads to any more.
+
+A file of the dead log goes when no letter lies in it, no chain of a lane passes through it, and
+the log has let go of every position that a row could come back to and still be adopted with it.
+So that this comes to pass, what is still dead is now and then written anew, and the chain with it:
+the newest entry of a revision is the one that counts, and the one that is written then says all
+that is dead by it. Older files are of use only to older rows from then on.
+
+The rounds run in a thread of their own, one at a time: they read and write much.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from wald import limits
+from wald.core import dead
+from wald.drainer.route import Route, Shared
+from wald.errors import LedgerFailed, WaldError
+from wald.model import NO_REVISION, REVISION_BYTES, LaneKey, LaneProgress, Lsn, Record, RouteId
+from wald.storage.deadlog import DeadEntry, DeadPlace, Entries, Excluded, Reason
+from wald.storage.tail import find_anchor
+
+_log = logging.getLogger("wald.drain")
+_NS = limits.CLOCK_NS_PER_S
+_NOTE = "dead_log"
+_PAGE = 1_000
+
+
+class Rewritten(NamedTuple):
+    """A rewriting whose older files wait to go: below ``cutoff``, once the log begins behind."""
+
+    cutoff: int
+    positions: tuple[tuple[RouteId, Lsn], ...]
+    living_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grounds:
+    """What a round works with: the routes that are delivered, and whom to tell of a purge."""
+
+    routes: Mapping[RouteId, Route]
+    tell: Callable[[RouteId], None] = lambda _: None
+
+
+class Undertaker:
+    """Buries by age, and keeps the dead log bounded. ``look`` and ``close``: one thread."""
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._thread: threading.Thread | None = None
+        self._due_ns: int | None = None
+        self._stopping = threading.Event()
+        self._trouble = ""
+
+    def look(self, grounds: Callable[[], Grounds]) -> None:
+        """Begin a round if it is time for one, and none is under way."""
+        now_ns = self._shared.clock.monotonic_ns()
+        if self._due_ns is None:  # a start has other things to do
+            self._due_ns = now_ns + round(limits.DEAD_LOOK_EVERY_S * _NS)
+        if now_ns < self._due_ns or (self._thread is not None and self._thread.is_alive()):
+            return
+        self._due_ns = now_ns + round(limits.DEAD_LOOK_EVERY_S * _NS)
+        self._thread = threading.Thread(
+            target=self._round, args=(grounds(),), name="undertaker", daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        """End a round under way at its next step; what it did stands, and is harmless."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(limits.CHILD_STOP_S)
+
+    def _round(self, grounds: Grounds) -> None:
+        try:
+            self.bury(grounds)
+            self._trouble = ""
+        except (OSError, WaldError) as error:
+            if repr(error) != self._trouble and not self._stopping.is_set():
+                self._trouble = repr(error)
+                _log.error("the dead log cannot be tended: %r", error)
+
+    def bury(self, grounds: Grounds) -> None:
+        """Do one round.
+
+        Raises:
+            WaldError: ledger or dead log cannot be read or written; the next round goes on.
+        """
+        for route in grounds.routes.values():
+            self._purge_old(route, grounds)
+        waiting = self._rewritten()
+        if waiting.cutoff and not self._release(waiting, grounds):
+            return
+        total = self._shared.dead_log.size_bytes()
+        if dead.is_worth_rewriting(total, self._rewritten().living_bytes):
+            self._rewrite()
+
+    # --- by age ---------------------------------------------------------------------------------
+
+    def _purge_old(self, route: Route, grounds: Grounds) -> None:
+        max_age_s = route.settings.dead_letters.max_age_s
+        if max_age_s is None:
+            return
+        ledger, route_id = self._shared.ledger, route.birth.route_id
+        now_ns = self._shared.clock.wall_ns()
+        selection = dead.Selection(until_ns=now_ns - round(max_age_s * _NS))
+        letters = records = after = 0
+        while page := ledger.dead_letters(route_id, after=after, limit=_PAGE):
+            self._go_on()
+            after = page[-1].lsn
+            old = [letter.lsn for letter in page if selection.has(letter)]
+            gone = ledger.purge(route_id, old, now_ns, spare_asked=True)
+            letters, records = letters + gone.letters, records + gone.records
+        if letters:
+            grounds.tell(route_id)
+            _log.warning(
+                "route %s: %d dead letters (%d records) older than %g s were purged",
+                *(route.birth.name, letters, records, max_age_s),
+            )
+
+    # --- writing anew ---------------------------------------------------------------------------
+
+    def _rewritten(self) -> Rewritten:
+        said = self._shared.ledger.note(_NOTE)
+        if not isinstance(said, Sequence):
+            return Rewritten(0, (), 0)
+        cutoff, positions, living_bytes = said
+        return Rewritten(cutoff, tuple((route, lsn) for route, lsn in positions), living_bytes)
+
+    def _lanes(self) -> dict[LaneKey, LaneProgress]:
+        ledger = self._shared.ledger
+        found: dict[LaneKey, LaneProgress] = {}
+        for birth in ledger.births():
+            found.update(ledger.lanes(birth.route_id))
+        return found
+
+    def _rewrite(self) -> None:
+        """Write what is dead by every lane's chain anew, and the chain with it."""
+        shared = self._shared
+        cutoff = shared.dead_log.roll()
+        lanes = self._lanes()  # read behind the roll: no older entry is of a batch beyond them
+        known = shared.dead_log.index()
+        for key, held in lanes.items():
+            if held.checkpoint.dead_rev != NO_REVISION:
+                self._rewrite_lane(key, held, known, cutoff)
+        positions = tuple((key.route_id, _reach(held)) for key, held in lanes.items())
+        living = shared.dead_log.size_bytes(since=cutoff)
+        shared.ledger.note(_NOTE, [cutoff, positions, living])
+        _log.info("the dead log was written anew: %d bytes are of dead letters", living)
+
+    def _rewrite_lane(self, key: LaneKey, held: LaneProgress, known: Entries, cutoff: int) -> None:
+        shared, dead_rev = self._shared, held.checkpoint.dead_rev
+        chain = shared.dead_log.walk(dead_rev, known)
+        if chain is None:
+            msg = f"the chain of route {key.route_id}, lane {key.lane} does not resolve"
+            raise LedgerFailed(msg)
+        purged = shared.ledger.purged(key)
+        living = {lsn: item for lsn, item in chain.letters.items() if lsn not in purged}
+        places: dict[Lsn, tuple[int, int]] = {}
+        previous = NO_REVISION
+        parts = self._parts(living)
+        part: tuple[Record, ...] | None = next(parts, ())
+        while part is not None:
+            self._go_on()
+            following = next(parts, None)  # the one that counts is the last: then all is there
+            rev_id = shared.chance.randbytes(REVISION_BYTES) if following else dead_rev
+            reasons = tuple(self._reason(key, living[record.lsn]) for record in part)
+            place = shared.dead_log.append(DeadEntry(rev_id, previous, part, reasons=reasons))
+            places.update((record.lsn, place) for record in part)
+            previous, part = rev_id, following
+        shared.ledger.move_letters(key.route_id, places, cutoff)
+
+    def _parts(self, living: Mapping[Lsn, Excluded]) -> Iterator[tuple[Record, ...]]:
+        """Yield the bodies of letters, so many at a time as one entry holds."""
+        by_place: dict[DeadPlace, set[Lsn]] = {}
+        for lsn, item in living.items():
+            by_place.setdefault(item.place, set()).add(lsn)
+        part: list[Record] = []
+        size = 0
+        for place, wanted in sorted(by_place.items()):
+            for record in self._shared.dead_log.read(place).excluded:
+                if record.lsn not in wanted:
+                    continue
+                if part and size + len(record.value) > limits.DEAD_LOG_PART_BYTES:
+                    yield tuple(part)
+                    part, size = [], 0
+                part.append(record)
+                size += len(record.value)
+        if part:
+            yield tuple(part)
+
+    def _reason(self, key: LaneKey, item: Excluded) -> Reason:
+        """Return why a record is dead, by the newest words that the ledger has."""
+        letter = self._shared.ledger.dead_letter(key.route_id, item.reason.lsn)
+        if letter is None:
+            return item.reason
+        return item.reason._replace(
+            code=letter.code, message=letter.message, attempts=letter.attempts
+        )
+
+    # --- letting files go -----------------------------------------------------------------------
+
+    def _release(self, waiting: Rewritten, grounds: Grounds) -> bool:
+        """Let older files go if nothing can lead to them; False while the log may."""
+        if not all(self._is_passed(*position, grounds) for position in waiting.positions):
+            return False
+        shared = self._shared
+        needed = self._needed()
+        older = [number for number in shared.dead_log.files() if number < waiting.cutoff]
+        gone = [] if needed is None else [number for number in older if number not in needed]
+        shared.dead_log.remove(gone)
+        if gone == older:
+            through = max((lsn for _, lsn in waiting.positions), default=0)
+            shared.ledger.forget_purged(waiting.cutoff, through)
+        shared.ledger.note(_NOTE, [0, (), waiting.living_bytes])
+        if gone:
+            _log.info("%d files of the dead log held nothing that is needed", len(gone))
+        return True
+
+    def _is_passed(self, route_id: RouteId, lsn: Lsn, grounds: Grounds) -> bool:
+        """Tell whether the log has let go of a position."""
+        shared, frontier = self._shared, self._shared.board.current()
+        if frontier is None:
+            return False
+        if lsn == 0:
+            return True  # a row that stands there names no chain
+        route = grounds.routes.get(route_id)
+        if route is not None:
+            return route.find_anchor(lsn, frontier) is None
+        where = (shared.fs, shared.data_dir, shared.log_id)
+        return find_anchor(*where, lsn, frontier) is None
+
+    def _needed(self) -> set[int] | None:
+        """Return the files that letters or chains lead to; None if a chain does not resolve."""
+        shared = self._shared
+        known = shared.dead_log.index()
+        needed = set(shared.ledger.dead_files())
+        for held in self._lanes().values():
+            steps = shared.dead_log.steps(held.checkpoint.dead_rev, known)
+            if steps is None:
+                return None
+            needed.update(place.file for place in steps)
+            if held.manifest is not None:
+                open_ones = [known.get(each.rev_id) for each in held.manifest.revisions]
+                needed.update(found[0].file for found in open_ones if found is not None)
+        return needed
+
+    def _go_on(self) -> None:
+        if self._stopping.is_set():
+            msg = "the drainer is stopping"
+            raise LedgerFailed(msg)
+
+
+def _reach(held: LaneProgress) -> Lsn:
+    """Return the furthest position that a row may have by what was excluded so far."""
+    revisions = held.manifest.revisions if held.manifest else ()
+    return max([held.checkpoint.lsn, *(revision.hi for revision in revisions)])

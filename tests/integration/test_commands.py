@@ -599,7 +599,7 @@ def test_what_commands_tell_people(directory: Path) -> None:
         head, row = daemon.command("status").splitlines()[:2]
         assert head.split() == [
             *("STREAM", "ROUTE", "CLASS", "STATE", "ACCEPTED", "DELIVERED"),
-            *("PENDING", "DEAD", "OLDEST"),
+            *("PENDING", "DEAD", "OLDEST", "RATE", "ETA", "BREAKER"),
         ]
         assert row.split()[:3] == ["things", "things", "transactional"]
         assert "no dead letters" in run("dlq", "list", socket=daemon.socket).stderr

@@ -9,6 +9,7 @@ from wald.drainer.desk import Desk, Request, natural
 from wald.drainer.faults import asked_fault
 from wald.drainer.fleet import Fleet
 from wald.drainer.frontier import FrontierBoard
+from wald.drainer.route_desk import RouteDesk
 from wald.errors import InputError
 from wald.model import LaneKey
 
@@ -26,6 +27,7 @@ class Answers:
             "drain.ping": lambda _: {"trouble": self.trouble},
             "drain.flush": self._flush,
             **self.desk.operations,
+            **RouteDesk(fleet).operations,
             "drain.fault": self._fault,
             "drain.takeover": lambda request: takeover.answer(
                 request, fleet.shared, lambda route_id: fleet.lanes_of(route_id).values()

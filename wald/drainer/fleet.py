@@ -154,6 +154,10 @@ class Fleet:
         """The routes that were given up, those that ingest has not buried yet among them."""
         return self._dropped
 
+    def unburied(self) -> list[RouteId]:
+        """Return the routes that were given up and still live in the log."""
+        return [route_id for route_id in self.orphans if route_id in self._dropped]
+
     def drop(self, route_id: RouteId, records: int) -> Drop:
         """Give an orphan up with its pending records, durably; ingest is told by ``progress``.
 

@@ -202,6 +202,7 @@ class Drainer:
             "pid": os.getpid(),
             "started_ns": self._started_ns,
             "routes": routes,
+            "paused_all_ns": self._fleet.paused_all_ns,
             "disk": self._packing.figures(),
         }
         if said != self._said:
@@ -213,8 +214,8 @@ class Drainer:
         if now_ns < self._progress_ns:
             return
         checkpoints = self._fleet.checkpoints()
-        told = checkpoints, self._packing.floors(checkpoints)
+        told = checkpoints, self._packing.floors(checkpoints), self._fleet.unburied()
         if any(told) and told != self._said_progress:
             self._progress_ns = now_ns + round(limits.PROGRESS_EVERY_S * _NS)
-            self._progress.write(checkpoints, self._fleet.route_ids(), told[1])
+            self._progress.write(checkpoints, self._fleet.route_ids(), *told[1:])
             self._said_progress = told

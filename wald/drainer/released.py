@@ -2,7 +2,8 @@
 
     {"routes": {route: checkpoint},
      "released": {route: the highest checkpoint ever told},
-     "floors": {route: what lies below may retire}}
+     "floors": {route: what lies below may retire},
+     "dropped": [route, ...]}
 
 Ingest retires by ``floors``, and by ``routes`` where a route has none: a floor above the
 checkpoint says that packed files hold what lies between. ``released`` outlives a ledger that went
@@ -45,8 +46,11 @@ class ProgressPage:
         checkpoints: Mapping[str, Lsn],
         living: Collection[RouteId],
         floors: Mapping[str, Lsn] = MappingProxyType({}),
+        dropped: Collection[RouteId] = (),
     ) -> None:
         """Tell the checkpoints and floors, durable in the ledger; durable here on return.
+
+        Ingest writes the death of the routes that were ``dropped``.
 
         Of routes that live no more nothing is remembered.
 
@@ -58,6 +62,8 @@ class ProgressPage:
         self._released = {route: lsn for route, lsn in self._released.items() if route in names}
         said: dict[str, Any] = {"routes": dict(checkpoints), "released": dict(self._released)}
         said["floors"] = dict(floors)
+        if dropped:
+            said["dropped"] = sorted(dropped)
         page = self._page = self._page or self._open()
         try:
             page.write(said, sync=True)

@@ -5,7 +5,7 @@ record that is its, so that the drainer starts exactly there. Pure: state and se
 out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -75,6 +75,11 @@ def plan_start(
                 automatic = RouteSettings(name, name, sink.name, start="oldest")
                 plan.ensure(automatic, automatic_digest(sink))
     return plan.sections
+
+
+def deaths(state: LogState, dropped: Iterable[RouteId]) -> list[Section]:
+    """Return the statements that end those of some routes that live."""
+    return [route_death(route_id) for route_id in dropped if route_id in state.routes]
 
 
 def plan_stream(state: LogState, settings: Settings, name: str, lsn: Lsn) -> list[Section]:

@@ -107,6 +107,11 @@ class Progress:
         said = self._said()
         return _lsns(said.get("routes")) | _lsns(said.get("floors"))
 
+    def dropped(self) -> list[RouteId]:
+        """Return the routes that a person gave up; their death is to be written."""
+        said = self._said().get("dropped")
+        return [int(route) for route in said] if isinstance(said, list) else []
+
     def _said(self) -> dict[str, object]:
         try:
             if self._page is None:

@@ -19,8 +19,8 @@ from wald.config import Settings
 from wald.core.events import Goodbye
 from wald.core.frame import Section
 from wald.errors import DiskFull, LogFailed, WaldError
-from wald.ingest.catalogue import plan_start
-from wald.ingest.committer import Committer
+from wald.ingest.catalogue import deaths, plan_start
+from wald.ingest.committer import Committer, Statement
 from wald.ingest.connection import Connection
 from wald.ingest.figures import Figures, Progress, oldest_retained, pending_records
 from wald.ingest.house import House
@@ -87,15 +87,23 @@ def _tell(recovery: RecoveryReport) -> None:
 
 
 def _agree_with_settings(log: Log, settings: Settings, fs: FileSystem) -> None:
-    """Write births and deaths of configured routes before anything is accepted.
+    """Write births and deaths of routes before anything is accepted; first what was given up.
 
     Raises:
         ConfigError: a route contradicts the log.
         DiskFull: there is no room for it; the supervisor tries again.
     """
+    progress = Progress(fs, settings.data_dir)
+    dropped = deaths(log.state, progress.dropped())
+    progress.close()
+    _write(log, settings, fs, dropped)
     oldest = oldest_retained(fs, settings.data_dir, log)
     pending = pending_records(fs, settings.data_dir, log.state)
     sections = plan_start(log.state, settings, log.frontier.lsn, oldest, pending)
+    _write(log, settings, fs, sections)
+
+
+def _write(log: Log, settings: Settings, fs: FileSystem, sections: list[Section]) -> None:
     if not sections:
         return
     try:
@@ -271,9 +279,24 @@ class Ingest:
             refused=refused,
         )
 
+    def _bury(self) -> None:
+        """Write the death of routes that a person gave up: from then on they keep nothing.
+
+        One that the settings name is left to the next start, which begins it anew.
+        """
+        routes = self._log.state.routes
+        gone = [
+            route_id
+            for route_id in self._progress.dropped()
+            if route_id in routes and routes[route_id].name not in self._settings.routes
+        ]
+        for section in deaths(self._log.state, gone):
+            self._committer.state(Statement(section, lambda: None, lambda _: None))
+
     def _tick(self) -> None:
         """Every second: time-outs, and segments that nobody needs."""
         self._house.tick()
+        self._bury()
         through = self._progress.floors()
         if through and self._failure is None:
             retired = self._log.retire(through)

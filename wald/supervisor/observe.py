@@ -88,6 +88,7 @@ def build_status(
             for row in streams.values()
         },
         "disk": drain.get("disk") or {},
+        "paused_all_ns": drain.get("paused_all_ns"),
         "connections": ingest.get("connections", 0),
         "groups": ingest.get("groups", 0),
         "refused": ingest.get("refused", {}),
@@ -154,6 +155,10 @@ def _route(
         "last_error": finished.get("last_error", ""),
         "parked": finished.get("parked"),
         "healing": _healing(finished),
+        "paused_ns": finished.get("paused_ns"),
+        "workers": finished.get("workers", 1),
+        "lanes": finished.get("lanes", []),
+        "change": finished.get("change"),
         **policy_said(finished.get("policy", {}), pending, oldest_s, now_ns),
     }
 

@@ -207,7 +207,9 @@ ROUTE: Mapping[str, Setting] = {
         "max_records_per_s", count(1, 10**9), "no more records a second than this"
     ),
     "live_share": Setting(
-        "live_share", share, "of the rate, what is kept for what is new while a backlog drains"
+        "live_share",
+        share,
+        "of its time, what a route with a backlog leaves to others at its target that keep up",
     ),
     "fallback": Setting("fallback", name, "a sink that takes over while this one is down"),
     "fallback_after": Setting(

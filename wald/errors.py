@@ -9,7 +9,8 @@ Exit codes follow sysexits.h: 1 the answer is no, 2 usage, 69 unavailable, 74 in
 """
 
 from collections.abc import Mapping
-from typing import ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 EXIT_NO = 1
 EXIT_USAGE = 2
@@ -170,6 +171,45 @@ class Undeliverable(WaldError):
     code = "undeliverable"
 
 
+class DeliveryTimeout(WaitTimeout):
+    """A record **is durable**, and was not delivered within the time: it will be, on its own.
+
+    Attributes:
+        receipt: what is promised of it; the first undelivered one of several.
+        routes: by name, where it is at each route of its stream.
+        results: of ``append_many``: all results, durable or refused; else None.
+    """
+
+    code = "delivery.timeout"
+    retryable = False
+    default_hint = "it is stored: do not send it again; 'wait' for it, or see 'wald status --lsn'"
+    receipt: Any = None
+    routes: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    results: Any = None
+
+
+class DeliveryPending(DeliveryTimeout):
+    """A record **is durable**, and its delivery waits for a person: told at once."""
+
+    code = "delivery.pending"
+
+
+class DeliveryRefused(WaldError):
+    """A record was durable, and a target refused it for good, or it was lost: a dead letter.
+
+    Attributes:
+        receipt: what was promised of it.
+        routes: by name, where it is at each route of its stream, with the target's words.
+        results: of ``append_many``: all results, durable or refused; else None.
+    """
+
+    code = "delivery.refused"
+    default_hint = "'wald dlq show' prints it; mend the target, then 'wald dlq redrive'"
+    receipt: Any = None
+    routes: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    results: Any = None
+
+
 # --- what an operator meets ---------------------------------------------------------------------
 
 
@@ -204,6 +244,25 @@ class NoDeadLetter(WaldError):
 
     code = "dead-letter.none"
     default_hint = "'wald dlq list' shows which there are"
+
+
+class NoRecord(WaldError):
+    """No record has the LSN that was asked for."""
+
+    code = "record.none"
+    default_hint = "a receipt says the LSN of its record, 'wald status --json' the highest one"
+
+
+class RangeGone(WaldError):
+    """The log does not hold all of a range that is wanted again."""
+
+    code = "replay.range-gone"
+
+
+class ReplayRefused(WaldError):
+    """A past range cannot be delivered again as it was asked for."""
+
+    code = "replay.refused"
 
 
 class RedriveRefused(WaldError):

@@ -97,7 +97,7 @@ class Drainer:
         )
         stack.callback(self._page.close)
         self._said: dict[str, Any] = {}
-        self._said_progress: tuple[dict[str, Lsn], dict[str, Lsn]] = ({}, {})
+        self._said_progress: tuple[dict[str, Lsn], dict[str, Lsn], list[RouteId]] = ({}, {}, [])
         self._progress_ns = 0
         self._trouble = ""
         self._hint_ns = 0

@@ -4,6 +4,8 @@ import random
 
 import pytest
 
+from tests.logtools import DATA
+from tests.model.log_reader import read_log
 from tests.turns import Client, Site
 from wald import limits
 from wald.core import body
@@ -165,4 +167,35 @@ def test_idleness_counts_from_the_lost_connection(monkeypatch: pytest.MonkeyPatc
     site.committer.commit(mentioned=True)
     site = site.restarted()
     assert [session in site.log.state.sessions for session in ids] == [False, False, True]
+    site.log.close()
+
+
+# --- who is answered what -----------------------------------------------------------------------
+
+
+def test_each_is_told_the_lsns_of_its_own_records_whatever_else_is_in_the_group():
+    site = Site()
+    clients = [site.client() for _ in range(6)]
+    for client in clients:
+        client.hello()
+        client.send(append(1, 0))
+    site.loop.turn()
+    for client in clients:
+        assert [type(each) for each in client.wire.events()] == [Ack]
+    for size, client in enumerate(clients, 1):
+        client.send(append(2, 10 * size))  # alone, or of a run of two
+        if size % 3 == 0:
+            client.send(append(3, 10 * size + 1, lag=2))
+    clients[0].send(OpenStream(9, "more").encode())
+    site.loop.turn()
+    found = read_log(site.fs, DATA, site.log.frontier).requests
+    stored = {(each.session, each.sequence): (each.first_lsn, len(each.body)) for each in found}
+    for size, client in enumerate(clients, 1):
+        (ack,) = [each for each in client.wire.events() if isinstance(each, Ack)]
+        assert (ack.first, ack.through) == (2, 3 if size % 3 == 0 else 2)
+        assert ack.durable_lsn == site.log.frontier.lsn
+        session = client.connection.session
+        assert stored[session, 2] == (ack.first_lsn, 10 * size + 8)
+        if size % 3 == 0:
+            assert stored[session, 3] == (ack.first_lsn + 1, 10 * size + 9)
     site.log.close()

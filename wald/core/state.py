@@ -186,15 +186,17 @@ class LogState:
             stream.last_lsn = lsn
             session = sessions.get(session_id)
             if session is not None:
-                runs = session.runs
-                if answered == sequence - 1:  # of what was before it nothing may be asked for
-                    runs.clear()
-                    session.refusals = 0
-                runs.append(_new_tuple(Run, (sequence, stream_id, lsn, table, ())))
+                run = _new_tuple(Run, (sequence, stream_id, lsn, table, ()))
                 session.last_sequence = sequence
                 session.active_ns = time_ns
-                session.answered_through = max(session.answered_through, answered)
-                if len(runs) > 1:
+                if answered == sequence - 1:  # of what was before it nothing may be asked for
+                    session.answered_through = answered
+                    session.refusals = 0
+                    session.runs.clear()
+                    session.runs.append(run)
+                else:
+                    session.answered_through = max(session.answered_through, answered)
+                    session.runs.append(run)
                     session.forget_answered()
             lsn += 1
 

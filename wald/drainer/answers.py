@@ -1,6 +1,6 @@
 """What ``drain.sock`` is asked, and the answers; each operation is a method of its own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -10,23 +10,34 @@ from wald.drainer.faults import asked_fault
 from wald.drainer.fleet import Fleet
 from wald.drainer.frontier import FrontierBoard
 from wald.drainer.route_desk import RouteDesk
+from wald.drainer.views import views_of_fleet
+from wald.drainer.where import Sources, Where
 from wald.errors import InputError
-from wald.model import LaneKey
+from wald.model import Frontier, LaneKey, StreamId
 
 
 class Answers:
     """Answers requests; used by the main thread, between its rounds. ``trouble`` is of figures."""
 
-    def __init__(self, fleet: Fleet, board: FrontierBoard) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        board: FrontierBoard,
+        streams: Callable[[], Mapping[StreamId, str]] = dict,
+    ) -> None:
         self._fleet = fleet
+        self._streams = streams
         self._board = board
         self.trouble = ""
         ledger = fleet.shared.ledger
         self.desk = Desk(ledger, fleet.shared.clock, ledger.births, fleet.lanes_of)
+        self.followed: Frontier | None = None  # up to it every route that was born is known
+        self._where = Where(self._sources())
         self._operations: dict[str, Callable[[Request], dict[str, Any]]] = {
             "drain.ping": lambda _: {"trouble": self.trouble},
             "drain.flush": self._flush,
             **self.desk.operations,
+            **self._where.operations,
             **RouteDesk(fleet).operations,
             "drain.fault": self._fault,
             "drain.takeover": lambda request: takeover.answer(
@@ -46,6 +57,19 @@ class Answers:
             msg = f"unknown operation {request.get('op')!r}"
             raise InputError(msg, hint=", ".join(sorted(self._operations)))
         return operation(request)
+
+    def _sources(self) -> Sources:
+        fleet, shared = self._fleet, self._fleet.shared
+        return Sources(
+            shared.fs,
+            shared.data_dir,
+            shared.log_id,
+            shared.clock,
+            shared.ledger,
+            lambda: views_of_fleet(fleet),
+            self._streams,
+            lambda: self.followed,
+        )
 
     def _flush(self, request: Request) -> dict[str, Any]:
         frontier = self._board.current()

@@ -34,6 +34,10 @@ class Catalogue:
         stream = self._state.streams.get(stream_id)
         return stream.name if stream else str(stream_id)
 
+    def streams(self) -> dict[StreamId, str]:
+        """Return the names of all streams."""
+        return {stream_id: stream.name for stream_id, stream in self._state.streams.items()}
+
     def count_streams(self) -> int:
         """Return how many streams there are."""
         return len(self._state.streams)

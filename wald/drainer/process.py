@@ -105,7 +105,7 @@ class Drainer:
         self._source = Subscription(
             settings.socket, self._board, doors.chance, lambda other: other == log_id
         )
-        self._answers = Answers(self._fleet, self._board)
+        self._answers = Answers(self._fleet, self._board, self._catalogue.streams)
         self._asks = Asks(doors.path("drain.sock"), self._answers.answer)
         stack.callback(self._asks.close)
 
@@ -147,6 +147,7 @@ class Drainer:
         if frontier is not None:
             self._catalogue.update(frontier)
             self._fleet.follow(self._catalogue.routes)
+            self._answers.followed = frontier
 
     def _pack(self) -> None:
         frontier, routes = self._board.current(), self._catalogue.routes

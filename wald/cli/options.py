@@ -9,7 +9,7 @@ import click
 
 from wald.config import Loaded, default_places, load_file, load_target
 from wald.config.places import ROOT_CONFIG
-from wald.core.units import parse_duration_s
+from wald.core.units import parse_duration_s, parse_size_bytes
 from wald.errors import ConfigError, WaldError, reported
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -112,5 +112,22 @@ class Duration(click.ParamType[float]):
             return value
         try:
             return parse_duration_s(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes with a unit, as in the configuration file; at least one."""
+
+    name = "size"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """Return bytes."""
+        if isinstance(value, int):
+            return value
+        try:
+            return max(1, parse_size_bytes(str(value)))
         except ValueError as error:
             self.fail(str(error), param, ctx)

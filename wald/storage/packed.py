@@ -151,7 +151,7 @@ class PackWriter:
 # --- reading ------------------------------------------------------------------------------------
 
 
-class _Span(NamedTuple):
+class Span(NamedTuple):
     """A part of a file's range, and the chunk that answers for it; None where it is lost."""
 
     after: Lsn
@@ -173,17 +173,17 @@ class OpenPack:
         self._path = packed_path(data_dir, packed)
         self._log_id = log_id
         self._reason = "it is not there"
-        self._span: _Span | None = None
+        self._span: Span | None = None
         self._items: list[Entry] = []
         self._at = 0
         self._file: File | None = None
-        self._spans = [_Span(packed.lo, packed.hi, None)]
+        self.spans = [Span(packed.lo, packed.hi, None)]
         try:
             self._file = fs.open(self._path)
         except FileNotFoundError:
             return
         try:
-            self._spans = self._find_spans(self._file)
+            self.spans = self._find_spans(self._file)
         except Exception:
             self.close()
             raise
@@ -196,11 +196,11 @@ class OpenPack:
 
     def next_after(self, lsn: Lsn) -> TailBlock | LostRange | None:
         """Return the first item that ends above an LSN; None if there is none up to the end."""
-        for span in self._spans:
+        for span in self.spans:
             if span.through <= lsn:
                 continue
             if span is not self._span:
-                lost = self._load(span)
+                lost = self.load(span)
                 if lost is not None:
                     return _behind(lost, lsn)
             while self._at < len(self._items) and self._items[self._at].last_lsn <= lsn:
@@ -215,7 +215,7 @@ class OpenPack:
         """Whether there is no such file."""
         return self._file is None
 
-    def _load(self, span: _Span) -> LostRange | None:
+    def load(self, span: Span) -> LostRange | None:
         """Unpack a chunk; return what is lost if it cannot be."""
         self._span, self._items, self._at = None, [], 0
         reason, offset, records = self._reason, 0, None
@@ -250,7 +250,7 @@ class OpenPack:
 
     # --- where the chunks are -------------------------------------------------------------------
 
-    def _find_spans(self, file: File) -> list[_Span]:
+    def _find_spans(self, file: File) -> list[Span]:
         """Find the chunks by the tail, or, where that is damaged, from the head on."""
         try:
             tail = read_tail(file)
@@ -261,7 +261,7 @@ class OpenPack:
         spans = _spans_of(self._walk(file), self.packed.lo)
         through = spans[-1].through if spans else self.packed.lo
         if through < self.packed.hi:
-            spans.append(_Span(through, self.packed.hi, None))
+            spans.append(Span(through, self.packed.hi, None))
         return spans
 
     def _check(self, head: PackedHead) -> None:
@@ -287,11 +287,9 @@ class OpenPack:
             offset = chunk.end
 
 
-def _spans_of(chunks: Sequence[ChunkHeader], lo: Lsn) -> list[_Span]:
+def _spans_of(chunks: Sequence[ChunkHeader], lo: Lsn) -> list[Span]:
     starts = [lo, *(chunk.through for chunk in chunks)]
-    return [
-        _Span(after, chunk.through, chunk) for after, chunk in zip(starts, chunks, strict=False)
-    ]
+    return [Span(after, chunk.through, chunk) for after, chunk in zip(starts, chunks, strict=False)]
 
 
 def _behind(lost: LostRange, lsn: Lsn) -> LostRange:

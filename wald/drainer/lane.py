@@ -297,6 +297,8 @@ class Lane:
             return Event.UNCERTAIN
         if memory.reader is None:
             memory.reader = self.route.reader(memory.held.checkpoint.lsn)
+            manifest = memory.held.manifest  # a restart does not begin anew to knock
+            self._failures = max(self._failures, manifest.attempts - 1 if manifest else 0)
         held_back_s = self._gate.wait_s()
         if held_back_s > 0:
             self._look_ahead()

@@ -38,30 +38,33 @@ def check_row(route: Route, memory: LaneMemory) -> tuple[Event, ProgressRow | No
         chain = route.shared.dead_log.walk(stand_of(route, row).dead_rev)
         facts = replace(facts, log=_look(route, memory, row), chain=chain is not None)
         case = judge_row(facts)
-    return _carry_out(route, memory, case, row, chain, decided=decided), row
+    event = _carry_out(route, memory, case, row, chain)
+    if decided and event is not Event.TAKE_OVER and _is_carried_out(case, facts):
+        settle_decision(route)
+    return event, row
 
 
 def _carry_out(
-    route: Route,
-    memory: LaneMemory,
-    case: RowCase,
-    row: ProgressRow | None,
-    chain: Chain | None,
-    *,
-    decided: bool,
+    route: Route, memory: LaneMemory, case: RowCase, row: ProgressRow | None, chain: Chain | None
 ) -> Event:
-    event = case.event
-    if event is Event.ADOPTED:
+    if case.event is Event.TAKE_OVER:
+        assert row is not None
+        return take_over(route, memory, row)
+    if case.event is Event.ADOPTED:
         assert chain is not None
         adopt(route, memory, row, chain, case.label)
-    elif event is Event.TAKE_OVER:
-        assert row is not None
-        return take_over(route, memory, row)  # decided until the row is ours
-    elif event is Event.ROW_STRANGE:
+    elif case.event is Event.ROW_STRANGE:
         _park(route, memory, case, row)
-    if decided and case.parked is None:
-        settle_decision(route)
-    return event
+    return case.event
+
+
+def _is_carried_out(case: RowCase, facts: RowFacts) -> bool:
+    """Tell whether a person's decision is no longer needed: the row is ours, and the log holds on.
+
+    Until what the log no longer holds has been passed the lane would be parked for it again.
+    """
+    short = facts.log_short if facts.fits else facts.log is LogFinding.GONE
+    return case.event in {Event.ROW_FITS, Event.ROW_APPLIED, Event.ADOPTED} and not short
 
 
 def _facts(

@@ -1,0 +1,441 @@
+"""A target or a ledger that went back in time is healed: real SQLite files, copied and put back."""
+
+import shutil
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+from tests.backlog import FS, OWNER, end, eventually
+from tests.healing import Site
+from tests.logtools import SMALL
+from wald import limits
+from wald.core.healing import from_numbers
+from wald.drainer import takeover
+from wald.drainer.answers import Answers
+from wald.errors import InputError
+from wald.model import Delivered, RowMoved
+from wald.storage.lmdb_store import open_ledger
+from wald.storage.owner import load_owner
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    monkeypatch.setattr(limits, "REREAD_S", 0.02)
+    monkeypatch.setattr(limits, "PARKED_REREAD_S", 0.02)
+    monkeypatch.setattr(limits, "REWIND_PAUSE_S", 0.02)
+
+
+@pytest.fixture
+def site(place):
+    made = Site(place)
+    yield made
+    made.close()
+
+
+def delivered(site, count):
+    site.append(count)
+    site.wait_whole()
+
+
+def take_over(site, code="diverged"):
+    site.wait_parked(code)
+    said = Answers(site.fleet, site.shared.board).answer(
+        {"op": "drain.takeover", "route": "events"}
+    )
+    assert said == {"route": "events", "parked": [code]}
+
+
+# --- the target -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_restored_target_gets_again_what_it_forgot(site, loaded, times):
+    with site.delivering():
+        delivered(site, 10)
+        copy = site.copy_target()
+        delivered(site, 15)
+        with site.under_load() if loaded else nullcontext():
+            for _ in range(times):
+                site.restore_target(copy)
+                eventually(lambda: len(site.held()) > 20, site.figures)
+        site.wait_whole()
+        note = from_numbers(site.figures()["policy"]["healing"])
+        assert note is not None
+        assert note.went_back
+        assert note.done_ns
+
+
+def test_a_target_that_is_restored_while_it_is_healed_is_healed(site):
+    with site.delivering():
+        copies = []
+        for number in range(4):
+            delivered(site, 8)
+            copies.append(site.copy_target(f"backup{number}"))
+        delivered(site, 8)
+        for copy in (copies[2], copies[0], copies[1], copies[3], copies[0]):
+            behind = len(site.lsns)
+            site.restore_target(copy)
+            eventually(lambda: 0 < len(site.held()) <= behind)  # noqa: B023 - used in this round
+            site.append(1)
+        site.wait_whole()
+
+
+def test_a_target_that_lost_everything_is_filled_from_the_birth_of_the_route(site):
+    with site.delivering():
+        delivered(site, 12)
+        for path in site.place.glob("target.db*"):
+            path.unlink()
+        site.wait_whole()
+
+
+@pytest.mark.parametrize("landing", ["before", "behind", "twice"])
+def test_a_commit_that_lands_behind_a_restore_is_adopted_or_takes_no_effect(site, landing):
+    with site.delivering() as fleet:
+        delivered(site, 10)
+        copy = site.copy_target()
+        site.delayed = 1
+        site.append(4)
+        eventually(lambda: bool(site.late))
+        late = list(site.late)
+        if landing == "before":  # it lands on the restored target, before the lane looks at it
+            end(fleet)
+            site.restore_target(copy)
+            assert [type(each) for each in site.land()] == [Delivered]
+    if landing == "before":
+        with site.delivering():
+            site.wait_whole()
+        return
+    with site.delivering():
+        site.wait_whole()
+        site.restore_target(copy)
+        site.wait_whole()
+        site.late = late
+        assert [type(each) for each in site.land()] == [RowMoved]
+        if landing == "twice":
+            site.restore_target(copy)
+            site.late = late
+            site.land()
+        site.wait_whole()
+
+
+# --- the ledger -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_ledger_that_is_older_than_the_target_sends_nothing_again(site, loaded):
+    with site.delivering():
+        delivered(site, 10)
+    copy = site.copy_ledger()
+    with site.delivering():
+        delivered(site, 15)
+    site.restore_ledger(copy)
+    with site.delivering():
+        with site.under_load() if loaded else nullcontext():
+            eventually(lambda: site.figures()["delivered"] >= 25, site.figures)
+        site.wait_whole()
+
+
+def test_a_ledger_that_is_gone_is_made_anew_from_the_target_and_the_log(site):
+    with site.delivering():
+        delivered(site, 25)
+    shutil.rmtree(Path(site.backlog.data_dir) / "ledger")
+    with site.delivering():
+        site.wait_whole()
+
+
+@pytest.mark.parametrize("newer", ["target", "ledger"])
+@pytest.mark.parametrize("loaded", [False, True])
+def test_target_and_ledger_may_both_be_restored(site, newer, loaded):
+    with site.delivering():
+        delivered(site, 6)
+    ledger, target = site.copy_ledger(), site.copy_target()
+    with site.delivering():
+        delivered(site, 7)
+    if newer == "target":
+        target = site.copy_target()
+    else:
+        shutil.rmtree(ledger)
+        ledger = site.copy_ledger()
+    with site.delivering():
+        delivered(site, 9)
+    site.restore_ledger(ledger)
+    site.restore_target(target)
+    with site.delivering():
+        with site.under_load() if loaded else nullcontext():
+            eventually(lambda: len(site.held()) >= 22, site.figures)
+        site.wait_whole()
+
+
+def test_a_commit_that_lands_behind_a_restore_of_the_ledger_is_adopted(site):
+    with site.delivering():
+        delivered(site, 10)
+    copy = site.copy_ledger()
+    with site.delivering():
+        site.delayed = 1_000_000
+        site.append(3)
+        eventually(lambda: bool(site.late))
+    site.delayed = 0
+    first = site.late[0]
+    site.restore_ledger(copy)
+    with site.delivering():
+        site.late = [first]
+        site.land()
+        site.wait_whole()
+
+
+# --- the log no longer holds it -------------------------------------------------------------------
+
+
+@pytest.fixture
+def retiring(place):
+    made = Site(place, options=SMALL)
+    yield made
+    made.close()
+
+
+def retire(site, count):
+    """Take the oldest segments away, as retirement does."""
+    segments = sorted((Path(site.backlog.data_dir) / "log").glob("seg-*.wal"))
+    for path in segments[:count]:
+        path.unlink()
+    site.released = site.lsns[-1]
+
+
+def test_what_the_log_no_longer_holds_parks_the_lane_until_the_target_fits(retiring):
+    site = retiring
+    with site.delivering():
+        delivered(site, 8)
+        old = site.copy_target("old")
+        delivered(site, 45)
+        newer = site.copy_target("newer")
+        delivered(site, 8)
+        retire(site, 2)
+        site.restore_target(old)
+        site.wait_parked("target-behind")
+        error = site.figures()["last_error"]
+        assert f"through LSN {site.lsns[7]}" in error
+        assert f"through LSN {site.lsns[-1]}" in error
+        site.append(3)  # they wait
+        site.restore_target(newer)
+        site.wait_whole()
+        assert site.figures()["parked"] is None
+
+
+def test_what_the_log_no_longer_holds_is_given_up_by_a_person_as_dead_letters(retiring):
+    site = retiring
+    with site.delivering():
+        delivered(site, 8)
+        old = site.copy_target("old")
+        delivered(site, 50)
+        retire(site, 2)
+        site.restore_target(old)
+        take_over(site, "target-behind")
+        eventually(lambda: bool(site.letters()), site.figures)
+        (letter,) = site.letters()
+        lost = [lsn for lsn in site.lsns if letter.lsn <= lsn <= letter.through_lsn]
+        assert letter.code == "damaged"
+        assert letter.lsn == site.lsns[8]
+        assert 10 < len(lost) < 50
+        site.wait_whole(*lost)
+
+
+def test_an_older_ledger_is_counted_by_the_log_also_where_it_let_go_of_what_lies_between(retiring):
+    site = retiring
+    with site.delivering():
+        delivered(site, 5)
+    copy = site.copy_ledger()
+    with site.delivering():
+        delivered(site, 50)
+    retire(site, 2)
+    site.restore_ledger(copy)
+    with site.delivering():
+        site.wait_whole()
+        delivered(site, 2)
+
+
+# --- dead letters ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mended", [False, True])
+def test_a_restore_that_forgets_an_exclusion_takes_its_dead_letter_back(site, mended):
+    with site.delivering():
+        delivered(site, 6)
+        bad = site.lsns[-1] + 2
+        site.refuse(*(() if mended else (bad,)))
+        copy = site.copy_target()
+        site.refuse(bad)
+        site.append(6)
+        site.wait_whole(bad)
+        site.restore_target(copy)
+        site.wait_whole(*(() if mended else (bad,)))
+        assert [letter.lsn for letter in site.letters()] == ([] if mended else [bad])
+
+
+@pytest.mark.parametrize("ledger", ["kept", "older", "gone"])
+def test_a_restore_that_forgets_a_redrive_brings_the_dead_letters_back(site, ledger):
+    with site.delivering():
+        delivered(site, 6)
+        bad = [site.lsns[-1] + 2, site.lsns[-1] + 5]
+        site.refuse(*bad)
+        site.append(6)
+        site.wait_whole(*bad)
+        said = site.letters()
+        before_redrive = site.copy_target("before")
+    older = site.copy_ledger()
+    with site.delivering():
+        site.refuse()
+        site.redrive(*bad)
+        site.wait_whole()
+        delivered(site, 4)
+    if ledger == "older":
+        site.restore_ledger(older)
+    if ledger == "gone":
+        shutil.rmtree(Path(site.backlog.data_dir) / "ledger")
+    site.restore_target(before_redrive)
+    with site.delivering():
+        site.wait_whole(*bad)
+        assert site.letters() == said  # reason, words, attempts, body: all of it
+        site.refuse()
+        site.redrive(*bad)
+        site.wait_whole()
+        assert site.letters() == []
+
+
+def test_a_purged_letter_does_not_come_back(site):
+    with site.delivering():
+        delivered(site, 3)
+        bad = [site.lsns[-1] + 1, site.lsns[-1] + 2]
+        site.refuse(*bad)
+        site.append(5)
+        site.wait_whole(*bad)
+        copy = site.copy_target()
+        site.purge(bad[0])
+        site.append(5)
+        site.wait_whole(*bad)
+        site.restore_target(copy)
+        site.wait_whole(*bad)
+        assert [letter.lsn for letter in site.letters()] == bad[1:]
+        assert (site.figures()["dead_letters"], site.figures()["purged"]) == (1, 1)
+
+
+# --- damage ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("restored", ["target", "ledger", "both"])
+@pytest.mark.parametrize("where", ["below the row", "above the row"])
+def test_what_damage_took_is_counted_once_whatever_goes_back(site, restored, where):
+    with site.delivering():
+        delivered(site, 6)
+    ledger, target = site.copy_ledger(), site.copy_target()
+    site.append(3)
+    lost = damage(site, 7)
+    with site.delivering():
+        site.append(4)
+        site.wait_whole(*lost)
+    if where == "below the row":
+        shutil.rmtree(ledger)
+        ledger, target = site.copy_ledger(), site.copy_target()
+        with site.delivering():
+            site.append(4)
+            site.wait_whole(*lost)
+    if restored in {"ledger", "both"}:
+        site.restore_ledger(ledger)
+    if restored in {"target", "both"}:
+        site.restore_target(target)
+    with site.delivering():
+        site.wait_whole(*lost)
+        (letter,) = site.letters()
+        assert (letter.code, letter.records) == ("damaged", 1)
+
+
+def damage(site, index):
+    """Spoil a record where it stands in the log."""
+    value = b"%05d" % index
+    (path,) = [
+        path
+        for path in (Path(site.backlog.data_dir) / "log").glob("seg-*.wal")
+        if value in path.read_bytes()
+    ]
+    path.write_bytes(path.read_bytes().replace(value, b"\xff" * len(value)))
+    return [site.lsns[index]]
+
+
+# --- a person is asked ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["resume", "takeover"])
+def test_with_on_rewind_park_a_person_is_asked_before_anything_is_sent_again(place, command):
+    site = Site(place, on_rewind="park")
+    with site.delivering() as fleet:
+        delivered(site, 10)
+        copy = site.copy_target()
+        delivered(site, 10)
+        site.restore_target(copy)
+        site.wait_parked("target-went-back")
+        site.append(2)
+        assert len(site.held()) == 10
+        if command == "resume":
+            assert fleet.resume(1)
+        else:
+            answers = Answers(fleet, site.shared.board)
+            said = answers.answer({"op": "drain.takeover", "route": "events"})
+            assert said == {"route": "events", "parked": ["target-went-back"]}
+        site.wait_whole()
+        site.restore_target(copy)  # one decision is for once
+        site.wait_parked("target-went-back")
+    site.close()
+
+
+def test_takeover_is_for_a_route_that_waits_for_it(site):
+    with site.delivering() as fleet:
+        delivered(site, 3)
+        answers = Answers(fleet, site.shared.board)
+        for name in ("events", "no", None):
+            with pytest.raises(InputError):
+                answers.answer({"op": "drain.takeover", "route": name})
+
+
+# --- owners ---------------------------------------------------------------------------------------
+
+
+def test_a_new_owner_touches_nothing_until_a_person_takes_the_route_over(site):
+    with site.delivering():
+        delivered(site, 10)
+    site.owner += 1  # the directory was moved, or its file 'owner' is gone
+    with site.delivering():
+        site.append(5)
+        site.wait_parked("diverged")
+        assert len(site.held()) == 10
+        take_over(site)
+        site.wait_whole()
+    with site.delivering():  # durably
+        delivered(site, 5)
+    site.owner -= 1  # and who was the owner before is parked at the next attempt
+    with site.delivering():
+        site.append(1)
+        site.wait_parked("diverged")
+
+
+def test_a_decision_made_with_no_drainer_at_work_is_carried_out_at_the_next_start(site):
+    with site.delivering():
+        delivered(site, 10)
+    site.owner += 1
+    ledger = open_ledger(FS, site.backlog.data_dir, site.backlog.log.log_id)
+    assert takeover.decide_by_name(ledger, "events", site.owner, 5).route_id == 1
+    with pytest.raises(InputError):
+        takeover.decide_by_name(ledger, "no", site.owner, 5)
+    ledger.close()
+    with site.delivering():
+        delivered(site, 3)
+
+
+def test_the_owner_file_says_whether_the_directory_is_where_it_was(site, tmp_path):
+    data = Path(site.backlog.data_dir)
+    first = load_owner(FS, str(data), site.backlog.chance)
+    assert not first.moved
+    copy = tmp_path / "copy"
+    shutil.copytree(data, copy)
+    assert load_owner(FS, str(copy), site.backlog.chance).moved
+    assert first.value != OWNER

@@ -27,8 +27,9 @@ def route_figures(route: RouteLanes) -> dict[str, Any]:
         said["paused_ns"] = since_ns
         if said["state"] != "delivering":
             said["state"] = "paused"
+    said["lane_count"] = route.layout.lanes
+    said["workers"] = min(route.template.crew.places, route.layout.lanes)
     if len(running) > 1 or route.layout.number:
-        said["workers"] = min(route.template.crew.places, route.layout.lanes)
         said["lanes"] = [lane_line(lane) for lane in running]
     if route.layout.is_changing:
         said["change"] = _change(route.layout, route.waits_for())

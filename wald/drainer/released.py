@@ -73,6 +73,18 @@ class ProgressPage:
             raise
         self._unsynced = 0
 
+    def drop(self, route_id: RouteId) -> None:
+        """Tell that a route was given up, and nothing else anew: while no drainer runs.
+
+        Raises:
+            OSError, ValueError: it cannot be written.
+        """
+        page = self._page = self._page or self._open()
+        said = page.read() or {}
+        before = said.get("dropped")
+        told = [*before, route_id] if isinstance(before, list) else [route_id]
+        page.write({**said, "dropped": sorted(set(told))}, sync=True)
+
     def close(self) -> None:
         """Close the file; harmless to repeat."""
         if self._page is not None:

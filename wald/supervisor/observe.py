@@ -156,6 +156,7 @@ def _route(
         "parked": finished.get("parked"),
         "healing": _healing(finished),
         "paused_ns": finished.get("paused_ns"),
+        "lane_count": finished.get("lane_count", 1),
         "workers": finished.get("workers", 1),
         "lanes": finished.get("lanes", []),
         "change": finished.get("change"),

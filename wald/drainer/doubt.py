@@ -11,6 +11,7 @@ from wald.core import manifests, outcomes
 from wald.core.delivery import Event, Parked
 from wald.core.outcomes import Facts
 from wald.core.window import Moment, Window, WindowCase, WindowFacts, judge_window
+from wald.drainer.freezing import files
 from wald.drainer.route import LaneMemory, Route, must
 from wald.model import (
     AttemptStamp,
@@ -58,6 +59,12 @@ def take_in(route: Route, memory: LaneMemory, outcome: Outcome, *, in_doubt: boo
         _mark(route, memory, Mark(cleared=manifest.attempts))
 
 
+def clear_uncalled(memory: LaneMemory, *, in_doubt: bool) -> None:
+    """Remember that the attempt that was counted was not made."""
+    if not in_doubt:
+        memory.cleared = (memory.manifest.number, memory.manifest.attempts)
+
+
 def attempt_stamp(
     route: Route, memory: LaneMemory, *, crashes: int = 0, begins: bool = True
 ) -> AttemptStamp:
@@ -100,9 +107,15 @@ def hold(route: Route, memory: LaneMemory, why: str) -> None:
     memory.park(Parked.UNCERTAIN, why)
 
 
-def still_held(memory: LaneMemory) -> bool:
-    """Tell whether the open batch waits for a person; the memory then says so too."""
+def still_held(route: Route, memory: LaneMemory) -> bool:
+    """Tell whether the open batch waits for a person; the memory then says so too.
+
+    A lane that begins, or begins anew, removes what a life before kept for nothing.
+    """
     manifest = memory.held.manifest
+    if memory.reader is None:
+        keep = [revision.rev_id for revision in manifest.revisions] if manifest else []
+        files(route).sweep(keep, route.key)
     if manifest is None or not manifest.held:
         return False
     memory.park(Parked.UNCERTAIN, manifest.held)

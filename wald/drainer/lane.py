@@ -293,7 +293,7 @@ class Lane:
         if self.route.frontier() is None:
             return _IDLE_S
         memory.held = self._shared.ledger.lane(self.route.key)
-        if still_held(memory):
+        if still_held(self.route, memory):
             return Event.UNCERTAIN
         if memory.reader is None:
             memory.reader = self.route.reader(memory.held.checkpoint.lsn)
@@ -339,7 +339,7 @@ class Lane:
             return self._take_up()
         batch = self._next_batch()
         if batch is not None:
-            manifest = new_manifest(self.route, batch, memory.held.checkpoint)
+            manifest = new_manifest(self.route, memory, batch, memory.held.checkpoint)
             must(done=self._shared.ledger.seal(self.route.key, manifest))  # COMMIT POINT: T2
             memory.held = LaneProgress(memory.held.checkpoint, manifest)
             memory.batch = batch
@@ -451,7 +451,8 @@ class Lane:
         took_effect = memory.manifest.current.rev_id
         if known is not None:
             self._gate.rest()
-            self._finish(took_effect)
+            if known is Event.DELIVERED:
+                self._finish(took_effect)
             return known
         began_ns, records = self._now_ns(), memory.manifest.records
         memory.timeout_s = self._gate.begins(records)

@@ -16,6 +16,7 @@ from wald.drainer.route import MakeSink, Shared
 from wald.errors import DataDirectoryHeld, LedgerFailed
 from wald.ports import Chance, Clock, FileSystem
 from wald.storage import identity
+from wald.storage.batches import FrozenFiles, open_revisions
 from wald.storage.deadlog import DeadLog
 from wald.storage.lmdb_store import open_ledger
 from wald.storage.owner import load_owner
@@ -61,6 +62,7 @@ def open_shared(
         _log.error("the data directory was moved or copied: its lanes are parked as diverged")
     ledger = open_ledger(doors.fs, data_dir, log_id)
     stack.callback(ledger.close)
+    FrozenFiles(doors.fs, data_dir).sweep(open_revisions(ledger))
     dead_log = DeadLog(doors.fs, data_dir)
     stack.callback(dead_log.close)
     packed = PackedFiles(PackedIndex(ledger.store))

@@ -10,6 +10,7 @@ from wald.core import delivery
 from wald.core.delivery import Parked, RejectGuard
 from wald.core.healing import Healing
 from wald.core.lanes import WHOLE, Share
+from wald.core.shaping import Frozen
 from wald.drainer.crew import Crew
 from wald.drainer.faults import FaultBoard
 from wald.drainer.frontier import FrontierBoard
@@ -17,6 +18,7 @@ from wald.drainer.guarded import GuardedSink
 from wald.drainer.packed_files import PackedFiles
 from wald.drainer.producers import LogPlace, Producers, trace_of
 from wald.drainer.reader import Batch, LaneReader
+from wald.drainer.shaping import Shaper
 from wald.drainer.targets import Targets
 from wald.errors import LedgerFailed
 from wald.model import (
@@ -287,6 +289,8 @@ class LaneMemory:
     parked: Parked | None = None
     timeout_s: float | None = None  # how long the next attempt may take
     sent: tuple[Lsn, ...] = ()  # in the last attempt
+    frozen: tuple[RevisionId, Frozen] = (NO_REVISION, Frozen())  # what a revision sends
+    shaper: Shaper | None = None
     cleared: tuple[int, int] = (0, 0)  # (batch, attempt): up to it is known what took effect
     healing: Healing | None = None  # the last time that the target's row was adopted
     pause_s: float = 0.0  # behind it

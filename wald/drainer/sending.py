@@ -4,15 +4,17 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-from wald.core import delivery, outcomes
+from wald.core import delivery, outcomes, shaping
 from wald.core.delivery import Event
 from wald.core.outcomes import Facts
 from wald.core.row import effective_dead_rev
-from wald.drainer.doubt import facts, hold, is_decided, take_in
+from wald.drainer import freezing
+from wald.drainer.doubt import facts, hold, is_decided, sent_batches, take_in
 from wald.drainer.reader import Batch
 from wald.drainer.redriving import close_redrive
 from wald.drainer.route import LaneMemory, Route, must
-from wald.drainer.settling import Change, revise, set_aside, settle_refused, to_send
+from wald.drainer.settling import set_aside, settle_by_person, settle_refused
+from wald.drainer.thawing import thaw
 from wald.model import (
     NO_REVISION,
     Attempt,
@@ -24,7 +26,6 @@ from wald.model import (
     LaneProgress,
     Manifest,
     Outcome,
-    ProgressRow,
     Record,
     Rejected,
     RejectedRecord,
@@ -39,29 +40,37 @@ from wald.model import (
 _log = logging.getLogger("wald.drain")
 
 
-def new_manifest(route: Route, batch: Batch, checkpoint: Checkpoint) -> Manifest:
-    """Return what freezes a batch, its first attempt counted."""
+def new_manifest(
+    route: Route, memory: LaneMemory, batch: Batch, checkpoint: Checkpoint
+) -> Manifest:
+    """Return what freezes a batch, its first attempt counted; what it sends is kept already."""
     stamp = route.stamp()
-    return Manifest(
+    revision = Revision(
+        route.new_revision(),
+        batch.hi,
+        boot_id=stamp.boot_id,
+        boot_clock_ns=stamp.boot_clock_ns,
+        time_ns=stamp.time_ns,
+        batches=sent_batches(route, memory),
+    )
+    manifest = Manifest(
         number=checkpoint.batch_no + 1,
         lo=checkpoint.lsn + 1,
         prev_rev=checkpoint.rev_id,
         attempts=1,
-        revisions=(
-            Revision(
-                route.new_revision(),
-                batch.hi,
-                boot_id=stamp.boot_id,
-                boot_clock_ns=stamp.boot_clock_ns,
-                time_ns=stamp.time_ns,
-            ),
-        ),
+        revisions=(revision,),
         records=len(batch.records),
         sealed_time_ns=stamp.time_ns,
         boot_id=stamp.boot_id,
         boot_clock_ns=stamp.boot_clock_ns,
         attempt_time_ns=stamp.time_ns,
     )
+    if not freezing.freezes(route, memory):
+        return manifest
+    work = freezing.Work(manifest, revision, batch, checkpoint)
+    frozen = freezing.freeze_if_it_works(route, memory, work)
+    # without a digest the attempt that is counted cannot be made
+    return replace(manifest, revisions=(frozen,), cleared=0 if frozen.digest else 1)
 
 
 def foregone(route: Route, memory: LaneMemory) -> Event | None:
@@ -71,20 +80,19 @@ def foregone(route: Route, memory: LaneMemory) -> Event | None:
     left to be sent.
     """
     manifest = memory.manifest
-    left = to_send(memory)
-    outcome: Outcome | None = None
-    if is_decided(manifest, Decision.DELIVERED) or (
-        not left and memory.replay is not ReplayClass.TRANSACTIONAL
-    ):
-        outcome = Delivered()
-    elif is_decided(manifest, Decision.DEAD_LETTER):
-        why = f"a person decided so; {manifest.last_error or 'nothing was answered'}"
-        records = tuple(RejectedRecord(record.lsn, outcomes.UNCERTAIN, why) for record in left)
-        revise(route, memory, Change(refused=records))
-        outcome = Delivered()
-    if outcome is None:
-        return None
-    memory.note(outcome)
+    if not is_decided(manifest, Decision.DELIVERED):
+        instead = thaw(route, memory)
+        if instead is not None:
+            memory.counted = NO_REVISION
+            memory.verdict_of = manifest.number
+            return instead
+        left = freezing.to_send(memory)
+        if left and is_decided(manifest, Decision.DEAD_LETTER):
+            why = f"a person decided so; {manifest.last_error or 'nothing was answered'}"
+            settle_by_person(route, memory, outcomes.UNCERTAIN, why)
+        elif left or memory.replay is ReplayClass.TRANSACTIONAL:
+            return None
+    memory.note(Delivered())
     memory.counted = NO_REVISION
     memory.verdict_of = manifest.number
     return Event.DELIVERED
@@ -127,26 +135,8 @@ def close_sink(route: Route, memory: LaneMemory) -> None:
 
 
 def _attempt(route: Route, memory: LaneMemory) -> Attempt:
-    assert memory.batch is not None
-    manifest, batch = memory.manifest, memory.batch
-    revision = manifest.current
-    row = ProgressRow(
-        manifest.number,
-        revision.rev_id,
-        revision.hi,
-        batch.anchor,
-        route.shared.owner,
-        effective_dead_rev(memory.held.checkpoint, revision),
-    )
-    return Attempt(
-        route.key,
-        route.birth.stream,
-        manifest.prev_rev,
-        row,
-        to_send(memory),
-        number=manifest.attempts,
-        timeout_s=memory.timeout_s,
-    )
+    records, body = freezing.to_send(memory), freezing.body_of(memory)
+    return freezing.attempt_of(route, memory, freezing.open_work(memory), records, body)
 
 
 def finish(
@@ -159,12 +149,13 @@ def finish(
         after, finished = close_redrive(route, memory, took_effect)
     else:
         after, finished, lost = _close(route, memory, took_effect)
-    sealed = new_manifest(route, following, after) if following else None
+    sealed = new_manifest(route, memory, following, after) if following else None
     done = route.shared.ledger.finish(route.key, took_effect, after, finished, lost, sealed)
     must(done=done)  # COMMIT POINT: T5 or T8, T2
     if not (manifest.is_redrive or manifest.decision):  # of which none falls by the target's word
         refused = len(manifest.revision(took_effect).excluded)
         memory.guard = memory.guard.with_batch(finished.records, refused)
+    freezing.forget(route, *manifest.revisions)
     memory.unsendable, memory.halted = (), ()
     memory.held = LaneProgress(after, sealed)
     memory.batch = following
@@ -222,6 +213,8 @@ def search(route: Route, memory: LaneMemory) -> Event:
     """
     rejected = memory.outcome
     assert isinstance(rejected, Rejected)
+    if rejected.code == shaping.TRANSFORM_FAILED:
+        return set_aside(route, memory, rejected.records) or Event.CULPRITS
     if memory.replay is not ReplayClass.TRANSACTIONAL:
         return settle_refused(route, memory, rejected)
     found = _probe_all(route, memory, rejected)

@@ -7,9 +7,10 @@ a dead letter once the batch is closed, what is wanted later or is too many at o
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from wald.core import outcomes
+from wald.core import outcomes, shaping
 from wald.core.delivery import Event
-from wald.drainer import doubt
+from wald.core.shaping import Output
+from wald.drainer import doubt, freezing
 from wald.drainer.aside import known_refusals, may_set_aside
 from wald.drainer.redriving import exclude_again
 from wald.drainer.route import LaneMemory, Route, must
@@ -18,25 +19,12 @@ from wald.model import (
     DeadLetter,
     Lsn,
     Partial,
-    Record,
     Rejected,
     RejectedRecord,
     RevisionId,
     TooLarge,
 )
 from wald.storage.deadlog import DeadEntry
-
-
-def to_send(memory: LaneMemory) -> list[Record]:
-    """Return the records of the open batch that its current revision sends."""
-    assert memory.batch is not None
-    manifest, records = memory.manifest, memory.batch.records
-    revision = manifest.current
-    if manifest.is_redrive:
-        left = set(revision.redriven) - set(revision.settled)
-        return [record for record in records if record.lsn in left]
-    done = {*revision.excluded, *revision.settled}
-    return [record for record in records if record.lsn not in done] if done else records
 
 
 def settle(route: Route, memory: LaneMemory) -> Event:
@@ -59,24 +47,46 @@ def settle_refused(route: Route, memory: LaneMemory, rejected: Rejected) -> Even
 
 
 def set_aside(route: Route, memory: LaneMemory, refused: Sequence[RejectedRecord]) -> Event | None:
-    """T3: exclude refused records, and count the attempt without them; else say why not."""
+    """T3: exclude refused records, and count the attempt without them; else say why not.
+
+    Of a shaped batch every record goes that stands behind a refused one, and nothing that a newer
+    one has superseded comes back.
+    """
+    outputs = freezing.outputs_of(memory)
+    if outputs is not None:
+        refused = shaping.spread(outputs, refused)
+        outputs = shaping.less(outputs, {item.lsn for item in refused})
     if memory.manifest.is_redrive:
         exclude_again(route, memory, tuple(refused))
         return None
     unless = may_set_aside(route, memory, refused)
     if unless is None:
-        revise(route, memory, Change(refused=tuple(refused)))
+        revise(route, memory, Change(refused=tuple(refused), outputs=outputs))
     return unless
+
+
+def settle_by_person(route: Route, memory: LaneMemory, code: str, why: str) -> None:
+    """T3: set aside all that is left of the open batch, whatever the guard would say."""
+    refused = tuple(RejectedRecord(lsn, code, why) for lsn in _left(memory))
+    if memory.manifest.is_redrive:
+        exclude_again(route, memory, refused)
+    else:
+        outputs = None if freezing.outputs_of(memory) is None else ()
+        revise(route, memory, Change(refused=refused, outputs=outputs))
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a new revision changes of the one before; ``hi`` None leaves that as it is."""
+    """What a new revision changes of the one before; None leaves a field as it is.
+
+    ``outputs`` is what is left to be sent of a shaped batch; None to shape it anew.
+    """
 
     refused: tuple[RejectedRecord, ...] = ()
     taken: tuple[Lsn, ...] = ()
     hi: Lsn | None = None
     redriven: tuple[Lsn, ...] | None = None
+    outputs: tuple[Output, ...] | None = None
     retries: int = 0
     begins: bool = True
 
@@ -101,6 +111,7 @@ def revise(route: Route, memory: LaneMemory, change: Change) -> None:
         settled=tuple(sorted({*before.settled, *change.taken})),
         redriven=redriven,
         retries=change.retries,
+        superseded=_still_superseded(memory, change),
         encoder="",
         digest=b"",
         boot_id=stamp.boot_id,
@@ -108,10 +119,21 @@ def revise(route: Route, memory: LaneMemory, change: Change) -> None:
         time_ns=stamp.time_ns,
         batches=stamp.batches,
     )
+    work = replace(freezing.open_work(memory), revision=revision)
+    revision = freezing.freeze_if_it_works(route, memory, work, change.outputs)
     must(done=route.shared.ledger.revise(route.key, before.rev_id, revision, letters, stamp))
     # COMMIT POINT: T3
     memory.held = route.shared.ledger.lane(route.key)
     memory.counted = rev_id if change.begins else NO_REVISION
+    freezing.forget(route, before)
+
+
+def _still_superseded(memory: LaneMemory, change: Change) -> int:
+    """Return how many records stay covered by others; those that are refused now are not."""
+    outputs = freezing.outputs_of(memory) or ()
+    sent = {output.record.lsn for output in outputs}
+    gone = {item.lsn for item in change.refused} - sent
+    return max(0, memory.manifest.current.superseded - (len(gone) if outputs else 0))
 
 
 def _letters(
@@ -153,38 +175,64 @@ def _settle_part(route: Route, memory: LaneMemory, part: Partial) -> Event:
     found = outcomes.settle(part, memory.sent, memory.replay, before.retries)
     if memory.manifest.is_redrive:
         return _settle_redrive(route, memory, found)
-    unless = may_set_aside(route, memory, found.refused) if found.refused else None
+    refused, taken, left = _of_the_log(memory, found)
+    unless = may_set_aside(route, memory, refused) if refused else None
     if unless is not None:  # what took effect did: the refused ones wait with the rest
-        change = Change(taken=found.taken, retries=before.retries, begins=False)
-        revise(route, memory, change)
+        left = _not_taken(memory, found)
+        revise(route, memory, Change((), taken, None, None, left, before.retries, begins=False))
         return unless
     rest = bool(found.rest)
     retries = found.retries if rest else 0
-    revise(route, memory, Change(found.refused, found.taken, retries=retries, begins=not rest))
+    revise(route, memory, Change(refused, taken, None, None, left, retries, begins=not rest))
     return Event.REST if rest else Event.NOTHING_LEFT
+
+
+def _of_the_log(
+    memory: LaneMemory, found: outcomes.Settlement
+) -> tuple[tuple[RejectedRecord, ...], tuple[Lsn, ...], tuple[Output, ...] | None]:
+    """Return what was refused and what took effect as records of the log, and what is left."""
+    outputs = freezing.outputs_of(memory)
+    if outputs is None:
+        return found.refused, found.taken, None
+    rest = set(found.rest)
+    left = tuple(output for output in outputs if output.record.lsn in rest)
+    refused = shaping.spread(outputs, found.refused)
+    open_lsns = {lsn for output in left for lsn in output.sources}
+    taken = shaping.standing_for(outputs, set(found.taken)) - open_lsns
+    taken -= {item.lsn for item in refused}
+    return refused, tuple(sorted(taken)), left
+
+
+def _not_taken(memory: LaneMemory, found: outcomes.Settlement) -> tuple[Output, ...] | None:
+    outputs, taken = freezing.outputs_of(memory), set(found.taken)
+    if outputs is None:
+        return None
+    return tuple(output for output in outputs if output.record.lsn not in taken)
 
 
 def _settle_redrive(route: Route, memory: LaneMemory, found: outcomes.Settlement) -> Event:
     """What is refused again stays the dead letter that it was."""
-    if found.refused:
-        exclude_again(route, memory, found.refused)
+    refused, taken, left = _of_the_log(memory, found)
+    if refused:
+        exclude_again(route, memory, refused)
     rest = bool(found.rest)
     retries = found.retries if rest else 0
-    revise(route, memory, Change(taken=found.taken, retries=retries, begins=not rest))
+    revise(route, memory, Change((), taken, None, None, left, retries, begins=not rest))
     return Event.REST if rest else Event.NOTHING_LEFT
 
 
 def _send_less(route: Route, memory: LaneMemory, code: str, message: str) -> Event:
     """Send the first half; a record that is alone is refused for good."""
-    lsns = [record.lsn for record in to_send(memory)]
+    lsns = _left(memory)
     if len(lsns) == 1:
-        alone = (RejectedRecord(lsns[0], code, message),)
+        sent = freezing.to_send(memory)[0].lsn
+        alone = (RejectedRecord(sent, code, message),)
         return set_aside(route, memory, alone) or Event.CULPRITS
     if memory.manifest.is_redrive:
         return _cut_redrive(route, memory, lsns)
     hi = outcomes.cut_at(lsns, memory.manifest.current.settled)
     if hi is None:  # what took effect stands behind it: it cannot be left to the next batch
-        wanted = tuple(RejectedRecord(lsn, code, message) for lsn in lsns)
+        wanted = tuple(RejectedRecord(lsn, code, message) for lsn in memory.sent)
         return _settle_part(route, memory, Partial(retry=wanted, message=message))
     revise(route, memory, Change(hi=hi, retries=memory.manifest.current.retries, begins=False))
     memory.batch = None
@@ -192,6 +240,14 @@ def _send_less(route: Route, memory: LaneMemory, code: str, message: str) -> Eve
         memory.reader.close()
         memory.reader = None
     return Event.CUT
+
+
+def _left(memory: LaneMemory) -> list[Lsn]:
+    """Return the records of the log that stand behind what is left to be sent."""
+    outputs = freezing.outputs_of(memory)
+    if outputs is None:
+        return [record.lsn for record in freezing.to_send(memory)]
+    return sorted({lsn for output in outputs for lsn in output.sources})
 
 
 def _cut_redrive(route: Route, memory: LaneMemory, lsns: Sequence[Lsn]) -> Event:

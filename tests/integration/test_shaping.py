@@ -1,0 +1,311 @@
+"""Coalescing, transforms and frozen batches through real lanes."""
+
+import itertools
+import random
+
+import pytest
+
+from tests import transforms
+from tests.backlog import FS, Backlog
+from tests.onelane import WINDOW_S, Bench, Dying, Killed, append_keyed, values
+from wald.core.delivery import Step
+from wald.model import Decision, Mark, Partial, RejectedRecord, ReplayClass, Unknown
+from wald.storage.batches import FrozenFiles
+from wald.testing.recording_sink import RecordingSink
+
+ROW, MONOTONE, KEYED, WINDOW, NONE = (
+    ReplayClass.TRANSACTIONAL,
+    ReplayClass.MONOTONE,
+    ReplayClass.KEYED,
+    ReplayClass.WINDOW,
+    ReplayClass.NONE,
+)
+PAIRS = [("a", b"a1"), ("b", b"b1"), ("a", b"a2"), (None, b"n1"), ("b", b"b2"), ("a", b"a3")]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_bad():
+    transforms.BAD.clear()
+
+
+def sent(bench):
+    return [record.value for record in bench.target.records]
+
+
+def frozen_files(bench):
+    directory = f"{bench.backlog.data_dir}/batches"
+    return FS.list_directory(directory) if FS.stat(directory) else []
+
+
+# --- coalescing ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("replay", list(ReplayClass))
+def test_the_newest_of_each_key_is_sent_and_the_others_count_as_superseded(backlog, replay):
+    append_keyed(backlog, PAIRS)
+    bench = Bench(backlog, replay, coalesce="last")
+    bench.through()
+    assert sent(bench) == [b"n1", b"b2", b"a3"]
+    checkpoint = bench.held.checkpoint
+    assert (checkpoint.delivered, checkpoint.superseded) == (6, 3)
+    (line,) = bench.ledger.history(bench.key)
+    assert (line.records, line.superseded) == (6, 3)
+    assert frozen_files(bench) == []
+
+
+@pytest.mark.parametrize("replay", list(ReplayClass))
+@pytest.mark.parametrize("named", [True, False])
+def test_a_refused_newest_does_not_resurrect_the_older_ones(backlog, replay, named):
+    lsns = append_keyed(backlog, PAIRS)
+    bench = Bench(backlog, replay, coalesce="last")
+    bench.target.names = named
+    bench.target.refuses = lambda record: record.value == b"a3"
+    bench.through()
+    assert bench.dead == {lsns[5]: "refused" if named else "rejected"}
+    if named or replay is ROW:  # else the batch was halved, and "a2" was the newest of its half
+        assert sent(bench) == [b"n1", b"b2"]
+        assert bench.held.checkpoint.superseded == 3
+    assert b"a3" not in sent(bench)
+
+
+# --- transforms ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("replay", list(ReplayClass))
+@pytest.mark.parametrize(
+    ("transform", "made", "superseded"),
+    [
+        ("upper", [b"X", b"DROP", b"Y"], 0),
+        ("without_drops", [b"x", b"y"], 1),
+        ("backwards", [b"y", b"drop", b"x"], 0),
+        ("count", [b"2", b"1"], 1),
+    ],
+)
+def test_what_a_transform_makes_is_sent(backlog, replay, transform, made, superseded):
+    append_keyed(backlog, [("k", b"x"), ("k", b"drop"), ("l", b"y")])
+    bench = Bench(backlog, replay, transform=f"tests.transforms:{transform}")
+    bench.through()
+    in_order = replay in {MONOTONE, KEYED} and transform == "backwards"
+    assert sent(bench) == (made[::-1] if in_order else made)
+    assert bench.held.checkpoint.delivered == 3
+    assert bench.held.checkpoint.superseded == superseded
+
+
+@pytest.mark.parametrize("replay", [ROW, WINDOW, NONE])
+def test_several_records_may_be_made_of_one(backlog, replay):
+    backlog.append(b"x", b"y")
+    bench = Bench(backlog, replay, transform="tests.transforms:twice")
+    bench.through()
+    assert sent(bench) == [b"x", b"x!", b"y", b"y!"]
+
+
+@pytest.mark.parametrize("replay", [MONOTONE, KEYED])
+def test_a_target_that_would_lose_all_but_one_of_them_is_sent_none(backlog, replay):
+    backlog.append(b"x", b"y")
+    bench = Bench(backlog, replay, transform="tests.transforms:twice")
+    bench.run(lambda: bench.step is Step.WAITING)
+    assert "all others would be lost" in bench.lane.figures.last_error
+    assert (bench.target.attempts, bench.dead) == ([], {})
+
+
+@pytest.mark.parametrize("replay", list(ReplayClass))
+def test_more_records_than_a_target_takes_at_a_time_are_cut(backlog, replay):
+    if replay in {MONOTONE, KEYED}:
+        return  # which take one of each
+    backlog.append(*values(8))
+    bench = Bench(backlog, replay, transform="tests.transforms:twice")
+    bench.options["max_records"] = 8
+    bench.start()
+    bench.through()
+    assert len(sent(bench)) == 16
+    assert max(len(each.records) for each in bench.target.attempts) <= 8
+
+
+@pytest.mark.parametrize("replay", list(ReplayClass))
+def test_a_record_at_which_a_transform_raises_is_set_aside(backlog, replay):
+    lsns = backlog.append(b"x", b"bad", b"y", b"worse", b"z")
+    transforms.BAD.update({b"bad", b"worse"})
+    bench = Bench(backlog, replay, transform="tests.transforms:upper")
+    bench.through()
+    assert sent(bench) == [b"X", b"Y", b"Z"]
+    assert bench.dead == dict.fromkeys([lsns[1], lsns[3]], "transform-failed")
+    letters = bench.ledger.dead_letters(1)
+    assert ["cannot take b'bad'" in letters[0].message, letters[0].lsn] == [True, lsns[1]]
+    assert len(bench.target.attempts) == 1
+
+
+@pytest.mark.parametrize("transform", ["wrong", "upper", "nowhere", "NOT_A_FUNCTION"])
+@pytest.mark.parametrize("replay", [ROW, NONE])
+def test_a_transform_that_never_works_is_a_mistake_of_configuration(backlog, replay, transform):
+    backlog.append(b"x", b"y")
+    transforms.BAD.update({b"x", b"y"})
+    hold = {"on_unknown": "hold"} if replay is NONE else {}
+    bench = Bench(backlog, replay, transform=f"tests.transforms:{transform}", **hold)
+    for _ in range(3):
+        bench.run(lambda: bench.step is Step.WAITING)
+        assert bench.lane.figures.last_error.startswith("configuration: ")
+        bench.run(lambda: bench.step is not Step.WAITING)
+    assert (bench.target.attempts, bench.dead) == ([], {})
+    transforms.BAD.clear()
+    bench.settings["transform"] = "tests.transforms:upper"  # mended
+    bench.start()
+    bench.through()
+    assert sent(bench) == [b"X", b"Y"]
+    assert bench.dead == {}
+
+
+def test_a_refused_aggregate_is_a_dead_letter_of_each_record_behind_it(backlog):
+    lsns = append_keyed(backlog, [("k", b"x"), ("l", b"y"), ("k", b"z")])
+    bench = Bench(backlog, KEYED, transform="tests.transforms:count")
+    bench.target.refuses = lambda record: record.value == b"2"
+    bench.through()
+    assert bench.dead == dict.fromkeys([lsns[0], lsns[2]], "refused")
+    assert (bench.held.checkpoint.delivered, bench.held.checkpoint.superseded) == (1, 0)
+
+
+def test_a_shaped_batch_that_was_taken_in_part_sends_only_what_is_left(backlog):
+    lsns = append_keyed(backlog, PAIRS)
+    bench = Bench(backlog, NONE, coalesce="last", transform="tests.transforms:twice")
+    bench.target.script.append(
+        Partial((RejectedRecord(lsns[3], "bad", "no"),), (RejectedRecord(lsns[5], "busy", "no"),))
+    )
+    bench.through()
+    assert [each.value for each in bench.target.attempts[1].records] == [b"a3", b"a3!"]
+    assert bench.dead == {lsns[3]: "bad"}
+    assert (bench.held.checkpoint.delivered, bench.held.checkpoint.superseded) == (5, 3)
+
+
+# --- what is frozen -----------------------------------------------------------------------------
+
+
+def upgraded(bench, encoder="plain/2"):
+    """A new release of the sink, with a batch in flight."""
+    bench.options["encoder"] = encoder
+    bench.start()
+
+
+@pytest.mark.parametrize("replay", list(ReplayClass))
+def test_an_upgrade_of_the_encoder_with_a_batch_in_flight_resends_as_the_class_asks(
+    backlog, replay
+):
+    lsns = backlog.append(*values(5))
+    bench = Bench(backlog, replay)
+    bench.target.lost_answers = 1
+    bench.run(lambda: len(bench.target.attempts) == 1)
+    upgraded(bench)
+    more = backlog.append(*values(2))
+    bench.start()
+    bench.through()
+    bodies = [body.partition(b"\n")[0] for body in bench.target.bodies]
+    if replay is ROW:  # the row said that it had taken effect
+        assert bodies == [b"plain/1", b"plain/2"]
+    elif replay is WINDOW:  # byte for byte, or the target takes it for another one
+        assert bodies == [b"plain/1", b"plain/1", b"plain/2"]
+        assert bench.target.bodies[0] == bench.target.bodies[1]
+    else:
+        assert bodies == [b"plain/1", b"plain/2", b"plain/2"]
+    doubled = lsns if replay is NONE else []
+    assert bench.target.lsns == lsns + doubled + more
+
+
+@pytest.mark.parametrize("replay", [KEYED, WINDOW, NONE])
+def test_a_changed_transform_does_not_change_a_batch_in_flight(backlog, replay):
+    backlog.append(b"x", b"y")
+    bench = Bench(backlog, replay, transform="tests.transforms:upper")
+    bench.target.script.append(Unknown("cut"))
+    bench.run(lambda: len(bench.target.attempts) == 1)
+    bench.settings["transform"] = "tests.transforms:without_drops"
+    bench.start()
+    bench.through()
+    assert sent(bench) == [b"X", b"Y"]
+
+
+def lose(bench, how):
+    files = FrozenFiles(FS, bench.backlog.data_dir)
+    revision = bench.held.manifest.current
+    if how == "damaged":
+        files.remove(bench.key, revision.rev_id)
+        files.write(bench.key, revision.rev_id, b"something else")
+    else:
+        files.remove(bench.key, revision.rev_id)
+
+
+@pytest.mark.parametrize("how", ["missing", "damaged"])
+@pytest.mark.parametrize("attempted", [False, True])
+def test_a_lost_frozen_batch_is_made_anew_unless_it_may_have_taken_effect(backlog, how, attempted):
+    lsns = backlog.append(*values(5))
+    bench = Bench(backlog, WINDOW)
+    if attempted:
+        bench.target.lost_answers = 1
+        bench.run(lambda: len(bench.target.attempts) == 1)
+    else:
+        bench.target.script.append(Partial(retry=(RejectedRecord(lsns[0], "busy", "later"),)))
+        bench.run(lambda: len(bench.target.attempts) == 1)
+        bench.run(lambda: bench.step is Step.WAITING)
+    before = bench.held.manifest.current.rev_id
+    lose(bench, how)
+    bench.start()
+    if attempted:
+        bench.parked()
+        assert "frozen-body-lost" in bench.lane.figures.last_error
+        assert len(bench.target.attempts) == 1
+        assert bench.ledger.mark(bench.key, before, Mark(decision=Decision.DELIVERED))
+    bench.through()
+    if not attempted:
+        assert bench.target.attempts[1].row.rev_id != before
+        assert [record.lsn for record in bench.target.attempts[1].records] == [lsns[0]]
+
+
+def test_files_that_no_manifest_names_are_removed_at_a_start(backlog):
+    backlog.append(*values(5))
+    bench = Bench(backlog, WINDOW)
+    files = FrozenFiles(FS, backlog.data_dir)
+    files.write(bench.key, b"x" * 16, b"left behind")
+    bench.run(lambda: bench.step is Step.SENDING)
+    assert len(frozen_files(bench)) == 1
+    bench.through()
+    assert frozen_files(bench) == []
+
+
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize("replay", [ROW, KEYED, WINDOW])
+def test_a_crash_anywhere_with_coalescing_and_a_transform(place, replay, behind):
+    backlog = Backlog(place, "events")
+    chance = random.Random(11)
+    pairs = [(chance.choice("abcdefgh"), b"%05d" % number) for number in range(25)]
+    lsns = append_keyed(backlog, pairs)
+    transforms.BAD.add(b"00012")
+    for at in itertools.count(1):
+        bench = Bench(backlog, replay, coalesce="last", transform="tests.transforms:upper")
+        dying, target = Dying(at, behind=behind), bench.target
+        target.per_record = replay is not ROW
+        target.refuses = lambda record: record.lsn == lsns[19]
+        for name in ("seal", "revise", "attempt", "finish", "mark"):
+            setattr(bench.ledger, name, dying.around(getattr(bench.ledger, name)))
+
+        class Mortal(RecordingSink):
+            def deliver(self, attempt):
+                return dying.around(super().deliver)(attempt)  # noqa: B023
+
+        bench.kind = Mortal
+        bench.options["window_s"] = WINDOW_S
+        bench.start()
+        try:
+            bench.through()
+        except Killed:
+            bench.start()
+            bench.through()
+        newest: dict[str, int] = {}
+        for start in range(0, 25, 10):  # batches of ten
+            batch = list(zip(lsns, pairs, strict=True))[start : start + 10]
+            newest.update({f"{start}{key}": lsn for lsn, (key, _) in batch})
+        bad = {lsns[19]} | ({lsns[12]} & set(newest.values()))
+        assert bench.dead.keys() == bad & set(newest.values()), at
+        assert target.lsns == sorted(set(newest.values()) - bad), at
+        bench.lane.step()
+        assert frozen_files(bench) == []
+        bench.dead_log.close()
+        if not dying.died:
+            break
+    assert at > 8
+    backlog.close()

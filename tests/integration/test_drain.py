@@ -24,7 +24,7 @@ from wald.core.events import Failed, FrontierMoved, Welcome
 from wald.drainer import process
 from wald.drainer.figures import fitting_the_page, summed
 from wald.drainer.frontier import FrontierBoard, Subscription, read_hint
-from wald.drainer.lane import LaneFigures
+from wald.drainer.lane_figures import LaneFigures
 from wald.errors import DataDirectoryHeld
 from wald.model import (
     NO_ANCHOR,

@@ -5,7 +5,8 @@ from typing import Any
 
 from wald import limits
 from wald.core.lanes import Layout, badness
-from wald.drainer.lane import Lane, LaneFigures
+from wald.drainer.lane import Lane
+from wald.drainer.lane_figures import LaneFigures
 from wald.drainer.layout import RouteLanes
 from wald.model import RouteBirth
 

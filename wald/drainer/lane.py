@@ -11,9 +11,8 @@ and goes on. An error of ours restarts the lane after a pause; it never ends the
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from wald import limits
 from wald.core import delivery
@@ -23,6 +22,7 @@ from wald.drainer.adopting import follow_healing, recall_healing
 from wald.drainer.checking import check_row
 from wald.drainer.doubt import attempt_stamp, still_held, why_not
 from wald.drainer.gate import Gate
+from wald.drainer.lane_figures import LaneFigures, Stance, lane_figures
 from wald.drainer.reader import Batch
 from wald.drainer.redriving import Redrives
 from wald.drainer.route import LaneMemory, Route, must
@@ -35,34 +35,6 @@ from wald.model import LaneProgress, Lsn, ProgressRow, ReplayClass
 _log = logging.getLogger("wald.drain")
 _NS = limits.CLOCK_NS_PER_S
 _IDLE_S = 60.0
-_STATES = {
-    Step.COLLECTING: "idle",
-    Step.SENDING: "delivering",
-    Step.SEARCHING: "delivering",
-    Step.SETTLING: "delivering",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class LaneFigures:
-    """What a lane publishes; replaced as a whole, so that any thread may read it."""
-
-    state: str = "starting"
-    replay: str = ""
-    checkpoint_lsn: Lsn = 0
-    through_lsn: Lsn = 0
-    delivered: int = 0
-    dead_letters: int = 0
-    batch_no: int = 0
-    attempts: int = 0
-    last_error: str = ""
-    oldest_pending_ns: int | None = None
-    parked: str | None = None
-    failures: int = 0
-    policy: Mapping[str, Any] = field(default_factory=dict)
-    purged: int = 0
-    redrives: int = 0
-    halted: tuple[Lsn, ...] = ()
 
 
 class Lane:
@@ -504,46 +476,7 @@ class Lane:
 
     # --- what others see ------------------------------------------------------------------------
 
-    def _policy(self) -> dict[str, Any]:
-        faults = self._shared.faults.of(self.route.birth.name, self._now_ns())
-        said = dict(self._gate.figures())
-        if faults:
-            said["faults"] = [fault.text(self._now_ns()) for fault in faults]
-        if self._memory.guarded_batch:
-            said["guarded_batch"] = self._memory.guarded_batch
-        if self._memory.healing:
-            said["healing"] = self._memory.healing.numbers()
-        return said
-
     def _publish(self) -> None:
-        memory = self._memory
-        follow_healing(self.route, memory)
-        checkpoint, manifest = memory.held
-        reader, batch = memory.reader, memory.batch
-        through, oldest_ns = checkpoint.lsn, None
-        if batch is not None and batch.records:
-            oldest_ns = batch.records[0].time_ns
-        elif reader is not None and manifest is None:
-            through, oldest_ns = max(through, reader.through), reader.oldest_time_ns
-        self._gate.note(through, oldest_ns)
-        state = _STATES.get(self._step, self._step.value)
-        if self._gate.is_shut and self._step in {Step.CHECKING, Step.COLLECTING}:
-            state = Step.WAITING.value
-        self.figures = LaneFigures(
-            state,
-            memory.replay.value if memory.sink else self.figures.replay,
-            checkpoint.lsn,
-            through,
-            checkpoint.delivered,
-            checkpoint.dead_letters,
-            manifest.number if manifest else checkpoint.batch_no,
-            manifest.attempts if manifest else 0,
-            memory.last_error,
-            oldest_ns,
-            memory.parked.value if memory.parked else None,
-            self._failures,
-            self._policy(),
-            checkpoint.purged,
-            self._redrives.left,
-            memory.halted,
-        )
+        follow_healing(self.route, self._memory)
+        stance = Stance(self._step, self._failures, self._redrives.left)
+        self.figures = lane_figures(self.route, self._memory, self._gate, stance, self.figures)

@@ -18,7 +18,8 @@ from wald import limits
 from wald.core import pacing
 from wald.core.lanes import Layout, Share
 from wald.core.pacing import Rate, Workers
-from wald.drainer.lane import Lane, LaneFigures
+from wald.drainer.lane import Lane
+from wald.drainer.lane_figures import LaneFigures
 from wald.drainer.route import Route
 from wald.model import Checkpoint, LaneKey, LaneProgress, Lsn
 from wald.storage.layouts import Layouts

@@ -1,0 +1,100 @@
+"""What a lane shows of itself, as ``drain.page`` and the fleet need it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from wald.core.delivery import Step
+from wald.drainer.gate import Gate
+from wald.drainer.route import LaneMemory, Route
+from wald.model import Lsn
+
+_STATES = {
+    Step.COLLECTING: "idle",
+    Step.SENDING: "delivering",
+    Step.SEARCHING: "delivering",
+    Step.SETTLING: "delivering",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LaneFigures:
+    """What a lane publishes; replaced as a whole, so that any thread may read it."""
+
+    state: str = "starting"
+    replay: str = ""
+    checkpoint_lsn: Lsn = 0
+    through_lsn: Lsn = 0
+    delivered: int = 0
+    dead_letters: int = 0
+    batch_no: int = 0
+    attempts: int = 0
+    last_error: str = ""
+    oldest_pending_ns: int | None = None
+    parked: str | None = None
+    failures: int = 0
+    policy: Mapping[str, Any] = field(default_factory=dict)
+    purged: int = 0
+    redrives: int = 0
+    halted: tuple[Lsn, ...] = ()
+
+
+class Stance(NamedTuple):
+    """Where a lane stands beside its memory: its step, failures in a row, redrives to be sent."""
+
+    step: Step
+    failures: int
+    redrives: int
+
+
+def lane_figures(
+    route: Route, memory: LaneMemory, gate: Gate, stance: Stance, before: LaneFigures
+) -> LaneFigures:
+    """Return what a lane shows now; the gate is told how far it is."""
+    checkpoint, manifest = memory.held
+    through, oldest_ns = _reach(memory)
+    gate.note(through, oldest_ns)
+    state = _STATES.get(stance.step, stance.step.value)
+    if gate.is_shut and stance.step in {Step.CHECKING, Step.COLLECTING}:
+        state = Step.WAITING.value
+    return LaneFigures(
+        state,
+        memory.replay.value if memory.sink else before.replay,
+        checkpoint.lsn,
+        through,
+        checkpoint.delivered,
+        checkpoint.dead_letters,
+        manifest.number if manifest else checkpoint.batch_no,
+        manifest.attempts if manifest else 0,
+        memory.last_error,
+        oldest_ns,
+        memory.parked.value if memory.parked else None,
+        stance.failures,
+        _policy(route, memory, gate),
+        checkpoint.purged,
+        stance.redrives,
+        memory.halted,
+    )
+
+
+def _reach(memory: LaneMemory) -> tuple[Lsn, int | None]:
+    """Return up to where the lane is through, and the commit time of what waits longest."""
+    (checkpoint, manifest), reader, batch = memory.held, memory.reader, memory.batch
+    if batch is not None and batch.records:
+        return checkpoint.lsn, batch.records[0].time_ns
+    if reader is not None and manifest is None:
+        return max(checkpoint.lsn, reader.through), reader.oldest_time_ns
+    return checkpoint.lsn, None
+
+
+def _policy(route: Route, memory: LaneMemory, gate: Gate) -> dict[str, Any]:
+    now_ns = route.shared.clock.monotonic_ns()
+    faults = route.shared.faults.of(route.birth.name, now_ns)
+    said = dict(gate.figures())
+    if faults:
+        said["faults"] = [fault.text(now_ns) for fault in faults]
+    if memory.guarded_batch:
+        said["guarded_batch"] = memory.guarded_batch
+    if memory.healing:
+        said["healing"] = memory.healing.numbers()
+    return said

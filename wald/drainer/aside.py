@@ -8,7 +8,9 @@ from wald.core import dead
 from wald.core.delivery import Event, Parked
 from wald.drainer.reader import Batch
 from wald.drainer.route import LaneMemory, Route
-from wald.model import DeadLetter, RejectedRecord, Revision
+from wald.errors import FormatDamaged
+from wald.model import DeadLetter, Record, RejectedRecord, Revision
+from wald.storage.deadlog import DeadPlace
 
 _log = logging.getLogger("wald.drain")
 
@@ -74,13 +76,18 @@ def _park_full(route: Route, memory: LaneMemory, found: Sequence[RejectedRecord]
 
 def known_refusals(
     route: Route, revision: Revision, batch: Batch
-) -> tuple[list[DeadLetter], list[RejectedRecord]]:
+) -> tuple[list[DeadLetter], list[RejectedRecord], list[Record]]:
     """Return the refusals of the revision before: an earlier search's, in this life or another.
 
-    First the letters of those whose record the log has lost since: their body stays where it is.
+    Those whose record the log has lost since take it from the dead log, so that the new entry holds
+    it too: a chain is walked by the entries of the revisions that took effect. First the letters
+    whose body is not to be had there either; last the records taken from there.
     """
     letters = route.shared.ledger.set_aside(route.key, revision.rev_id)
     here = {record.lsn for record in batch.records}
+    lost = {letter.lsn: _body(route, letter) for letter in letters if letter.lsn not in here}
+    bodies = [record for record in lost.values() if record is not None]
+    here |= {record.lsn for record in bodies}
     return (
         [letter for letter in letters if letter.lsn not in here],
         [
@@ -88,4 +95,13 @@ def known_refusals(
             for letter in letters
             if letter.lsn in here
         ],
+        bodies,
     )
+
+
+def _body(route: Route, letter: DeadLetter) -> Record | None:
+    try:
+        entry = route.shared.dead_log.read(DeadPlace(letter.dead_file, letter.dead_offset))
+    except FormatDamaged:
+        return None
+    return next((record for record in entry.excluded if record.lsn == letter.lsn), None)

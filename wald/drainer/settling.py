@@ -146,7 +146,7 @@ def _letters(
     """Return all dead letters of a revision, their bodies synced in the dead log."""
     assert memory.batch is not None
     manifest = memory.manifest
-    letters, known = known_refusals(route, manifest.current, memory.batch)
+    letters, known, lost = known_refusals(route, manifest.current, memory.batch)
     refused = {item.lsn: item for item in [*known, *found] if item.lsn <= hi}
     if refused:
         letters += route.set_aside(
@@ -154,7 +154,7 @@ def _letters(
             rev_id,
             memory.held.checkpoint.dead_rev,
             [refused[lsn] for lsn in sorted(refused)],
-            memory.batch.records,
+            [*memory.batch.records, *lost],
         )  # COMMIT POINT: the dead log
     return sorted((each for each in letters if each.lsn <= hi), key=lambda letter: letter.lsn)
 

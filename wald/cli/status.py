@@ -9,6 +9,7 @@ import click
 from wald.cli import disk, policy
 from wald.cli.ask import Control
 from wald.cli.options import Duration, json_option, socket_option, socket_path
+from wald.cli.notes import notes
 from wald.cli.output import counted, print_json, print_table, printable, say
 from wald.core import healing
 from wald.errors import InputError, Unavailable, Undeliverable, WaitTimeout
@@ -19,6 +20,11 @@ _POLL_S = 0.05
 _ASK_S = 5.0
 _MOMENT_S = 0.2
 _SLOW_S = 2.0
+_STANDING = {  # what no amount of waiting delivers, and what to do
+    "orphan": "the configuration does not name the route: add it, and start the daemon again",
+    "dropped": "the route was given up",
+    "paused": "let it go on: wald route resume",
+}
 _HEAD = (
     *("STREAM", "ROUTE", "CLASS", "STATE", "ACCEPTED", "DELIVERED", "PENDING", "DEAD", "OLDEST"),
     *policy.HEAD,
@@ -94,6 +100,7 @@ def _lines(routes: Mapping[str, Any], *, verbose: bool) -> Iterator[str]:
             yield f"{name}: {_last_error(route)}"
         if route["healing"]:
             yield f"{name}: {healing.words(route['healing'], _time_of_day)}"
+        yield from map(printable, notes(name, route))
     yield from policy.hints(routes)
     yield from _dead_letter_lines(routes)
     if verbose:
@@ -250,9 +257,9 @@ def _flush(control: Control, deadline: _Deadline) -> bool:
 def _refuse_undeliverable(waiting: Mapping[str, Any]) -> None:
     """Raise if all that is left waits for a person."""
     stands = {
-        name: f"parked: {route['parked']}" if route["parked"] else "orphan"
+        name: f"parked: {route['parked']}" if route["parked"] else route["state"]
         for name, route in waiting.items()
-        if route["parked"] or route["state"] == "orphan"
+        if route["parked"] or route["state"] in _STANDING
     }
     if not stands or len(stands) < len(waiting):
         return
@@ -260,8 +267,8 @@ def _refuse_undeliverable(waiting: Mapping[str, Any]) -> None:
         f"{name} is {why} ({waiting[name]['pending']:,} pending)" for name, why in stands.items()
     )
     errors = [_last_error(waiting[name]) for name in stands if waiting[name]["last_error"]]
-    orphan = "the configuration does not name the route: add it, and start the daemon again"
-    raise Undeliverable(left, hint=errors[0] if errors else orphan)
+    hint = _STANDING.get(waiting[next(iter(stands))]["state"], "see 'wald status'")
+    raise Undeliverable(left, hint=errors[0] if errors else hint)
 
 
 def _chosen(routes: Mapping[str, Any], name: str | None) -> dict[str, Any]:

@@ -1,0 +1,165 @@
+"""Drainer and target killed with a batch in flight, two hundred times: the books balance.
+
+Two routes of one stream: SQLite, with a progress row, and a target behind HTTP that remembers
+batches by their id and kills itself before or behind its commit.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+import wald
+from tests.crash.test_kills import manifest_is_open
+from tests.daemon import Daemon, wait_until
+
+KEYS = 7
+PENDING_MAX = 1_000
+TARGET_DEATHS = 165
+DRAINER_KILLS = 40
+ROOT = Path(__file__).parents[2]
+CONFIGURATION = """
+[daemon]
+data_dir = "{directory}/data"
+[sinks.db]
+type = "sqlite"
+path = "{directory}/readings.db"
+[sinks.web]
+type = "web"
+port_file = "{directory}/port"
+[routes.db]
+stream = "readings"
+sink = "db"
+batch = {{ max_records = 20 }}
+[routes.web]
+stream = "readings"
+sink = "web"
+batch = {{ max_records = 20 }}
+"""
+
+
+@pytest.fixture
+def directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="wd"))
+    info = path / "site" / "web-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: web\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[wald.sinks]\nweb = tests.web_target:make\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(path / "site"), str(ROOT)]))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def seed() -> int:
+    return int(os.environ.get("WALD_TEST_SEED", random.SystemRandom().randrange(1 << 32)))
+
+
+@pytest.fixture
+def target(directory: Path, seed: int) -> Iterator[Path]:
+    database = directory / "web.db"
+    program = str(ROOT / "tests" / "web_target.py")
+    arguments = [str(directory / "port"), str(database), str(seed), str(TARGET_DEATHS)]
+    process = subprocess.Popen([sys.executable, program, *arguments])
+    try:
+        wait_until((directory / "port").exists, "the target listens")
+        yield database
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def strike(daemon: Daemon) -> bool:
+    """Kill the drainer if, with the process stopped, a manifest is open."""
+    pid = daemon.pids().get("drain")
+    if pid is None:
+        return False
+    try:
+        process = psutil.Process(pid)
+        process.suspend()
+    except psutil.NoSuchProcess:
+        return False
+    if not manifest_is_open(daemon.data_dir):
+        process.resume()
+        return False
+    process.send_signal(signal.SIGKILL)
+    wait_until(lambda: daemon.pids().get("drain") not in (None, pid), "drain is back", 30.0)
+    return True
+
+
+def pending(daemon: Daemon) -> int:
+    routes = (daemon.ask(op="status") or {}).get("routes")
+    assert isinstance(routes, dict)
+    return max(int(route["pending"]) for route in routes.values())
+
+
+def one(database: Path, question: str) -> int:
+    connection = sqlite3.connect(database)
+    try:
+        (found,) = connection.execute(question).fetchone()
+    finally:
+        connection.close()
+    return int(found)
+
+
+def test_two_hundred_crashes_with_a_batch_in_flight_lose_and_double_nothing(
+    directory: Path, target: Path, seed: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chance = random.Random(seed)
+    started = time.monotonic()
+    kills = sent = 0
+    lsns: list[tuple[int, str]] = []
+    with Daemon(directory, config=CONFIGURATION.format(directory=directory)) as daemon:
+        with wald.connect(str(daemon.socket), timeout=60.0) as producer:
+            while kills < DRAINER_KILLS or one(target, "SELECT count(*) FROM deaths") < (
+                TARGET_DEATHS
+            ):
+                for key in (f"k{chance.randrange(KEYS)}" for _ in range(10)):
+                    values = [f"{key}-{sent + n}" for n in range(20)]
+                    results = producer.append_many("readings", values, key=key)
+                    lsns += [(receipt.lsn, key) for receipt in results.accepted]
+                    sent += len(values)
+                if kills < DRAINER_KILLS:
+                    kills += strike(daemon)
+                wait_until(lambda: pending(daemon) < PENDING_MAX, "the routes keep up", 60.0)
+        daemon.command("wait", "--all", "--timeout", "90s")
+        routes = json.loads(daemon.command("status", "--json"))["routes"]
+    deaths = one(target, "SELECT count(*) FROM deaths")
+    with capsys.disabled():
+        print(
+            f"\ndelivery kill test: {sent:,} records, {kills} kills of the drainer with a manifest "
+            f"open, {deaths} deaths of the target in a request, WALD_TEST_SEED={seed}, "
+            f"{time.monotonic() - started:.1f} s",
+            flush=True,
+        )
+    assert kills + deaths >= 200
+    for route in routes.values():
+        books = [route[name] for name in ("accepted", "delivered", "pending", "dead_letters")]
+        assert books == [sent, sent, 0, 0]
+    check(directory / "readings.db", "readings", lsns)
+    check(target, "records", lsns)
+
+
+def check(database: Path, table: str, accepted: list[tuple[int, str]]) -> None:
+    """A target holds every record once, each key in order."""
+    connection = sqlite3.connect(database)
+    try:
+        rows = connection.execute(f"SELECT lsn, key FROM {table} ORDER BY rowid").fetchall()
+    finally:
+        connection.close()
+    assert sorted(rows) == accepted
+    for key in {key for _, key in accepted}:
+        assert [lsn for lsn, its in rows if its == key] == [
+            lsn for lsn, its in accepted if its == key
+        ]

@@ -3,7 +3,7 @@
 import shutil
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +30,7 @@ class LateSink:
         return getattr(self._inner, name)
 
     def deliver(self, attempt: Attempt) -> Outcome:
-        if self._site.delayed > 0:
+        if self._site.delayed > 0 or self._site.delays(attempt):
             self._site.delayed -= 1
             self._site.late.append(attempt)
             return Unknown("no answer in time")
@@ -51,6 +51,7 @@ class Site:
         self.released = 0
         self.lsns: list[int] = []
         self.delayed = 0  # so many attempts are not answered
+        self.delays: Callable[[Attempt], bool] = lambda _: False
         self.late: list[Attempt] = []
         self.fleet: Fleet | None = None
 

@@ -350,6 +350,28 @@ def test_what_damage_took_is_counted_once_whatever_goes_back(site, restored, whe
         assert (letter.code, letter.records) == ("damaged", 1)
 
 
+def test_a_record_that_was_set_aside_and_then_lost_stays_in_the_chain_with_its_body(site):
+    with site.delivering():
+        delivered(site, 6)
+        first, second = site.lsns[-1] + 1, site.lsns[-1] + 2
+        site.refuse(first)
+        site.delays = lambda attempt: all(record.lsn != first for record in attempt.records)
+        site.append(4)
+        eventually(lambda: bool(site.late))
+    damage(site, 6)
+    site.refuse(first, second)
+    site.delays = lambda _: False
+    site.delayed = 0
+    with site.delivering():
+        site.wait_whole(first, second)
+        said = site.letters()
+        assert [letter.code for letter in said] == [said[0].code] * 2
+    shutil.rmtree(Path(site.backlog.data_dir) / "ledger")
+    with site.delivering():
+        site.wait_whole(first, second)
+        assert site.letters() == said
+
+
 def damage(site, index):
     """Spoil a record where it stands in the log."""
     value = b"%05d" % index

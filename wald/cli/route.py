@@ -8,6 +8,7 @@ import click
 
 from wald.cli.ask import Control
 from wald.cli.fault import fault
+from wald.cli.notes import notes, since
 from wald.cli.options import Duration, json_option, socket_option, socket_path
 from wald.cli.output import counted, duration, print_json, print_table, printable, say
 from wald.errors import EXIT_NO, InputError, WaitTimeout
@@ -71,37 +72,12 @@ def list_routes(
             _LANE_HEAD, [row for name in sorted(routes) for row in _lane_rows(name, routes)]
         )
     if answer["paused_all_ns"]:
-        say(f"all routes are paused {_since(answer['paused_all_ns'])}: wald route resume --all")
+        say(f"all routes are paused {since(answer['paused_all_ns'])}: wald route resume --all")
     for name, each in sorted(routes.items()):
         for line in notes(name, each):
             click.echo(printable(line))
     if not routes:
         say("no routes yet")
-
-
-def notes(name: str, each: Mapping[str, Any]) -> list[str]:
-    """Return what is worth a line: a pause, a change of lanes, an orphan and what it keeps."""
-    said = []
-    if each["paused_ns"]:
-        said.append(f"{name}: paused {_since(each['paused_ns'])}: wald route resume {name}")
-    change = each["change"]
-    if change:
-        waits = ", ".join(map(str, change["waits_for"])) or "none"
-        why = ", ".join(map(str, change["blocked_by"]))
-        blocked = f"; lane {why} is parked and blocks it" if why else ""
-        said.append(
-            f"{name}: {change['from']} lanes become {change['to']} behind LSN "
-            f"{change['barrier']:,}; waits for lane: {waits}{blocked}"
-        )
-    if each["state"] == "orphan":
-        keeps = f" ({each['pinned_bytes']:,} bytes)" if each.get("pinned_bytes") else ""
-        said.append(
-            f"{name}: the configuration does not name it; its {counted(each['pending'], 'record')} "
-            f"stay in the log{keeps}: name it again, or give it up: wald route drop {name}"
-        )
-    if each["state"] == "dropped":
-        said.append(f"{name}: given up; the log lets go of it in a moment")
-    return said
 
 
 @route.command("pause")
@@ -122,7 +98,7 @@ def pause(
     if as_json:
         print_json({"route": name, "all": every, "paused_ns": answer["paused_ns"]})
         return
-    say(f"{name or 'all routes'}: paused {_since(answer['paused_ns'])}")
+    say(f"{name or 'all routes'}: paused {since(answer['paused_ns'])}")
 
 
 @route.command("resume")
@@ -148,7 +124,7 @@ def resume(
     was = "resumed" if said["resumed"] else "was not paused; what waits is tried at once"
     say(f"{name or 'all routes'}: {was}")
     if said["paused_all_ns"]:
-        say(f"all routes are paused {_since(said['paused_all_ns'])}: wald route resume --all")
+        say(f"all routes are paused {since(said['paused_all_ns'])}: wald route resume --all")
     elif said["still_paused"]:
         say(f"still paused by name: {', '.join(said['still_paused'])}")
 
@@ -330,8 +306,3 @@ def _lane_rows(name: str, routes: Mapping[str, Any]) -> list[tuple[str, ...]]:
         )
         for lane in routes[name]["lanes"]
     ]
-
-
-def _since(time_ns: int) -> str:
-    ago_s = max(0.0, (SystemClock().wall_ns() - time_ns) / CLOCK_NS_PER_S)
-    return f"since {duration(ago_s)}"

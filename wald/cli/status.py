@@ -8,8 +8,8 @@ import click
 
 from wald.cli import disk, policy
 from wald.cli.ask import Control
-from wald.cli.options import Duration, json_option, socket_option, socket_path
 from wald.cli.notes import notes
+from wald.cli.options import Duration, json_option, socket_option, socket_path
 from wald.cli.output import counted, print_json, print_table, printable, say
 from wald.core import healing
 from wald.errors import InputError, Unavailable, Undeliverable, WaitTimeout

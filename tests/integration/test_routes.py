@@ -1,0 +1,275 @@
+"""``wald route`` against a real daemon, and against its data directory while none runs."""
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import tempfile
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+import wald
+from tests.backlog import FS, Backlog, end, eventually
+from tests.daemon import Daemon, wait_until
+from wald.drainer.released import ProgressPage
+from wald.drainer.route_desk import RouteDesk
+from wald.errors import Backpressure, InputError
+from wald.ingest.figures import Progress
+from wald.model import Systemic, SystemicKind
+from wald.testing.recording_sink import RecordingSink, RecordingTarget
+
+DOWN = Systemic(SystemicKind.UNREACHABLE, "it is down")
+
+
+@pytest.fixture
+def short():
+    path = Path(tempfile.mkdtemp(prefix="w"))
+    yield path
+    shutil.rmtree(path)
+
+
+def config(short, *routes):
+    return "\n".join(
+        [
+            "[sinks.db]",
+            'type = "sqlite"',
+            f'path = "{short}/x.db"',
+            *(
+                f'[routes.{name}]\nstream = "{name}"\nsink = "db"\nbatch = {{ max_age = "10ms" }}'
+                for name in routes
+            ),
+        ]
+    )
+
+
+def append(daemon, stream, count=1):
+    with wald.connect(str(daemon.socket)) as producer:
+        for number in range(count):
+            producer.append(stream, {"n": number})
+
+
+def routes_of(daemon):
+    answer = daemon.ask(op="status") or {}
+    return answer.get("routes", {})
+
+
+def rows(short, table):
+    with closing(sqlite3.connect(short / "x.db")) as database:
+        try:
+            return int(database.execute(f"select count(*) from {table}").fetchone()[0])
+        except sqlite3.OperationalError:
+            return 0  # not made yet
+
+
+def test_a_pause_holds_what_is_accepted_through_a_crash_until_it_is_resumed(short):
+    with Daemon(short, config=config(short, "one", "two")) as daemon:
+        daemon.command("route", "pause", "one")
+        append(daemon, "one", 3)
+        append(daemon, "two", 2)
+        wait_until(lambda: routes_of(daemon)["two"]["delivered"] == 2, "the other goes on")
+        before = daemon.pids()["drain"]
+        os.kill(before, signal.SIGKILL)
+        wait_until(lambda: daemon.pids().get("drain", before) != before, "drain is back")
+        wait_until(lambda: routes_of(daemon)["one"]["state"] == "paused", "still paused")
+        listed = json.loads(daemon.command("route", "list", "--json"))
+        assert listed["routes"]["one"]["paused_ns"] > 0
+        assert listed["routes"]["one"]["pending"] == 3
+        assert listed["routes"]["two"]["paused_ns"] is None
+        assert rows(short, "one") == 0
+        said = daemon.command("route", "list", "--lanes")
+        assert "wald route resume one" in said
+        wait = daemon.command("wait", "one", "--timeout", "5s", expect=1)
+        assert wait == ""
+        answer = json.loads(daemon.command("route", "resume", "one", "--json"))
+        assert (answer["resumed"], answer["still_paused"]) == (True, [])
+        wait_until(lambda: rows(short, "one") == 3, "delivered")
+
+        daemon.command("route", "pause", "--all")
+        append(daemon, "two")
+        wait_until(
+            lambda: {each["state"] for each in routes_of(daemon).values()} == {"paused"}, "all"
+        )
+        assert rows(short, "two") == 2
+        again = json.loads(daemon.command("route", "resume", "one", "--json"))
+        assert again["resumed"] is False
+        assert again["paused_all_ns"] > 0
+        daemon.command("route", "resume", "--all")
+        wait_until(lambda: rows(short, "two") == 3, "all go on")
+
+        found = json.loads(daemon.command("route", "probe", "two", "--json"))
+        assert found["error"] == ""
+        assert found["row"]["batch_no"] >= 2
+        assert found["after"]["pending"] == 0
+        for wrong in (["pause"], ["pause", "one", "--all"], ["pause", "no"], ["probe", "no"]):
+            daemon.command("route", *wrong, expect=2)
+        daemon.command("route", "drop", "one", "--yes", expect=2)
+        daemon.command("route", "takeover", "one", "--yes", expect=2)
+        daemon.command("route", "pause", "--data-dir", str(daemon.data_dir), "one", expect=69)
+
+
+def test_an_orphan_keeps_its_records_until_it_is_dropped_and_then_dies(short):
+    with Daemon(short, config=config(short, "kept", "gone")) as daemon:
+        daemon.command("route", "pause", "gone")
+        append(daemon, "gone", 4)
+        append(daemon, "kept")
+    with Daemon(short, config=config(short, "kept")) as daemon:
+        wait_until(lambda: routes_of(daemon)["gone"]["state"] == "orphan", "it is an orphan")
+        assert routes_of(daemon)["gone"]["pending"] == 4
+        assert "wald route drop gone" in daemon.command("route", "list")
+        daemon.command("route", "drop", "gone", expect=2)  # nobody said yes
+        assert "gone" in routes_of(daemon)
+        answer = json.loads(daemon.command("route", "drop", "gone", "--yes", "--json"))
+        assert answer["records"] == 4
+        wait_until(lambda: "gone" not in routes_of(daemon), "its death is in the log", 5.0)
+        daemon.command("route", "drop", "gone", "--yes", expect=2)
+    with Daemon(short, config=config(short, "kept")) as daemon:
+        wait_until(lambda: "kept" in routes_of(daemon), "it is up")
+        assert "gone" not in routes_of(daemon)
+    assert rows(short, "gone") == 0
+
+
+def test_with_no_daemon_the_data_directory_is_asked(short):
+    with Daemon(short, config=config(short, "kept", "gone")) as daemon:
+        append(daemon, "kept")
+        append(daemon, "gone", 2)
+        daemon.command("route", "pause", "gone")
+        append(daemon, "gone", 3)
+        wait_until(lambda: routes_of(daemon)["kept"]["delivered"] == 1, "delivered")
+    at = ["--data-dir", str(daemon.data_dir)]
+    listed = json.loads(daemon.command("route", "list", *at, "--json"))["routes"]
+    assert (listed["gone"]["state"], listed["kept"]["state"]) == ("paused", "stopped")
+    daemon.command("route", "resume", "gone", *at)
+    daemon.command("route", "pause", "kept", *at)
+    listed = json.loads(daemon.command("route", "list", *at, "--json"))["routes"]
+    assert (listed["gone"]["state"], listed["kept"]["state"]) == ("stopped", "paused")
+    daemon.command("route", "pause", "no", *at, expect=2)
+    daemon.command(
+        "route", "drop", "gone", "--yes", *at, expect=2
+    )  # it is delivered, as far as is known
+    with Daemon(short, config=config(short, "kept")) as daemon:
+        wait_until(lambda: routes_of(daemon)["gone"]["state"] == "orphan", "it is an orphan")
+        wait_until(lambda: routes_of(daemon)["kept"]["state"] == "paused", "it is paused")
+        pending = routes_of(daemon)["gone"]["pending"]
+    said = json.loads(daemon.command("route", "drop", "gone", "--yes", *at, "--json"))
+    assert said["records"] == pending
+    with Daemon(short, config=config(short, "kept", "gone").replace(
+        'stream = "gone"', 'stream = "gone"\nstart = "now"'
+    )) as daemon:  # fmt: skip
+        wait_until(lambda: routes_of(daemon).get("gone", {}).get("state") == "idle", "born anew")
+        assert routes_of(daemon)["gone"]["accepted"] == 0
+
+
+# --- in one process -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two(short):
+    opened = Backlog(short, "one", "two")
+    yield opened
+    opened.close()
+
+
+def test_a_resumed_route_tries_at_once_what_waits(two, monkeypatch):
+    monkeypatch.setattr("wald.limits.RETRY_BASE_S", 1e6)
+    two.chance.uniform = lambda _low, high: high
+    target = RecordingTarget(down=DOWN)
+    two.append(b"a", b"b")
+    fleet = two.fleet(two.shared(lambda *_: RecordingSink(target)))
+    try:
+        eventually(lambda: fleet.figures()["one"]["state"] == "waiting", fleet.figures)
+        target.down = None
+        fleet.resume(1)
+        eventually(lambda: len(target.records) == 2, fleet.figures)
+    finally:
+        end(fleet)
+
+
+def test_a_pause_lets_an_attempt_under_way_end(two):
+    target = RecordingTarget()
+    two.append(*[b"%d" % number for number in range(50)])
+    shared = two.shared(lambda *_: RecordingSink(target))
+    fleet = two.fleet(shared)
+    try:
+        eventually(lambda: len(target.records) >= 10)
+        fleet.pause(0)
+        eventually(lambda: fleet.figures()["one"]["state"] == "paused", fleet.figures)
+        held = len(target.records)
+        assert fleet.figures()["one"]["delivered"] == held
+        assert fleet.paused_all_ns is not None
+        assert fleet.resume(0)
+        eventually(lambda: len(target.records) == 50, fleet.figures)
+    finally:
+        end(fleet)
+
+
+class Hanging(RecordingSink):
+    def check(self):
+        self.target.changed.acquire()
+        self.target.changed.release()
+        return super().check()
+
+
+def test_a_target_that_hangs_holds_up_its_own_probe_and_no_answer(two, monkeypatch):
+    target = RecordingTarget()
+    fleet = two.fleet(two.shared(lambda *_: Hanging(target)))
+    desk = RouteDesk(fleet)
+    try:
+        with target.changed:
+            assert desk.operations["drain.probe"]({"route": "one"}) == {"begun": True}
+            assert desk.operations["drain.probe"]({"route": "one"}) == {"begun": False}
+            assert desk.operations["drain.probed"]({"route": "one"}) == {"found": None}
+            monkeypatch.setattr("wald.limits.PROBES_MAX", 1)
+            with pytest.raises(Backpressure):
+                desk.operations["drain.probe"]({"route": "two"})
+        eventually(lambda: desk.operations["drain.probed"]({"route": "one"})["found"] is not None)
+        found = desk.operations["drain.probed"]({"route": "one"})["found"]
+        assert [each["code"] for each in found["findings"]] == ["recording"]
+    finally:
+        end(fleet)
+
+
+def test_a_probe_says_what_the_target_cannot_or_the_sink_raised(two):
+    target = RecordingTarget(down=DOWN)
+    broken = [False]
+
+    def make(*_):
+        if broken[0]:
+            msg = "no such driver"
+            raise RuntimeError(msg)
+        return RecordingSink(target)
+
+    fleet = two.fleet(two.shared(make))
+    desk = RouteDesk(fleet)
+
+    def found():
+        desk.operations["drain.probe"]({"route": "one"})
+        eventually(lambda: desk.operations["drain.probed"]({"route": "one"})["found"] is not None)
+        return desk.operations["drain.probed"]({"route": "one"})["found"]
+
+    try:
+        assert found()["error"] == "it is down"
+        broken[0] = True
+        assert "no such driver" in found()["error"]
+        with pytest.raises(InputError):
+            fleet.drop(1, 0)
+    finally:
+        end(fleet)
+
+
+def test_a_drop_told_offline_stands_beside_what_was_told_before(two):
+    page = ProgressPage(FS, two.data_dir)
+    page.write({"1": 7}, [1, 2])
+    page.drop(2)
+    page.drop(2)
+    page.close()
+    again = ProgressPage(FS, two.data_dir)
+    assert again.released(1) == 7
+    again.drop(1)
+    again.close()
+    progress = Progress(FS, two.data_dir)
+    assert progress.dropped() == [1, 2]
+    assert progress.read() == {1: 7}
+    progress.close()

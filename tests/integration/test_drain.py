@@ -398,10 +398,7 @@ FOREIGN = ProgressRow(9, b"x" * 16, 1, NO_ANCHOR, OWNER, NO_REVISION)
 @pytest.mark.parametrize(
     ("spoil", "parked"),
     [
-        (lambda _: None, "target-behind"),
-        (lambda row: row_like(row, batch_no=1, rev_id=b"x" * 16), "target-behind"),
-        (lambda row: row_like(row, rev_id=b"x" * 16), "ledger-older"),
-        (lambda row: row_like(row, batch_no=9), "ledger-older"),
+        (lambda row: row_like(row, batch_no=9, dead_rev=b"x" * 16), "diverged"),
         (lambda row: row_like(row, owner=1), "diverged"),
         (lambda row: row_like(row, batch_no=9, anchor=NO_ANCHOR), "diverged"),
         (lambda row: row_like(row, batch_no=9, hi_lsn=row.hi_lsn + 10**9), "diverged"),

@@ -65,7 +65,7 @@ def test_the_code_map_names_every_package() -> None:
 
 def test_every_command_that_a_document_shows_exists() -> None:
     for path in DOCUMENTS:
-        for line in re.findall(r"(?:\$ |`)wald ([a-z]+(?: [a-z]+)?)", path.read_text()):
+        for line in re.findall(r"(?:\$ |`)wald ([a-z]+(?: [a-z][a-z-]*)?)", path.read_text()):
             words = line.split()
             command: click.Command | None = cli.wald
             while words and isinstance(command, click.Group):

@@ -1,17 +1,22 @@
 """Lanes over a real log: order per key, books, and a change of their number cut at every step."""
 
 import itertools
+import os
 import random
+import signal
 import sqlite3
 import threading
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import wald
 from tests.backlog import Backlog, end, eventually
+from tests.daemon import Daemon, wait_until
 from wald.config.settings import WorkerSettings
 from wald.core.lanes import lane_of
 from wald.model import LaneKey, Systemic, SystemicKind
@@ -520,3 +525,80 @@ def test_a_sink_that_hangs_in_one_lane_delays_no_other_and_no_stop(keyed):
     finally:
         free.set()
         end(fleet)
+
+
+# --- a real drainer, killed in the middle of it -------------------------------------------------
+
+
+def settings_text(place, lanes):
+    return f"""
+[daemon]
+stop_deliver_for = "0s"
+[sinks.db]
+type = "sqlite"
+path = "{place}/x.db"
+busy_timeout = "50ms"
+[routes.events]
+stream = "events"
+sink = "db"
+lanes = {lanes}
+batch = {{ max_records = 40, max_age = "10ms" }}
+workers = {{ min = 8 }}
+"""
+
+
+def kill_drain(daemon):
+    """Kill the drainer, and wait until its successor serves."""
+    before = daemon.pids()["drain"]
+    os.kill(before, signal.SIGKILL)
+    wait_until(lambda: daemon.pids().get("drain", before) != before, "drain is back")
+
+
+def test_a_drainer_killed_while_lanes_change_delivers_once_and_in_order(place):
+    keys = [f"key-{number}" for number in range(13)]
+    chance = random.Random(3)
+
+    def send(count):
+        with wald.connect(str(daemon.socket)) as producer:
+            for number in range(count):
+                key = chance.choice(keys)
+                sent.append((producer.append("events", {"n": number}, key=key).lsn, key))
+
+    def route() -> Any:
+        answer: Any = daemon.ask(op="status") or {"routes": {}}
+        return answer["routes"]["events"]
+
+    sent: list[tuple[int, str]] = []
+    with Daemon(place, config=settings_text(place, 2)) as daemon:
+        send(300)
+        wait_until(lambda: route()["delivered"] == 300, "delivered")
+        with closing(sqlite3.connect(place / "x.db", isolation_level=None)) as blocking:
+            blocking.execute("begin immediate")  # batches are open, and not taken
+            send(700)
+            wait_until(lambda: route()["attempts"] > 0, "a batch is open")
+            assert daemon.process is not None
+            daemon.process.send_signal(signal.SIGTERM)
+            daemon.process.wait(30)
+            (place / "wald.toml").write_text(settings_text(place, 3))
+            daemon.start()
+            wait_until(lambda: route()["change"] is not None, "the change waits")
+            kill_drain(daemon)
+            wait_until(lambda: route()["change"] is not None, "the change goes on")
+            send(200)
+            blocking.execute("rollback")
+        for part in (350, 500, 800, 1_000):
+            wait_until(lambda: route()["delivered"] >= part, "it delivers")  # noqa: B023 - at once
+            kill_drain(daemon)
+        send(200)
+        wait_until(lambda: route()["delivered"] == len(sent), "all is delivered", 60.0)
+        assert route()["change"] is None
+        assert (route()["lane_count"], route()["pending"]) == (3, 0)
+        wait_until(lambda: route()["through_lsn"] >= sent[-1][0], "through")
+    with closing(sqlite3.connect(place / "x.db")) as database:
+        rows = database.execute("select lsn, key from events order by rowid").fetchall()
+        layouts = database.execute("select layout, lane from wald_progress").fetchall()
+    assert sorted(rows) == sent
+    for key in keys:
+        lsns = [lsn for lsn, its in rows if its == key]
+        assert lsns == sorted(lsns), key
+    assert sorted(layouts) == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]

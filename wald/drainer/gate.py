@@ -42,7 +42,7 @@ class Gate:
         self._crew, self._layout = route.crew, route.layout
         self._hours = pacing.schedule(settings.deliver.window, settings.deliver.every_s)
         self._target = shared.targets.target(settings.sink)
-        self._pace = shared.targets.pace(self._route_id, settings.max_records_per_s, self._now_ns())
+        self._pace = shared.targets.pace(self._route_id, settings, self._now_ns())
         self._guards = (self._pace.guard, self._target.guard)
         self._permits: list[tuple[Guard, Permit]] = []
         self._size = _first_size(route)
@@ -127,7 +127,9 @@ class Gate:
             self._patience = self._patience.after_silence()
         elif not isinstance(outcome, Systemic):
             self._patience = self._patience.after(seconds)
-        if isinstance(outcome, Delivered | Partial):
+        if isinstance(outcome, Partial):
+            self._pace.delivered(records - len(outcome.rejected) - len(outcome.retry), now_ns)
+        elif isinstance(outcome, Delivered):
             self._pace.delivered(records, now_ns)
         self._make_room(seconds, now_ns)
         if any(permit.is_probe for _, permit in permits):
@@ -142,7 +144,7 @@ class Gate:
         """Take in that the target answered a question, and that there is nothing to send."""
         permits, self._permits = self._permits, []
         probes = [(guard, permit) for guard, permit in permits if permit.is_probe]
-        closed = [guard.answered(permit) for guard, permit in probes]
+        closed = [guard.answered(permit, self._now_ns()) for guard, permit in probes]
         if any(closed):
             self._shared.board.wake()
         self._crew.leave(self)

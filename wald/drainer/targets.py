@@ -3,24 +3,28 @@
 Decided by ``core.breaker`` and ``core.pacing``; here are only the locks around them.
 """
 
+import logging
 import threading
 from dataclasses import dataclass, field
 
 from wald import limits
+from wald.config import RouteSettings
 from wald.core import breaker
 from wald.core.breaker import Breaker, BreakerState, Permit, Scope
 from wald.core.pacing import Bucket, Rate, bucket
 from wald.model import Outcome, RouteId
 from wald.ports import Chance
 
+_log = logging.getLogger("wald.drain")
 _NS = limits.CLOCK_NS_PER_S
 
 
 class Guard:
-    """A breaker that lanes share."""
+    """A breaker that lanes share; ``name`` is that of the sink or of the route, for the log."""
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, scope: Scope, name: str) -> None:
         self.scope = scope
+        self._name = name
         self._lock = threading.Lock()
         self._breaker = Breaker()
 
@@ -45,13 +49,28 @@ class Guard:
         with self._lock:
             before = self._breaker
             self._breaker = breaker.after(before, permit, outcome, now_ns, chance, self.scope)
-            return self._breaker.times_closed != before.times_closed
+            return self._tell(before, self._breaker, now_ns)
 
-    def answered(self, permit: Permit) -> bool:
+    def answered(self, permit: Permit, now_ns: int) -> bool:
         """Take in that the target answered a question; True if the breaker closed by it."""
         with self._lock:
-            self._breaker = breaker.answered(self._breaker, permit)
-            return self._breaker.state is BreakerState.CLOSED
+            before = self._breaker
+            self._breaker = breaker.answered(before, permit)
+            return self._tell(before, self._breaker, now_ns)
+
+    def _tell(self, before: Breaker, after: Breaker, now_ns: int) -> bool:
+        """Log an outage once at its beginning and once at its end."""
+        closed = after.times_closed != before.times_closed
+        if closed:
+            lasted_s = (now_ns - before.since_ns) / _NS
+            _log.info("%s %s works again, after %.1f s", self.scope.value, self._name, lasted_s)
+        elif before.state is BreakerState.CLOSED and after.state is BreakerState.OPEN:
+            kind = after.kind.value if after.kind else ""
+            _log.warning(
+                "%s %s: %s: %r: nothing is sent until it is over; %s",
+                *(self.scope.value, self._name, kind, after.message, after.hint),
+            )
+        return closed
 
     def give_back(self, permit: Permit) -> None:
         """Return leave that was not used."""
@@ -62,8 +81,8 @@ class Guard:
 class Target:
     """What all lanes to one target share."""
 
-    def __init__(self) -> None:
-        self.guard = Guard(Scope.TARGET)
+    def __init__(self, sink: str) -> None:
+        self.guard = Guard(Scope.TARGET, sink)
         self._live_ns: dict[RouteId, int] = {}
 
     def worked(self, route: RouteId, now_ns: int, *, live: bool) -> None:
@@ -84,8 +103,8 @@ class Target:
 class Pace:
     """What all lanes of one route share."""
 
-    def __init__(self, max_records_per_s: int | None, now_ns: int) -> None:
-        self.guard = Guard(Scope.ROUTE)
+    def __init__(self, name: str, max_records_per_s: int | None, now_ns: int) -> None:
+        self.guard = Guard(Scope.ROUTE, name)
         self._lock = threading.Lock()
         self._bucket = None if max_records_per_s is None else bucket(max_records_per_s, now_ns)
         self._rate = Rate()
@@ -123,9 +142,10 @@ class Targets:
     def target(self, sink: str) -> Target:
         """Return what the lanes to a sink's target share."""
         with self._lock:
-            return self._targets.setdefault(sink, Target())
+            return self._targets.setdefault(sink, Target(sink))
 
-    def pace(self, route: RouteId, max_records_per_s: int | None, now_ns: int) -> Pace:
+    def pace(self, route: RouteId, settings: RouteSettings, now_ns: int) -> Pace:
         """Return what the lanes of a route share; a new life of a route is another route."""
         with self._lock:
-            return self._paces.setdefault(route, Pace(max_records_per_s, now_ns))
+            made = Pace(settings.name, settings.max_records_per_s, now_ns)
+            return self._paces.setdefault(route, made)

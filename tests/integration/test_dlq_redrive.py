@@ -2,6 +2,7 @@
 
 import itertools
 import sqlite3
+import threading
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -13,7 +14,7 @@ from tests.integration.test_drain import LEDGER, SINK, Fuse, sink_of, values
 from wald import limits
 from wald.config import DeadLetterSettings
 from wald.drainer.desk import Desk
-from wald.errors import InputError, RedriveRefused
+from wald.errors import InputError, LedgerFailed, RedriveRefused
 from wald.model import LaneKey, Record, ReplayClass, Systemic, SystemicKind, Unknown
 from wald.sinks.sqlite import make as make_sqlite
 from wald.storage.deadlog import DeadLog
@@ -268,12 +269,22 @@ def test_a_target_restored_between_a_redrives_commit_and_t8_gets_it_again(backlo
     backup = (list(target.records), dict(target.rows))
     target.refuses = lambda _: False
     ledger.ask_redrive(ROUTE, bad, "", 1)
-    fuse = Fuse(1, behind=False)  # the first T8, or T5, fails; the target has the record
-    fuse.left = 1
-    shared = backlog.shared(sink_of(target), ledger=fuse.guard(ledger, ("finish",)))
-    with running(backlog, shared) as fleet:
-        eventually(lambda: fuse.blown, fleet.figures)
-        target.down = DOWN
+    failed = threading.Event()
+
+    class Failing:
+        """A ledger whose T8 fails once the target has the record; then that is gone too."""
+
+        def __getattr__(self, name):
+            return getattr(ledger, name)
+
+        def finish(self, *_args):
+            target.down = DOWN
+            failed.set()
+            msg = "no room"
+            raise LedgerFailed(msg)
+
+    with running(backlog, backlog.shared(sink_of(target), ledger=Failing())):
+        assert failed.wait(10.0)
     assert target.lsns.count(bad[0]) == 1
     target.records[:], target.rows, target.down = backup[0], backup[1], None
     shared = backlog.shared(sink_of(target), ledger=ledger)
@@ -340,6 +351,10 @@ def upper(records):
     return [record._replace(value=b"mended " + record.value) for record in records]
 
 
+def reversing(records):
+    return [record._replace(value=record.value[::-1]) for record in records]
+
+
 def raising(records):
     if records[0].value == b"00003":
         msg = "not this one"
@@ -381,6 +396,19 @@ def test_a_transform_mends_records_on_the_way(backlog, function):
         desk_of(fleet).ask("drain.dlq.redrive", route="events", transform=f"{HERE}:{function}")
         eventually(lambda: books(fleet) == (30, 0, 0), fleet.figures)
     assert [record.value for record in target.records[-2:]] == [b"mended 00003", b"mended 00017"]
+
+
+def test_the_routes_own_transform_and_coalescing_apply_behind_the_one_of_the_redrive(backlog):
+    changed = replace(backlog.settings.routes["events"], transform=f"{HERE}:upper", coalesce="last")
+    backlog.settings = replace(backlog.settings, routes={"events": changed})
+    _, _, target = with_bad(backlog, 3, 17)
+    shared = backlog.shared(sink_of(target))
+    with running(backlog, shared) as fleet:
+        eventually(lambda: books(fleet) == (28, 2, 0), fleet.figures)
+        target.refuses = lambda _: False
+        desk_of(fleet).ask("drain.dlq.redrive", route="events", transform=f"{HERE}:reversing")
+        eventually(lambda: books(fleet) == (30, 0, 0), fleet.figures)
+    assert [record.value for record in target.records[-2:]] == [b"mended 30000", b"mended 71000"]
 
 
 @pytest.mark.parametrize(

@@ -77,11 +77,12 @@ def test_a_selection_means_what_fits_all_that_it_says(selection, meant):
 def test_a_redrive_moves_what_it_sent_from_dead_to_delivered(redriven, delivered, left, dead_rev):
     before = Checkpoint(7, A, 60, Anchor(1, 2), A, 10, 3)
     first = Revision(C, 60, redriven=(41, 45, 48))
-    revisions = (first, Revision(B, 60, redriven=redriven))
+    revisions = (first, Revision(B, 60, redriven=redriven, superseded=1 if redriven else 0))
     manifest = Manifest(8, 60, A, 1, revisions, 3, 99)
     after = dead.redriven_checkpoint(before, manifest, B)
     assert (after.batch_no, after.rev_id, after.lsn, after.anchor) == (8, B, 60, Anchor(1, 2))
     assert (after.delivered, after.dead_letters, after.dead_rev) == (delivered, left, dead_rev)
+    assert after.superseded == bool(redriven)
 
 
 def test_a_letter_refused_again_has_the_newest_words_and_all_attempts():

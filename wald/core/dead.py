@@ -81,6 +81,7 @@ def redriven_checkpoint(
         dead_rev=effective_dead_rev(before, revision),
         delivered=before.delivered + sent,
         dead_letters=before.dead_letters - sent,
+        superseded=before.superseded + revision.superseded,
     )
 
 

@@ -137,7 +137,7 @@ def close_redrive(
 ) -> tuple[Checkpoint, FinishedBatch]:
     """T8: return the checkpoint behind the open batch, and its line of history."""
     manifest = memory.manifest
-    redriven = manifest.revision(took_effect).redriven
+    revision = manifest.revision(took_effect)
     after = dead.redriven_checkpoint(memory.held.checkpoint, manifest, took_effect)
     finished = FinishedBatch(
         manifest.number,
@@ -145,11 +145,12 @@ def close_redrive(
         manifest.lo,
         after.lsn,
         manifest.records,
-        manifest.records - len(redriven),
+        manifest.records - len(revision.redriven),
         manifest.attempts,
         manifest.sealed_time_ns,
         route.shared.clock.wall_ns(),
-        redriven=redriven,
+        superseded=revision.superseded,
+        redriven=revision.redriven,
         last_error=manifest.last_error,
     )
     return after, finished

@@ -303,7 +303,7 @@ class Packing:
         }
 
 
-_RESTING = frozenset({"orphan", "parked", "paused", "halted"})
+_RESTING = frozenset({"orphan", "dropped", "parked", "paused", "halted"})
 
 
 def resting(figures: Mapping[str, Mapping[str, Any]]) -> set[RouteId]:

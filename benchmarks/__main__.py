@@ -2,8 +2,8 @@
 
 import sys
 
-from benchmarks.compare import client, drain, ingest, pack, size
+from benchmarks.compare import client, drain, ingest, pack, policy, size
 
 if __name__ == "__main__":
     times = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    sys.exit(max([part.main(times) for part in (ingest, client, drain, size, pack)]))
+    sys.exit(max([part.main(times) for part in (ingest, client, drain, size, pack, policy)]))

@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from wald.config import RouteSettings, Settings, SinkSettings
+from wald.core import guarantees
 from wald.errors import (
     ConfigError,
     DataDirectoryHeld,
@@ -30,12 +31,15 @@ from wald.errors import (
     WaldError,
     WrongSetting,
 )
-from wald.model import Record
-from wald.ports import Sink, SinkFactory
+from wald.model import Finding, Record, Severity
+from wald.ports import FileSystem, Ledger, Sink, SinkFactory
 from wald.system import PosixFileSystem, SystemClock, end_with_parent, listen_fds, sd_notify
 
 if TYPE_CHECKING:
+    from wald.drainer.batch_desk import BatchDesk
     from wald.drainer.desk import Desk
+    from wald.drainer.route_offline import OfflineRoutes
+    from wald.drainer.where import Where
 
 SINKS: Mapping[str, str] = {"sqlite": "wald.sinks.sqlite"}
 ENTRY_POINT_GROUP = "wald.sinks"
@@ -81,13 +85,33 @@ def check_sinks(settings: Settings) -> None:
     """Let every route's factory check its settings; nothing is connected.
 
     Raises:
-        ConfigError: of the first route with a mistake.
+        ConfigError: of the first route with a mistake, or that asks for more than its sink gives.
     """
     routes = list(settings.routes.values())
     if settings.auto_sink is not None:
         routes.append(RouteSettings("check", "check", settings.auto_sink))
     for route in routes:
-        make_sink(route, settings.sinks[route.sink]).close()
+        sink = make_sink(route, settings.sinks[route.sink])
+        try:
+            errors = [each for each in promised(route, sink) if each.severity is Severity.ERROR]
+        finally:
+            sink.close()
+        for found in errors:
+            msg = f"routes.{route.name}: {found.message}"
+            raise WrongSetting(msg, hint=found.hint)
+
+
+def promised(route: RouteSettings, sink: Sink) -> Sequence[Finding]:
+    """Return what is wrong or doubtful about the guarantee that a route asks of its sink."""
+    return guarantees.findings(
+        guarantees.Wish(
+            sink.capabilities,
+            bool(getattr(sink, "encoder", "")),
+            route.guarantee,
+            route.on_unknown,
+            route.attempt_timeout_s,
+        )
+    )
 
 
 # --- the supervisor -----------------------------------------------------------------------------
@@ -319,10 +343,73 @@ def dead_letter_desk(data_dir: str) -> Iterator["Desk"]:
         WaldError: the ledger cannot be read.
     """
     from wald.drainer.desk import Desk
+
+    with _ledger_alone(PosixFileSystem(), data_dir) as (ledger, _):
+        yield Desk(ledger, SystemClock(), ledger.births)
+
+
+@contextmanager
+def batch_desk(data_dir: str) -> Iterator["BatchDesk"]:
+    """Open the batches of a data directory that no daemon uses, to be asked as a daemon is.
+
+    Raises:
+        DataDirectoryHeld, DataDirectoryUnusable, WaldError: as ``dead_letter_desk``.
+    """
+    from wald.drainer.batch_desk import BatchDesk
+
+    with _ledger_alone(PosixFileSystem(), data_dir) as (ledger, _):
+        yield BatchDesk(ledger, ledger.births)
+
+
+@contextmanager
+def route_desk(data_dir: str) -> Iterator["OfflineRoutes"]:
+    """Open the routes of a data directory that no daemon uses, to be asked as a daemon is.
+
+    Raises:
+        DataDirectoryHeld, DataDirectoryUnusable, WaldError: as ``dead_letter_desk``.
+    """
+    from wald.drainer.route_offline import OfflineRoutes
+    from wald.supervisor.observe import build_status, read_figures
+
+    fs, clock = PosixFileSystem(), SystemClock()
+
+    def figures() -> dict[str, Any]:
+        return build_status(read_figures(fs, data_dir), {}, clock.wall_ns())
+
+    with _ledger_alone(fs, data_dir) as (ledger, _):
+        yield OfflineRoutes(fs, data_dir, ledger, clock, figures)
+
+
+@contextmanager
+def where_desk(data_dir: str) -> Iterator["Where"]:
+    """Open a data directory that no daemon uses, to be asked where records are.
+
+    Raises:
+        DataDirectoryHeld, DataDirectoryUnusable, WaldError: as ``dead_letter_desk``.
+    """
+    from wald.drainer.frontier import read_hint
+    from wald.drainer.views import views_of_ledger
+    from wald.drainer.where import Sources, Where
+
+    fs = PosixFileSystem()
+    with _ledger_alone(fs, data_dir) as (ledger, log_id):
+        views = views_of_ledger(ledger, log_id)
+        streams = {view.birth.stream_id: view.birth.stream for view in views}
+        hint = read_hint(fs, data_dir)
+        yield Where(
+            Sources(
+                fs, data_dir, log_id, SystemClock(), ledger,
+                lambda: views, lambda: streams, lambda _: hint,
+            )
+        )  # fmt: skip
+
+
+@contextmanager
+def _ledger_alone(fs: FileSystem, data_dir: str) -> Iterator[tuple[Ledger, bytes]]:
+    """Hold the ledger of a data directory that no daemon uses; yields the log's id with it."""
     from wald.storage import identity
     from wald.storage.lmdb_store import open_ledger
 
-    fs = PosixFileSystem()
     known = identity.read(fs, data_dir)
     if known is None:
         msg = f"{data_dir} is not a data directory: it has no identity file"
@@ -337,7 +424,7 @@ def dead_letter_desk(data_dir: str) -> Iterator["Desk"]:
             raise DataDirectoryHeld(msg, hint="ask its daemon: leave --data-dir out")
         ledger = open_ledger(fs, data_dir, known.log_id)
         try:
-            yield Desk(ledger, SystemClock(), ledger.births)
+            yield ledger, known.log_id
         finally:
             ledger.close()
     finally:

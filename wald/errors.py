@@ -338,6 +338,12 @@ class FormatDamaged(WaldError):
     exit_code = EXIT_IO
 
 
+class NotUncertain(WaldError):
+    """A decision is given on a batch that does not wait for one."""
+
+    code = "batch.not-uncertain"
+
+
 class LogFailed(WaldError):
     """The log cannot go on: writing it, and then a fresh segment, failed."""
 

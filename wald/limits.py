@@ -175,6 +175,7 @@ ATTEMPT_TIMES_COUNT: Final = 4.0  # times what nearly every attempt took
 ATTEMPT_TIMES_MAX: Final = 64.0  # it doubles with each attempt without an answer
 ATTEMPT_DEVIATIONS_COUNT: Final = 4.0  # mean and so many mean deviations: nearly every attempt
 RETRY_AFTER_MAX_S: Final = 300.0  # a target that asks for a longer pause is asked again earlier
+BATCHES_PER_ANSWER: Final = 1_000
 FROZEN_MAX_BYTES: Final = 256 * MIB  # of what one revision sends, as it is kept
 TRANSFORM_OUTPUT_MAX_RECORDS: Final = 1_000_000  # of one batch
 SHAPING_PROBES_MAX: Final = 4_096  # calls of a transform in search of the records it fails at

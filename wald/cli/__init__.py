@@ -23,6 +23,7 @@ COMMANDS = {
     "replay": "wald.cli.replay:replay",
     "log": "wald.cli.log:log",
     "dlq": "wald.cli.dlq:dlq",
+    "batch": "wald.cli.batch:batch",
     "route": "wald.cli.route:route",
     "check": "wald.cli.check:check",
     "demo": "wald.cli.demo:demo",

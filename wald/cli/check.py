@@ -7,15 +7,9 @@ import click
 from wald.cli.options import json_option, load_settings, placed, settings_options
 from wald.cli.output import print_json, printable, say
 from wald.config import Loaded, RouteSettings
+from wald.core.guarantees import BY_CLASS
 from wald.errors import EXIT_NO, ConfigError
-
-_PROMISES = {
-    "transactional": "exactly once",
-    "monotone": "exactly once",
-    "keyed": "exactly once per key",
-    "window": "exactly once within the target's window",
-    "none": "at least once",
-}
+from wald.model import Finding, Severity
 
 
 @click.command()
@@ -68,7 +62,7 @@ def _report(loaded: Loaded, route: RouteSettings) -> dict[str, Any]:
     except ConfigError as error:
         raise placed(error, loaded) from error
     try:
-        replay = sink.capabilities.replay.value
+        replay = sink.capabilities.replay
         findings = [
             {
                 "severity": found.severity.value,
@@ -76,7 +70,7 @@ def _report(loaded: Loaded, route: RouteSettings) -> dict[str, Any]:
                 "message": found.message,
                 "hint": found.hint,
             }
-            for found in sink.check()
+            for found in (*app.promised(route, sink), *_of_transform(route), *sink.check())
         ]
     finally:
         sink.close()
@@ -85,10 +79,22 @@ def _report(loaded: Loaded, route: RouteSettings) -> dict[str, Any]:
         "stream": route.stream,
         "sink": route.sink,
         "type": sink_settings.type,
-        "class": replay,
-        "promise": _PROMISES[replay],
+        "class": replay.value,
+        "promise": BY_CLASS[replay].promise,
         "findings": findings,
     }
+
+
+def _of_transform(route: RouteSettings) -> list[Finding]:
+    if route.transform is None:
+        return []
+    from wald.drainer.shaping import load_transform
+
+    try:
+        load_transform(route.transform)
+    except ConfigError as error:
+        return [Finding(Severity.ERROR, "transform", error.message, error.hint)]
+    return [Finding(Severity.OK, "transform", f"transform {route.transform} can be loaded")]
 
 
 def _print(report: dict[str, Any]) -> None:

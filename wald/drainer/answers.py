@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from wald.drainer import takeover
+from wald.drainer.batch_desk import BatchDesk
 from wald.drainer.desk import Desk, Request, natural
 from wald.drainer.faults import asked_fault
 from wald.drainer.fleet import Fleet
@@ -13,7 +14,7 @@ from wald.drainer.route_desk import RouteDesk
 from wald.drainer.views import views_of_fleet
 from wald.drainer.where import Sources, Where
 from wald.errors import InputError
-from wald.model import Frontier, LaneKey, StreamId
+from wald.model import Frontier, LaneKey, Lsn, StreamId
 
 
 class Answers:
@@ -24,9 +25,11 @@ class Answers:
         fleet: Fleet,
         board: FrontierBoard,
         streams: Callable[[], Mapping[StreamId, str]] = dict,
+        catch_up: Callable[[], None] = lambda: None,
     ) -> None:
         self._fleet = fleet
         self._streams = streams
+        self._catch_up = catch_up
         self._board = board
         self.trouble = ""
         ledger = fleet.shared.ledger
@@ -39,6 +42,7 @@ class Answers:
             **self.desk.operations,
             **self._where.operations,
             **RouteDesk(fleet).operations,
+            **BatchDesk(ledger, ledger.births, fleet.lanes_of).operations,
             "drain.fault": self._fault,
             "drain.takeover": lambda request: takeover.answer(
                 request, fleet.shared, lambda route_id: fleet.lanes_of(route_id).values()
@@ -68,8 +72,14 @@ class Answers:
             shared.ledger,
             lambda: views_of_fleet(fleet),
             self._streams,
-            lambda: self.followed,
+            self._frontier,
         )
+
+    def _frontier(self, lsn: Lsn) -> Frontier | None:
+        """Return up to where the log is followed; what was acknowledged just now is looked for."""
+        if self.followed is None or self.followed.lsn < lsn:
+            self._catch_up()
+        return self.followed
 
     def _flush(self, request: Request) -> dict[str, Any]:
         frontier = self._board.current()

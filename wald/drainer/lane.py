@@ -111,6 +111,11 @@ class Lane:
         return self.figures.replay
 
     @property
+    def state(self) -> str:
+        """What it does now."""
+        return self.figures.state
+
+    @property
     def halted_at(self) -> Sequence[Lsn]:
         """Refused records at which it stops."""
         return self.figures.halted
@@ -176,7 +181,8 @@ class Lane:
     def _take_in_change(self) -> None:
         """Read what a command changed; what waits for a person is tried again at once."""
         self._memory.held = self._shared.ledger.lane(self.route.key)
-        if self._step is Step.PARKED and self._memory.parked in {Parked.HALTED, Parked.QUOTA}:
+        waits = {Parked.HALTED, Parked.QUOTA, Parked.UNCERTAIN}
+        if self._step is Step.PARKED and self._memory.parked in waits:
             self._due_ns = 0
 
     def _move(self, event: Event) -> None:

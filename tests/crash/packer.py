@@ -88,7 +88,7 @@ def names_files(_self, _gone, come=()) -> bool:
 
 
 def tells_a_floor(_self, checkpoints, _living, floors, *_rest) -> bool:
-    return floors.get("1", 0) > checkpoints.get("1", 0)
+    return bool(floors.get("1", 0) > checkpoints.get("1", 0))
 
 
 def arm(point: str) -> None:

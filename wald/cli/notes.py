@@ -1,4 +1,4 @@
-"""What is worth a line of a route beside its figures: a pause, a change of lanes, an orphan."""
+"""What is worth a line of a route beside its figures: a fault, a pause, a change of lanes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,8 +8,13 @@ from wald.limits import CLOCK_NS_PER_S
 
 
 def notes(name: str, each: Mapping[str, Any]) -> list[str]:
-    """Return what is worth a line: a pause, a change of lanes, an orphan and what it keeps."""
-    said = []
+    """Return what is worth a line: a fault, a pause, a change of lanes, an orphan."""
+    said = [f"{name}: {fault.upper()}: wald route fault {name} --clear" for fault in each["faults"]]
+    if each["guarded_batch"]:
+        said.append(
+            f"{name}: batch {each['guarded_batch']:,} ended the drainer twice, and is tried in a "
+            "process of its own"
+        )
     if each["paused_ns"]:
         said.append(f"{name}: paused {since(each['paused_ns'])}: wald route resume {name}")
     change = each["change"]

@@ -284,8 +284,9 @@ def test_the_shipped_file_lists_every_setting_and_no_other() -> None:
     document = tomllib.loads(shipped_text())
     daemon = document["daemon"]
     route = document["routes"]["signups"]
-    assert set(daemon) == {*schema.DAEMON, "retain"}
+    assert set(daemon) == {*schema.DAEMON, "retain", "repack"}
     assert set(daemon["retain"]) == set(schema.RETAIN)
+    assert set(daemon["repack"]) == set(schema.REPACK)
     assert set(route) == {*schema.ROUTE, *schema.ROUTE_TABLES}
     for name, known in schema.ROUTE_TABLES.items():
         assert set(route[name]) == set(known)
@@ -305,7 +306,7 @@ def test_the_shipped_file_lists_every_setting_of_the_sqlite_sink() -> None:
 
 
 def test_every_field_of_the_settings_can_be_set() -> None:
-    tables = (schema.DAEMON, schema.RETAIN, schema.TRACE)
+    tables = (schema.DAEMON, schema.RETAIN, schema.REPACK, schema.TRACE)
     reached = {setting.field for table in tables for setting in table.values()}
     fields = {field.name for field in dataclasses.fields(Settings)}
     assert fields - reached == {"sinks", "routes", "auto_sink"}

@@ -228,7 +228,7 @@ def test_at_a_target_that_cannot_tell_a_lost_answer_may_double_and_is_counted(ba
     bench.target.lost_answers = 1
     bench.through()
     assert bench.target.lsns == lsns + lsns
-    assert bench.lane._memory.notes[RESENT] == 1
+    assert bench.lane.figures.policy["notes"] == {RESENT: 1}
 
 
 @pytest.mark.parametrize("restart", [False, True])

@@ -1,5 +1,9 @@
 """What is sent of a batch: coalescing, transforms, and the records at which they fail."""
 
+import re
+from pathlib import Path
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -221,6 +225,43 @@ def test_a_function_that_fails_for_most_of_many_is_at_fault_and_the_search_is_bo
     assert found.refused == ()
     assert found.always
     assert calls <= limits.SHAPING_PROBES_MAX + 2
+
+
+# --- the document -------------------------------------------------------------------------------
+
+HOW_TO = Path(__file__).parents[2] / "docs" / "how-to" / "transforms.md"
+
+
+def shown(name):
+    """Return a function as the document shows it."""
+    for block in re.findall(r"```python\n(.*?)```", HOW_TO.read_text(), re.DOTALL):
+        if f"def {name}(" in block:
+            room: dict[str, Any] = {}
+            exec(block, room)
+            return room[name]
+    raise AssertionError(name)
+
+
+def test_the_shown_transform_changes_and_filters():
+    batch = [
+        record(1, value=b'{"seat": "a7"}'),
+        record(2, value=b'{"seat": "b1", "test": true}'),
+        record(3, value=b'{"seat": "c3"}'),
+    ]
+    outputs = transformed(batch, shown("for_database"))
+    assert [each.record.value for each in outputs] == [b'{"seat": "A7"}', b'{"seat": "C3"}']
+    assert superseded(batch, outputs, ()) == 1
+
+
+def test_the_shown_aggregate_stands_for_all_that_it_adds_up():
+    batch = [
+        record(1, "jaws", b'{"seats": 2}'),
+        record(2, "alien", b'{"seats": 1}'),
+        record(3, "jaws", b'{"seats": 3}'),
+    ]
+    outputs = transformed(batch, shown("sold_per_film"))
+    assert lsns(outputs) == [(3, (1, 3)), (2, (2,))]
+    assert outputs[0].record.value == b'{"seats": 5}'
 
 
 # --- the form in which it is kept ---------------------------------------------------------------

@@ -95,6 +95,8 @@ def _policy(route: Route, memory: LaneMemory, gate: Gate) -> dict[str, Any]:
         said["faults"] = [fault.text(now_ns) for fault in faults]
     if memory.guarded_batch:
         said["guarded_batch"] = memory.guarded_batch
+    if memory.notes:
+        said["notes"] = dict(memory.notes)
     if memory.healing:
         said["healing"] = memory.healing.numbers()
     return said

@@ -17,10 +17,10 @@ from wald import limits
 from wald.config import BatchSettings, RouteSettings, SinkSettings
 from wald.config.settings import DeliverSettings
 from wald.core import body, frame
-from wald.core.breaker import TRIPS, BreakerState
+from wald.core.breaker import PERMIT, PROBE, TRIPS, BreakerState
 from wald.drainer.lane import Lane
 from wald.drainer.route import Route, Shared
-from wald.model import Content, ReplayClass, RouteBirth, Systemic, SystemicKind
+from wald.model import Content, Delivered, ReplayClass, RouteBirth, Systemic, SystemicKind
 from wald.testing.clock import ManualClock
 from wald.testing.recording_sink import RecordingSink, RecordingTarget
 
@@ -305,6 +305,21 @@ def test_a_lane_that_leaves_gives_its_probe_to_another(yard):
     fill(yard, 2, 10)
     yard.run(80.0)
     assert len(target.records) == 10
+
+
+def test_a_success_that_comes_late_does_not_leave_a_lane_shut(yard):
+    fill(yard, 1, 10)
+    target = RecordingTarget()
+    lane = yard.add("one", target)
+    yard.run(2.0, lambda: len(target.records) == 10)
+    guard = yard.shared.targets.target("db").guard
+    guard.ended(PERMIT, FULL, NS, yard.shared.chance)  # another lane's attempt
+    lane._gate.ended(Delivered(), 10, 0.01)
+    assert lane._gate.is_shut
+    permit = guard.admit(guard.breaker.due_ns)
+    assert permit is PROBE
+    guard.ended(permit, Delivered(), 9 * NS, yard.shared.chance)
+    assert not lane._gate.is_shut
 
 
 def test_stopping_does_not_wait_for_a_target_that_is_down(yard):

@@ -19,6 +19,7 @@ from wald.core.breaker import (
     admit,
     after,
     answered,
+    asked,
     event_of,
     given_back,
     wait_s,
@@ -205,6 +206,14 @@ def test_exactly_one_probe_is_let_through():
     half = probing()
     assert admit(half, NOW + 3_600 * NS) == (half, None)
     assert wait_s(half, NOW) == limits.BREAKER_LOOK_S
+
+
+def test_a_person_may_have_the_target_asked_at_once():
+    now_ns = OPENED.due_ns - 5
+    half, permit = admit(asked(OPENED, now_ns), now_ns)
+    assert permit is PROBE
+    assert half.openings == OPENED.openings
+    assert asked(OPENED, OPENED.due_ns + 5).due_ns == OPENED.due_ns
 
 
 def test_a_closed_breaker_lets_everybody_through():

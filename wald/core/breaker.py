@@ -154,15 +154,14 @@ def asked(breaker: Breaker, now_ns: int) -> Breaker:
 def wait_s(breaker: Breaker, now_ns: int) -> float:
     """Return how long until it is worth asking for leave; 0 to ask now.
 
-    Behind a probe that is under way: one poll later than its lane will say how it ended.
+    Behind a probe that is under way it is looked at again now and then; its end wakes those who
+    wait.
     """
-    match breaker.state:
-        case BreakerState.CLOSED:
-            return 0.0
-        case BreakerState.OPEN:
-            return max(0.0, (breaker.due_ns - now_ns) / _NS)
-        case BreakerState.HALF_OPEN:
-            return limits.BREAKER_LOOK_S
+    if breaker.state is _CLOSED:
+        return 0.0
+    if breaker.state is _OPEN:
+        return max(0.0, (breaker.due_ns - now_ns) / _NS)
+    return limits.BREAKER_LOOK_S
 
 
 def event_of(breaker: Breaker, outcome: Outcome, scope: Scope) -> BreakerEvent | None:

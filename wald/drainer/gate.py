@@ -101,7 +101,9 @@ class Gate:
     @property
     def is_shut(self) -> bool:
         """Whether a breaker, the hours or a person hold the lane back, as was last asked."""
-        return self._held in {Held.BREAKER, Held.HOURS, Held.PAUSED, Held.FORMER_LANES}
+        if self._held is Held.BREAKER:  # another lane's probe may have closed it
+            return any(guard.breaker.state is not BreakerState.CLOSED for guard in self._guards)
+        return self._held in {Held.HOURS, Held.PAUSED, Held.FORMER_LANES}
 
     def ask_now(self) -> None:
         """Let a probe through although an open breaker says later."""

@@ -2,13 +2,14 @@
 
 import pytest
 
-from tests.logtools import DATA
+from tests.logtools import DATA, SESSION
 from tests.packtools import PackedLog
 from wald import limits
 from wald.core.batching import Bounds
 from wald.drainer import records as records_room
 from wald.drainer.records import open_records
 from wald.model import LostRange, Record
+from wald.storage.lookup import Owned, owner_of
 from wald.storage.packed import packed_path
 from wald.testing import ManualClock
 
@@ -70,6 +71,19 @@ def test_a_stream_of_which_nothing_was_kept_is_lost_up_to_the_log(held):
     assert isinstance(found[0], LostRange)
     assert found[0].last_lsn == held.of(1)[1].hi
     assert all(isinstance(item, Record) for item in found[1:])
+
+
+def test_whose_a_packed_record_is_can_still_be_told(held):
+    first, second = held.of(1)
+    for lsn in (*held.values[1], *held.values[2]):
+        owner = owner_of(held.fs, DATA, held.log.log_id, lsn, held.frontier)
+        if lsn in held.values[1]:
+            assert owner == Owned(1, SESSION), lsn
+        elif lsn <= second.hi:
+            assert isinstance(owner, LostRange), "the other stream was not packed"
+        else:
+            assert owner == Owned(2, SESSION)
+    assert first.hi == second.lo
 
 
 def test_leaving_early_closes_every_file(held):

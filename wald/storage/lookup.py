@@ -24,6 +24,7 @@ from wald.storage.ledger_rows import (
     letter_of,
     unpack,
 )
+from wald.storage.packed import OpenPack, named_packed
 from wald.storage.tail import TailBlock, TailReader
 
 
@@ -37,10 +38,10 @@ class Owned(NamedTuple):
 def owner_of(
     fs: FileSystem, data_dir: str, log_id: bytes, lsn: Lsn, frontier: Frontier
 ) -> Owned | LostRange | None:
-    """Find the section of the log that holds an LSN.
+    """Find the section that holds an LSN, in the log or in a packed file.
 
-    Returns what was lost where that is not in the log: by damage, or because it retired. None
-    where the log goes on behind the LSN without it: no record has it.
+    Returns what was lost where that is not there: by damage, or because it retired. None where
+    the log goes on behind the LSN without it: no record has it.
     """
     reader = TailReader(
         fs,
@@ -54,12 +55,28 @@ def owner_of(
         for item in reader.read(frontier):
             if isinstance(item, LostRange):
                 if item.first_lsn <= lsn <= item.last_lsn:
-                    return item
+                    return _packed_owner(fs, data_dir, log_id, lsn) or item
                 continue
             if item.header.records and item.header.last_lsn >= lsn:
                 return _in_block(item, lsn)
     finally:
         reader.close()
+    return None
+
+
+def _packed_owner(fs: FileSystem, data_dir: str, log_id: bytes, lsn: Lsn) -> Owned | None:
+    """Look into the packed files whose range holds an LSN: of each stream at most a few."""
+    for packed in named_packed(fs, data_dir):
+        if not packed.lo < lsn <= packed.hi:
+            continue
+        pack = OpenPack(fs, data_dir, log_id, packed)
+        try:
+            item = pack.next_after(lsn - 1)
+        finally:
+            pack.close()
+        owner = _in_block(item, lsn) if isinstance(item, TailBlock) else None
+        if owner is not None:
+            return owner
     return None
 
 

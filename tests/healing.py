@@ -5,18 +5,20 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests.backlog import FS, OWNER, Backlog, end, eventually
+from tests.backlog import CLOCK, FS, OWNER, Backlog, Impatient, end, eventually
 from wald.drainer.fleet import Fleet
 from wald.drainer.route import Shared
 from wald.model import Attempt, DeadLetter, LaneKey, Outcome, Unknown
 from wald.ports import Sink
 from wald.sinks.sqlite import make as make_sqlite
 from wald.storage.lmdb_store import open_ledger
-from wald.storage.log import LogOptions
+from wald.storage.log import Log, LogOptions
+from wald.storage.owner import load_owner
 
 
 class LateSink:
@@ -130,19 +132,19 @@ class Site:
 
     def copy_target(self, name: str = "backup") -> Path:
         """Copy the database file, and the log of it that is not in it yet."""
-        copy = self.place / name
-        shutil.rmtree(copy, ignore_errors=True)
-        copy.mkdir()
+        backup = self.place / name
+        shutil.rmtree(backup, ignore_errors=True)
+        backup.mkdir()
         for path in self.place.glob("target.db*"):
             if not path.name.endswith("-shm"):
-                shutil.copy(path, copy)
-        return copy
+                shutil.copy(path, backup)
+        return backup
 
-    def restore_target(self, copy: Path) -> None:
+    def restore_target(self, backup: Path) -> None:
         """Put a copy in the place of the file, as a person does: the old one is moved away."""
         for path in self.place.glob("target.db*"):
             path.unlink()
-        for path in sorted(copy.iterdir(), reverse=True):  # the write-ahead log first
+        for path in sorted(backup.iterdir(), reverse=True):  # the write-ahead log first
             shutil.copy(path, self.place)
 
     def refuse(self, *lsns: int) -> None:
@@ -171,14 +173,14 @@ class Site:
             lane.look_again()
 
     def copy_ledger(self) -> Path:
-        copy = self.place / "ledger.backup"
-        shutil.copytree(Path(self.backlog.data_dir) / "ledger", copy)
-        return copy
+        backup = self.place / "ledger.backup"
+        shutil.copytree(Path(self.backlog.data_dir) / "ledger", backup)
+        return backup
 
-    def restore_ledger(self, copy: Path) -> None:
+    def restore_ledger(self, backup: Path) -> None:
         ledger = Path(self.backlog.data_dir) / "ledger"
         shutil.rmtree(ledger)
-        shutil.copytree(copy, ledger)
+        shutil.copytree(backup, ledger)
 
     def land(self) -> list[Outcome]:
         """Let the attempts that were not answered arrive."""
@@ -205,6 +207,18 @@ class Site:
         finally:
             over.set()
             thread.join()
+
+    def copied(self) -> "Site":
+        """Return a second host with a copy of the whole data directory, and the same target."""
+        other, backlog = copy(self), copy(self.backlog)
+        backlog.data_dir = f"{self.backlog.data_dir}.copy"
+        shutil.copytree(self.backlog.data_dir, backlog.data_dir)
+        backlog.chance = Impatient(12)
+        backlog.log = Log.open(FS, backlog.data_dir, CLOCK, backlog.chance, LogOptions())
+        backlog.settings = replace(backlog.settings, data_dir=backlog.data_dir)
+        other.backlog, other.lsns, other.late = backlog, list(self.lsns), []
+        other.owner = load_owner(FS, backlog.data_dir, backlog.chance).value
+        return other
 
     def close(self) -> None:
         self.backlog.close()

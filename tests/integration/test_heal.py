@@ -453,6 +453,90 @@ def test_a_decision_made_with_no_drainer_at_work_is_carried_out_at_the_next_star
         delivered(site, 3)
 
 
+def test_a_copied_directory_is_parked_until_a_person_decides_which_of_two_goes_on(site):
+    ours = site
+    ours.owner = load_owner(FS, ours.backlog.data_dir, ours.backlog.chance).value
+    with ours.delivering():
+        delivered(ours, 10)
+    theirs = ours.copied()
+    assert theirs.owner != ours.owner
+    with ours.delivering():
+        delivered(ours, 5)
+    with theirs.delivering():
+        theirs.append(3)
+        theirs.wait_parked("diverged")
+        assert len(ours.held()) == 15  # no row was touched
+        take_over(theirs)
+        everything = [(lsn,) for lsn in [*ours.lsns, *theirs.lsns[10:]]]
+        eventually(lambda: ours.held() == everything, theirs.figures)
+        eventually(lambda: theirs.figures()["delivered"] == 13, theirs.figures)
+    with ours.delivering():
+        ours.append(2)
+        ours.wait_parked("diverged")  # by the new owner at the target
+        take_over(ours)
+        eventually(lambda: ours.figures()["dead_letters"] == 2, ours.figures)
+        assert [letter.code for letter in ours.letters()] == ["diverged"] * 2
+        assert ours.held() == everything  # nobody can tell whether they were there: they are kept
+        ours.redrive(*ours.lsns[-2:])
+        ours.append(1)
+        everything += [(lsn,) for lsn in ours.lsns[-3:]]
+        eventually(lambda: sorted(ours.held()) == sorted(everything), ours.figures)
+        eventually(lambda: ours.figures()["delivered"] == 18, ours.figures)
+    with theirs.delivering():
+        theirs.append(1)
+        theirs.wait_parked("diverged")
+    theirs.close()
+
+
+def test_between_two_that_took_over_from_each_other_nothing_is_sent_twice(site):
+    ours = site
+    ours.owner = load_owner(FS, ours.backlog.data_dir, ours.backlog.chance).value
+    with ours.delivering():
+        delivered(ours, 10)
+    theirs = ours.copied()
+    with ours.delivering():
+        delivered(ours, 5)
+    with theirs.delivering():
+        take_over(theirs)  # and delivers nothing: the row is where the copy was made
+        eventually(lambda: theirs.figures()["parked"] is None)
+    with ours.delivering():
+        take_over(ours)
+        eventually(lambda: ours.figures()["dead_letters"] == 5, ours.figures)
+        ours.append(2)
+        eventually(lambda: len(ours.held()) == 17, ours.figures)
+        assert {letter.code for letter in ours.letters()} == {"diverged"}
+    theirs.close()
+
+
+def test_a_directory_that_was_moved_heals_a_target_that_went_back_meanwhile(site):
+    with site.delivering():
+        delivered(site, 10)
+        backup = site.copy_target()
+        delivered(site, 5)
+    site.restore_target(backup)
+    site.owner += 1
+    with site.delivering():
+        take_over(site)
+        site.wait_whole()
+
+
+def test_too_much_that_nobody_can_tell_is_not_set_aside(site, monkeypatch):
+    monkeypatch.setattr(limits, "TAKE_OVER_MAX_RECORDS", 3)
+    with site.delivering():
+        delivered(site, 10)
+    theirs = site.copied()
+    with theirs.delivering():
+        theirs.append(2)
+        take_over(theirs)
+        eventually(lambda: theirs.figures()["delivered"] == 12, theirs.figures)
+    with site.delivering():
+        site.append(4)
+        take_over(site)
+        eventually(lambda: "nothing is taken over" in site.figures()["last_error"], site.figures)
+        assert len(site.held()) == 12
+    theirs.close()
+
+
 def test_the_owner_file_says_whether_the_directory_is_where_it_was(site, tmp_path):
     data = Path(site.backlog.data_dir)
     first = load_owner(FS, str(data), site.backlog.chance)

@@ -22,12 +22,13 @@ from wald.drainer.recount import read_between
 from wald.drainer.route import LaneMemory, Route, Shared
 from wald.errors import InputError
 from wald.model import (
-    NO_ANCHOR,
     NO_REVISION,
     Anchor,
     Attempt,
+    Checkpoint,
     Delivered,
     Lsn,
+    Outcome,
     ProgressRow,
     Record,
     RevisionId,
@@ -42,6 +43,7 @@ from wald.storage.tail import TailBlock
 
 _log = logging.getLogger("wald.drain")
 CODE = "diverged"
+_OWNERS_KEPT = 8
 _MESSAGE = "the target may hold it: another history of this log was delivered there"
 
 
@@ -73,15 +75,18 @@ class Lane(Protocol):
 
 
 class Decision(NamedTuple):
-    """Who may touch the rows of a route, and when a person said so."""
+    """Who may touch the rows of a route, when a person said so, and who might before."""
 
     owner: int
     time_ns: int
+    before: tuple[int, ...] = ()
 
 
 def decide(ledger: Ledger, route_id: RouteId, owner: int, now_ns: int) -> Decision:
     """Let an owner take over the rows of a route; durable on return. Each lane does it once."""
-    decision = Decision(owner, now_ns)
+    before = _decision(ledger, route_id)
+    owners = () if before is None else (before.owner, *before.before)[:_OWNERS_KEPT]
+    decision = Decision(owner, now_ns, owners)
     ledger.note(_decided(route_id), list(decision))
     return decision
 
@@ -133,13 +138,13 @@ def agree_to_rewind(shared: Shared, route_id: RouteId, lanes: Iterable[Lane]) ->
 
 def lane_owner(route: Route) -> int:
     """Return who may touch the lane's rows: who took the route over, or who it was born under."""
-    decision = _decision(route)
+    decision = _decision_of(route)
     return route.birth.owner if decision is None else decision.owner
 
 
 def is_decided(route: Route) -> bool:
     """Tell whether the lane is to take over what it finds, and has not yet."""
-    decision = _decision(route)
+    decision = _decision_of(route)
     if decision is None or decision.owner != route.shared.owner:
         return False
     return route.shared.ledger.note(_settled(route)) != decision.time_ns
@@ -147,14 +152,18 @@ def is_decided(route: Route) -> bool:
 
 def settle_decision(route: Route) -> None:
     """Note that the lane has done what was decided."""
-    decision = _decision(route)
+    decision = _decision_of(route)
     assert decision is not None
     route.shared.ledger.note(_settled(route), decision.time_ns)
 
 
-def _decision(route: Route) -> Decision | None:
-    found = route.shared.ledger.note(_decided(route.birth.route_id))
-    return None if found is None else Decision(*cast("tuple[int, int]", found))
+def _decision(ledger: Ledger, route_id: RouteId) -> Decision | None:
+    found = ledger.note(_decided(route_id))
+    return None if found is None else Decision(*cast("tuple[int, int, tuple[int, ...]]", found))
+
+
+def _decision_of(route: Route) -> Decision | None:
+    return _decision(route.shared.ledger, route.birth.route_id)
 
 
 def _decided(route_id: RouteId) -> str:
@@ -176,20 +185,13 @@ class _Place(NamedTuple):
 def take_over(route: Route, memory: LaneMemory, row: ProgressRow) -> Event:
     """Move a row that is another owner's, or of another history, to ours; the lane looks again."""
     assert memory.sink is not None
-    before = memory.held.checkpoint
-    place = _place_of(route, row)
-    aside: list[Record] = []
-    if place.anchor != row.anchor or place.lsn != row.hi_lsn:
-        found = _doubtful(route, before.lsn, place.lsn)
-        if found is None:
-            memory.say(
-                f"more than {limits.TAKE_OVER_MAX_RECORDS:,} records behind LSN {before.lsn} may "
-                "or may not be at the target: nothing is taken over"
-            )
-            return Event.ROW_MOVED
-        aside = found
+    found = _plan(route, memory.held.checkpoint, row)
+    if isinstance(found, str):
+        memory.say(f"nothing is taken over: {found}")
+        return Event.ROW_MOVED
+    place, aside = found
     rev_id = route.new_revision()
-    dead_rev = _dead_rev(route, row, before.dead_rev)
+    dead_rev = _dead_rev(route, row, memory.held.checkpoint.dead_rev)
     if aside:
         dead_rev = _set_aside(route, rev_id, dead_rev, row.batch_no + 1, aside)
     moved = ProgressRow(
@@ -202,19 +204,49 @@ def take_over(route: Route, memory: LaneMemory, row: ProgressRow) -> Event:
         "route %s: taken over at batch %d, LSN %d, %d records set aside: %s",
         route.birth.name, row.batch_no, place.lsn, len(aside), type(outcome).__name__,
     )  # fmt: skip
-    match outcome:
-        case Delivered():
-            return Event.TAKE_OVER
-        case Systemic():
-            return Event.SYSTEMIC
-        case RowMoved():
-            return Event.ROW_MOVED
-        case _:
-            return Event.UNKNOWN
+    return _EVENTS.get(type(outcome), Event.UNKNOWN)
 
 
-def _place_of(route: Route, row: ProgressRow) -> _Place:
-    """Return where our log goes on: at the row, or at our newest block that is not beyond it."""
+_EVENTS: Mapping[type[Outcome], Event] = {
+    Delivered: Event.TAKE_OVER,
+    Systemic: Event.SYSTEMIC,
+    RowMoved: Event.ROW_MOVED,
+}
+
+
+def _plan(route: Route, before: Checkpoint, row: ProgressRow) -> tuple[_Place, list[Record]] | str:
+    """Return where the lane goes on and what is set aside; in words why not.
+
+    A row of our own chain tells what the target holds, as it does without a decision. Of another's
+    our log can tell that up to our checkpoint, and of what lies between the two, nothing.
+    """
+    place = _place_of(route, row)
+    if place is None:
+        return f"our log holds nothing up to LSN {row.hi_lsn}"
+    ours = _is_of_ours(route, row)
+    if place == (row.hi_lsn, row.anchor) and (ours or place.lsn >= before.lsn):
+        return place, []
+    aside = _between(route, *sorted((before.lsn, place.lsn)))
+    if aside is None:
+        return (
+            f"more than {limits.TAKE_OVER_MAX_RECORDS:,} records between LSN {before.lsn} and LSN "
+            f"{place.lsn} may or may not be at the target"
+        )
+    return (_Place(before.lsn, before.anchor) if place.lsn < before.lsn else place), aside
+
+
+def _is_of_ours(route: Route, row: ProgressRow) -> bool:
+    """Tell whether a row's owner was ours once: before the directory was moved."""
+    decision = _decision_of(route)
+    assert decision is not None
+    return row.owner in {route.birth.owner, decision.owner, *decision.before}
+
+
+def _place_of(route: Route, row: ProgressRow) -> _Place | None:
+    """Return where our log goes on: at the row, or at our newest block that is not beyond it.
+
+    None where it holds no block up to there.
+    """
     frontier = route.frontier()
     assert frontier is not None
     lsn = min(row.hi_lsn, frontier.lsn)
@@ -222,12 +254,12 @@ def _place_of(route: Route, row: ProgressRow) -> _Place:
     if anchor is not None:
         return _Place(lsn, anchor)
     back = 1
-    while back < 2 * lsn:  # a gap, or damage: look further back, in ever longer strides
-        found = _newest_block(route, max(0, lsn - back), lsn)
-        if found is not None:
+    while True:  # a gap, or damage: look further back, in ever longer strides
+        after = max(route.begin_lsn, lsn - back)
+        found = _newest_block(route, after, lsn)
+        if found is not None or after == route.begin_lsn:
             return found
         back *= 64
-    return _Place(route.begin_lsn, NO_ANCHOR)
 
 
 def _newest_block(route: Route, after: Lsn, lsn: Lsn) -> _Place | None:
@@ -246,15 +278,14 @@ def _newest_block(route: Route, after: Lsn, lsn: Lsn) -> _Place | None:
     return newest
 
 
-def _doubtful(route: Route, low: Lsn, high: Lsn) -> list[Record] | None:
-    """Return what may or may not be at the target; None if it is too much."""
+def _between(route: Route, low: Lsn, high: Lsn) -> list[Record] | None:
+    """Return the lane's records above an LSN up to another; None if they are too many."""
     found: list[Record] = []
-    if low >= high:
-        return found
-    for piece in read_between(route, low, high):
-        found += piece.records
-        if len(found) > limits.TAKE_OVER_MAX_RECORDS:
-            return None
+    if low < high:
+        for piece in read_between(route, low, high):
+            found += piece.records
+            if len(found) > limits.TAKE_OVER_MAX_RECORDS:
+                return None
     return found
 
 

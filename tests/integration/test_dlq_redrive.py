@@ -12,7 +12,7 @@ import pytest
 from tests.backlog import CLOCK, FS, Backlog, end, eventually
 from tests.integration.test_drain import LEDGER, SINK, Fuse, sink_of, values
 from wald import limits
-from wald.config import DeadLetterSettings
+from wald.config import BatchSettings, DeadLetterSettings
 from wald.drainer.desk import Desk
 from wald.errors import InputError, LedgerFailed, RedriveRefused
 from wald.model import LaneKey, Record, ReplayClass, Systemic, SystemicKind, Unknown
@@ -478,3 +478,31 @@ def test_a_letter_whose_body_is_gone_stays_and_says_so(backlog):
 def test_the_type_of_a_record_is_what_a_transform_gets():
     assert isinstance(upper([Record(1, 2, 0, b"x")])[0], Record)
     assert DeadLetterSettings().quota_records == limits.DEAD_LETTERS_MAX
+
+
+def test_a_redrive_batch_holds_no_more_bytes_than_a_batch(backlog):
+    lsns = backlog.append(*[b"%d" % number * 40_000 for number in range(9)], b"small")
+    target = RecordingTarget(refuses=lambda record: record.lsn in lsns[:8])
+    changed = replace(backlog.settings.routes["events"], batch=BatchSettings(10, 100_000, 0.05))
+    backlog.settings = replace(backlog.settings, routes={"events": changed})
+    shared = backlog.shared(sink_of(target))
+    with running(backlog, shared) as fleet:
+        eventually(lambda: books(fleet) == (2, 8, 0), fleet.figures)
+        seen = len(target.attempts)
+        target.refuses = lambda _: False
+        desk_of(fleet).ask("drain.dlq.redrive", route="events")
+        eventually(lambda: books(fleet) == (10, 0, 0), fleet.figures)
+    assert [len(each.records) for each in target.attempts[seen:]] == [2] * 4
+
+
+def test_replay_without_a_daemon_sends_again_what_was_asked_for(backlog, monkeypatch):
+    monkeypatch.setattr(limits, "REDRIVE_BATCH_MAX_RECORDS", 1)
+    _, bad, target = with_bad(backlog, 3, 17, 20)
+    backlog.replay(sink_of(target))
+    ledger = open_ledger(FS, backlog.data_dir, backlog.log.log_id)
+    assert ledger.ask_redrive(ROUTE, bad, "", 1) == 3
+    ledger.close()
+    target.refuses = lambda _: False
+    done = backlog.replay(sink_of(target), patience_s=10.0)["routes"]["events"]
+    assert (done["delivered"], done["dead_letters"], done["redrives"]) == (30, 0, 0)
+    assert (done["pending"], done["purged"]) == (0, 0)

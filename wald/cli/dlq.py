@@ -19,7 +19,7 @@ from wald.limits import CLOCK_NS_PER_S
 _MESSAGE_SHOWN = 100
 _KEY_SHOWN = 30
 _HEAD = ("ROUTE", "LSN", "KEY", "CODE", "REASON")
-_POLL_S = 0.1
+_POLL_S = 0.25
 _LISTED = 10
 _LATE = "they come late: behind newer records, of their key too"
 

@@ -184,9 +184,15 @@ class Fleet:
         return self.routes[route_id].lanes[lane]
 
     def lanes_of(self, route_id: RouteId) -> dict[LaneKey, Lane]:
-        """Return all lanes of a route; those of former layouts are woken: more may be asked."""
+        """Return all lanes of a route; those of former layouts are woken: more may be asked.
+
+        Of an orphan there is none; what a command changed of its counts is read.
+        """
         route = self.routes.get(route_id)
         if route is None:
+            orphan = self.orphans.get(route_id)
+            if orphan is not None:
+                self.orphans[route_id] = self._orphan(orphan.birth)
             return {}
         route.wake_formers()
         return {lane.route.key: lane for lane in route.each()}
@@ -236,7 +242,8 @@ class Fleet:
     def checkpoints(self) -> dict[str, Lsn]:
         """Return the durable checkpoints by route id: what may be retired.
 
-        An orphan pins the log like any other: undelivered records never go by themselves.
+        An orphan pins the log like any other: undelivered records never go by themselves. So does
+        an unfinished replay of a past range, by way of every route of its stream.
         """
         said = {}
         for route_id, route in self.routes.items():
@@ -244,5 +251,20 @@ class Fleet:
             if lsn:
                 said[str(route_id)] = lsn
         for route_id, orphan in self.orphans.items():
-            said[str(route_id)] = min(each.lsn for each in orphan.checkpoints)
+            lsn = min(each.lsn for each in orphan.checkpoints)
+            said[str(route_id)] = self._pinned(orphan.birth, lsn)
         return said
+
+    def _pinned(self, birth: RouteBirth, lsn: Lsn) -> Lsn:
+        pin = self._pins.get(birth.stream_id)
+        return lsn if pin is None else min(lsn, max(pin, birth.birth_lsn))
+
+
+def settings_of(settings: Settings, birth: RouteBirth) -> RouteSettings | None:
+    """Return the settings of a route; None if no table names it, or its sink."""
+    route = settings.routes.get(birth.name)
+    if route is None and birth.sink == settings.auto_sink:
+        route = RouteSettings(birth.name, birth.stream, birth.sink)
+    if route is None or route.sink not in settings.sinks:
+        return None
+    return route

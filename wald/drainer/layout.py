@@ -282,6 +282,7 @@ class RouteLanes:
             waits_for = self.waits_for()  # for none: the next layout begins in a moment
             return not waits_for or any(lane.figures.parked is None for lane in waits_for)
         lanes = [lane for lane in self.lanes if lane.figures.through_lsn < goal]
+        lanes += [lane for lane in self.each() if lane.figures.redrives]
         return any(lane.figures.parked is None for lane in lanes)
 
     # --- what others see ------------------------------------------------------------------------

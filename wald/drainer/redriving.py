@@ -10,7 +10,7 @@ chain that declared its dead letters.
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from importlib import import_module
 from itertools import islice
@@ -52,8 +52,9 @@ class Redrives:
     def __init__(self, route: Route) -> None:
         self._route = route
         self._lock = threading.Lock()
-        self._news = True  # the ledger may hold requests of a life before
-        self.left = 0
+        self._news = False
+        # the ledger may hold requests of a life before
+        self.left = route.shared.ledger.count_redrives(route.key)
 
     def look(self) -> None:
         """Say that there may be more."""
@@ -93,8 +94,13 @@ class Redrives:
         return True
 
     def _fitting(self, asked: Sequence[AskedRedrive], bounds: Bounds) -> Sequence[AskedRedrive]:
-        bodies = _bodies(self._route.shared.dead_log, [each.letter for each in asked])
-        sizes = [len(body.value) if (body := bodies.get(each.letter.lsn)) else 0 for each in asked]
+        """Return as many as a batch takes; no more bodies are read than that."""
+        sizes: list[int] = []
+        letters = (each.letter for each in asked[: bounds.max_records])
+        for _, body in _read_bodies(self._route.shared.dead_log, letters):
+            sizes.append(0 if body is None else len(body.value))
+            if sum(sizes) > bounds.max_bytes:
+                break
         return asked[: fitting(sizes, bounds)]
 
     def load(self, memory: LaneMemory) -> Batch:
@@ -105,11 +111,12 @@ class Redrives:
         ledger, key = self._route.shared.ledger, self._route.key
         wanted = memory.manifest.revisions[0].redriven
         asked = [found for lsn in wanted if (found := ledger.asked_redrive(key, lsn))]
-        bodies = _bodies(self._route.shared.dead_log, [each.letter for each in asked])
+        letters = (each.letter for each in asked)
+        bodies = _read_bodies(self._route.shared.dead_log, letters)
         records: list[Record] = []
         unsendable: list[RejectedRecord] = []
-        for each in asked:
-            made = _transformed(each, bodies.get(each.letter.lsn))
+        for each, (_, body) in zip(asked, bodies, strict=True):
+            made = _transformed(each, body)
             if isinstance(made, Record):
                 records.append(made)
             else:
@@ -219,21 +226,20 @@ def exclude_again(route: Route, memory: LaneMemory, found: Sequence[RejectedReco
 # --- bodies, and what transforms them -----------------------------------------------------------
 
 
-def _bodies(dead_log: DeadLog, letters: Sequence[DeadLetter]) -> Mapping[Lsn, Record]:
-    """Read the bodies of letters; one that cannot be read is left out. Each entry is read once."""
-    wanted: dict[DeadPlace, set[Lsn]] = {}
+def _read_bodies(
+    dead_log: DeadLog, letters: Iterable[DeadLetter]
+) -> Iterator[tuple[DeadLetter, Record | None]]:
+    """Yield letters with their bodies, None where one cannot be read; neighbours share an entry."""
+    place: DeadPlace | None = None
+    held: dict[Lsn, Record] = {}
     for letter in letters:
-        place = DeadPlace(letter.dead_file, letter.dead_offset)
-        wanted.setdefault(place, set()).add(letter.lsn)
-    found: dict[Lsn, Record] = {}
-    for place, lsns in wanted.items():
-        try:
-            entry = dead_log.read(place)
-        except (FormatDamaged, OSError) as error:
-            _log.error("dead letters at LSN %s cannot be read: %s", sorted(lsns)[:10], error)
-            continue
-        found.update((record.lsn, record) for record in entry.excluded if record.lsn in lsns)
-    return found
+        if place != (letter.dead_file, letter.dead_offset):
+            place, held = DeadPlace(letter.dead_file, letter.dead_offset), {}
+            try:
+                held = {record.lsn: record for record in dead_log.read(place).excluded}
+            except (FormatDamaged, OSError) as error:
+                _log.error("dead letters from LSN %d on cannot be read: %s", letter.lsn, error)
+        yield letter, held.get(letter.lsn)
 
 
 def load_transform(name: str) -> Any:  # noqa: ANN401 - anybody's function

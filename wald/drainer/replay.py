@@ -105,7 +105,8 @@ def _wait_until_done(
         now_ns = clock.monotonic_ns()
         waiting = False
         for route_id, route in fleet.routes.items():
-            now = [(lane.route.key, lane.figures.through_lsn) for lane in route.each()]
+            figures = [(lane.route.key, lane.figures) for lane in route.each()]
+            now = [(key, each.through_lsn, each.redrives) for key, each in figures]
             if now != before.get(route_id):
                 before[route_id], moved_ns[route_id] = now, now_ns
             patient = now_ns - moved_ns[route_id] < patience_s * _NS

@@ -228,8 +228,8 @@ def _measure(fs: FileSystem, path: str) -> None:
 
 
 _HINT = (
-    "move the directory 'ledger' away: a new one is made, no acknowledged record is lost; lanes "
-    "whose target is ahead of it are parked as ledger-older"
+    "move the directory 'ledger' away: a new one is made from the targets and the log, no "
+    "acknowledged record is lost; a target without a progress row gets everything again"
 )
 _WALK = """
 import lmdb, sys

@@ -2,6 +2,7 @@
 
 import shutil
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,44 @@ def test_a_commit_that_lands_behind_a_restore_is_adopted_or_takes_no_effect(site
             site.late = late
             site.land()
         site.wait_whole()
+
+
+@pytest.mark.parametrize("what", ["target", "ledger", "both"])
+def test_each_lane_of_a_route_is_healed_by_itself(place, what):
+    site = Site(place, lanes=3)
+    with site.delivering():
+        delivered(site, 20)
+    ledger, target = site.copy_ledger(), site.copy_target()
+    with site.delivering():
+        delivered(site, 20)
+    if what != "target":
+        site.restore_ledger(ledger)
+    if what != "ledger":
+        site.restore_target(target)
+    with site.delivering():
+        with site.under_load():
+            eventually(lambda: len(site.held()) > 45, site.figures)
+        site.wait_whole()
+    site.close()
+
+
+def test_a_target_that_goes_back_behind_a_change_of_lanes_is_healed(place):
+    site = Site(place, lanes=2)
+    with site.delivering():
+        delivered(site, 10)
+        copy = site.copy_target()
+        delivered(site, 10)
+    routes = site.backlog.settings.routes
+    more = {"events": replace(routes["events"], lanes=3)}
+    site.backlog.settings = replace(site.backlog.settings, routes=more)
+    with site.delivering() as fleet:
+        site.append(10)
+        eventually(lambda: fleet.routes[1].layout.number == 1 or bool(fleet.poll()), site.figures)
+        site.wait_whole()
+        site.restore_target(copy)
+        eventually(lambda: len(site.held()) == 30 or bool(fleet.poll()), site.figures)
+        site.wait_whole()
+    site.close()
 
 
 # --- the ledger -----------------------------------------------------------------------------------

@@ -227,6 +227,15 @@ def test_what_ingest_is_told_of_a_route(routes, files, told):
         ),
         pytest.param(
             standing(
+                route(50, archive_bytes=1),
+                route(50, number=2, stream=2),
+                files=[packed(0, 100, archive=True)],
+            ),
+            PackJob(1, 100, 200, 2, archive=True),
+            id="nor for a route that moves, of another stream",
+        ),
+        pytest.param(
+            standing(
                 stuck(50, archive_bytes=1),
                 stuck(20, number=2, stream=2),
                 files=[packed(0, 300, archive=True)],

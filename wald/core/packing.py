@@ -159,7 +159,7 @@ def next_job(standing: Standing, policy: RepackPolicy) -> PackJob | None:
         if job is None and not is_drained(segment, needed):
             job = _pack_job(standing, segment, told, policy)
             if job is None:
-                return None  # a younger one would not go before it
+                needed = limits.LSN_MAX  # a younger one would not go before it
         if job is not None:
             return job
     return None

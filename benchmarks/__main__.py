@@ -2,8 +2,9 @@
 
 import sys
 
-from benchmarks.compare import client, drain, ingest, pack, policy, size
+from benchmarks.compare import client, drain, ingest, lanes, pack, policy, size
 
 if __name__ == "__main__":
     times = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    sys.exit(max([part.main(times) for part in (ingest, client, drain, size, pack, policy)]))
+    parts = (ingest, client, drain, lanes, size, pack, policy)
+    sys.exit(max([part.main(times) for part in parts]))

@@ -152,6 +152,7 @@ DEAD_LOG_ENTRY_MAX_BYTES: Final = 256 * MIB
 ERROR_TEXT_MAX_CHARS: Final = 500
 TAIL_WINDOW_BYTES: Final = 256 * KIB
 ASKS_CONNECTIONS_MAX: Final = 16
+LAYOUTS_TOLD_MAX: Final = 4  # of a route, in ``progress``: for a ledger that went back
 DROPS_KEPT: Final = 2_048  # routes that were given up, as the ledger remembers them
 FORMER_LANE_IDLE_S: Final = 30.0  # a lane of a former layout with nothing to do leaves
 PROBES_MAX: Final = 8  # targets that people ask at a time; a hung one holds its place

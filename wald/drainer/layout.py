@@ -56,7 +56,9 @@ class RouteLanes:
     def begin(self, frontier_lsn: Lsn) -> None:
         """Bring the layout in line with the settings (T9), then start the lanes."""
         birth, wanted = self.template.birth, self.template.settings.lanes
-        self.layout = self._layouts.settle(birth, wanted, frontier_lsn)  # COMMIT POINT: T9
+        told = self._shared.told_layouts(birth.route_id)
+        self.layout = self._layouts.settle(birth, wanted, frontier_lsn, told)  # COMMIT POINT: T9
+        self._tell(self.layout)
         if self.layout.is_changing:
             _log.info(
                 "route %s: %d lanes become %d behind LSN %d",
@@ -196,6 +198,7 @@ class RouteLanes:
         after = self._layouts.switch(route_id, layout)  # COMMIT POINT: T9
         if after == layout:
             return
+        self._tell(after)
         _log.info("route %s has %d lanes now", self.template.birth.name, after.lanes)
         for lane in self.lanes:
             self._formers[lane.route.key] = lane.route
@@ -204,6 +207,11 @@ class RouteLanes:
         self.lanes = []
         self.layout = after
         self._start_lanes(self._shared.ledger.lanes(route_id))
+
+    def _tell(self, layout: Layout) -> None:
+        """Tell of a layout before a lane of it begins, where a lost ledger does not take it."""
+        route_id = self.template.birth.route_id
+        self._shared.tell_layouts(route_id, [*self._layouts.former(route_id), layout])
 
     def waits_for(self) -> list[Lane]:
         """Return the lanes that are not through to the barrier of a change, with nothing open."""

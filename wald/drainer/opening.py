@@ -84,6 +84,8 @@ def open_shared(
         doors.make_sink,
         count_streams,
         progress.released,
+        told_layouts=progress.told_layouts,
+        tell_layouts=progress.tell_layouts,
         packed=packed,
     )
 

@@ -3,19 +3,22 @@
     {"routes": {route: checkpoint},
      "released": {route: the highest checkpoint ever told},
      "floors": {route: what lies below may retire},
-     "dropped": [route, ...]}
+     "dropped": [route, ...],
+     "layouts": {route: [[number, lanes, since], ...]}}
 
 Ingest retires by ``floors``, and by ``routes`` where a route has none: a floor above the
 checkpoint says that packed files hold what lies between. ``released`` outlives a ledger that went
 back: what lies behind a checkpoint and is not in the log any more was either released after it was
-delivered, or damage took it.
+delivered, or damage took it. ``layouts`` outlives it too: a ledger that does not know of a change
+of lanes would deliver again, through the former lanes, what those behind them have delivered.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from wald import limits
+from wald.core.lanes import Layout
 from wald.model import Lsn, RouteId
 from wald.ports import FileSystem
 from wald.storage.progress import TwoSlotPage
@@ -33,6 +36,8 @@ class ProgressPage:
         page = self._open()
         self._page: TwoSlotPage | None = page
         said = page.read() or {}
+        layouts = said.get("layouts")
+        self._layouts: dict[str, list[list[int]]] = layouts if isinstance(layouts, dict) else {}
         self._released: dict[str, Lsn] = {}
         for part in (said.get("routes"), said.get("released")):
             self._raise(part if isinstance(part, dict) else {})
@@ -62,6 +67,9 @@ class ProgressPage:
         self._released = {route: lsn for route, lsn in self._released.items() if route in names}
         said: dict[str, Any] = {"routes": dict(checkpoints), "released": dict(self._released)}
         said["floors"] = dict(floors)
+        said["layouts"] = self._layouts = {
+            route: rows for route, rows in self._layouts.items() if route in names
+        }
         if dropped:
             said["dropped"] = sorted(dropped)
         page = self._page = self._page or self._open()
@@ -72,6 +80,26 @@ class ProgressPage:
             self.close()
             raise
         self._unsynced = 0
+
+    def told_layouts(self, route_id: RouteId) -> list[Layout]:
+        """Return the newest layouts of a route that were ever told, the one at work last."""
+        return [Layout(*row) for row in self._layouts.get(str(route_id), ())]
+
+    def tell_layouts(self, route_id: RouteId, layouts: Sequence[Layout]) -> None:
+        """Tell the layouts of a route; durable on return. One lane from the start says nothing.
+
+        Raises:
+            OSError, ValueError: it cannot be written; the next call tries anew.
+        """
+        kept = layouts[-limits.LAYOUTS_TOLD_MAX :]
+        rows = [[each.number, each.lanes, each.since] for each in kept]
+        plain = len(rows) == 1 and rows[0][:2] == [0, 1]
+        if plain or rows == self._layouts.get(str(route_id)):
+            return
+        page = self._page = self._page or self._open()
+        told = {**self._layouts, str(route_id): rows}
+        page.write({**(page.read() or {}), "layouts": told}, sync=True)
+        self._layouts = told
 
     def drop(self, route_id: RouteId) -> None:
         """Tell that a route was given up, and nothing else anew: while no drainer runs.

@@ -9,7 +9,7 @@ from wald.config import RouteSettings, SinkSettings
 from wald.core import delivery
 from wald.core.delivery import Parked, RejectGuard
 from wald.core.healing import Healing
-from wald.core.lanes import WHOLE, Share
+from wald.core.lanes import WHOLE, Layout, Share
 from wald.core.shaping import Frozen
 from wald.drainer.crew import Crew
 from wald.drainer.faults import FaultBoard
@@ -78,6 +78,8 @@ class Shared:
     make_sink: MakeSink
     count_streams: Callable[[], int]
     released: Callable[[RouteId], Lsn]
+    told_layouts: Callable[[RouteId], Sequence[Layout]] = lambda _: ()
+    tell_layouts: Callable[[RouteId, Sequence[Layout]], None] = lambda *_: None
     faults: FaultBoard = field(default_factory=FaultBoard)
     targets: Targets = field(default_factory=Targets)
     packed: PackedFiles = field(default_factory=PackedFiles)

@@ -7,6 +7,7 @@ A route without a row has one lane in layout 0. Former layouts are kept: their l
 dead letters that are redriven through their chain, and rows at the target that may go back.
 """
 
+from collections.abc import Sequence
 from struct import Struct
 
 from wald.core import lanes
@@ -14,7 +15,15 @@ from wald.core.lanes import Layout
 from wald.errors import LedgerFailed
 from wald.model import Checkpoint, LaneKey, LaneProgress, Lsn, RouteBirth, RouteId
 from wald.ports import Store, Transaction
-from wald.storage.ledger_rows import ROUTE, get_lane, lane_of, pack, put_lane, unpack
+from wald.storage.ledger_rows import (
+    ROUTE,
+    get_lane,
+    lane_bytes,
+    lane_of,
+    pack,
+    put_lane,
+    unpack,
+)
 
 _FORMER = Struct(">II")
 
@@ -26,7 +35,9 @@ class Layouts:
         self._store = store
         self._log_id = log_id
 
-    def settle(self, birth: RouteBirth, wanted: int, frontier_lsn: Lsn) -> Layout:
+    def settle(
+        self, birth: RouteBirth, wanted: int, frontier_lsn: Lsn, told: Sequence[Layout] = ()
+    ) -> Layout:
         """T9: bring the layout of a route in line with a wanted number of lanes.
 
         A route of which nothing was sealed yet gets it at once; else a change begins, goes on,
@@ -37,10 +48,15 @@ class Layouts:
             wanted: the number of lanes.
             frontier_lsn: the frontier as it is known now; what an earlier life has sealed counts
                 too, for it may have known a newer one.
+            told: the newest layouts that were told outside the ledger, the one at work last: if it
+                does not know of them it went back. Their lanes begin anew then, and their rows at
+                the target say how far they are.
         """
 
         def work(txn: Transaction) -> Layout:
             held = _get(txn, birth.route_id)
+            if told and _is_older(held, told[-1]):
+                held = self._restore(txn, birth.route_id, told, held)
             if held is None and self._is_untouched(txn, birth):
                 return self._found(txn, birth.route_id, Layout(0, wanted, birth.birth_lsn))
             layout = held or Layout(0, 1, birth.birth_lsn)
@@ -61,17 +77,20 @@ class Layouts:
         """
 
         def work(txn: Transaction) -> Layout:
-            if _get(txn, route_id) != worked_on:
+            held = _get(txn, route_id)
+            if held == worked_on.following():
+                return held  # it was put to work, and not told of
+            if held != worked_on:
                 msg = "the ledger holds another layout"
                 raise LedgerFailed(msg)
-            held = [
+            lanes_held = [
                 get_lane(txn, LaneKey(self._log_id, route_id, worked_on.number, lane))
                 for lane in range(worked_on.lanes)
             ]
-            if any(each.manifest or each.checkpoint.lsn < worked_on.barrier for each in held):
+            barrier = worked_on.barrier
+            if any(each.manifest or each.checkpoint.lsn < barrier for each in lanes_held):
                 return worked_on
-            former = (worked_on.number, worked_on.lanes, worked_on.since)
-            txn.put("former", _FORMER.pack(route_id, worked_on.number), pack(former))
+            _put_former(txn, route_id, worked_on)
             return self._found(txn, route_id, worked_on.following())
 
         return self._store.write(work)
@@ -91,6 +110,22 @@ class Layouts:
     def _is_untouched(self, txn: Transaction, birth: RouteBirth) -> bool:
         first = get_lane(txn, LaneKey(self._log_id, birth.route_id, 0, 0))
         return first == LaneProgress(Checkpoint(lsn=birth.birth_lsn), None)
+
+    def _restore(
+        self, txn: Transaction, route_id: RouteId, told: Sequence[Layout], held: Layout | None
+    ) -> Layout:
+        """Take in layouts that the ledger does not know, or not any more."""
+        former = [] if held is None or held.number >= told[0].number else [held]
+        for layout in (*former, *told):
+            begin = LaneProgress(Checkpoint(lsn=layout.since), None)
+            for lane in range(layout.lanes):
+                key = LaneKey(self._log_id, route_id, layout.number, lane)
+                if txn.get("lanes", lane_bytes(key)) is None:
+                    put_lane(txn, key, begin)
+        for layout in (*former, *told[:-1]):
+            _put_former(txn, route_id, layout)
+        _put(txn, route_id, told[-1])
+        return told[-1]
 
     def _sealed(self, txn: Transaction, birth: RouteBirth) -> Lsn:
         """Return up to where any lane of a route has ever sealed."""
@@ -112,6 +147,16 @@ class Layouts:
 def _get(txn: Transaction, route_id: RouteId) -> Layout | None:
     row = txn.get("layouts", ROUTE.pack(route_id))
     return None if row is None else Layout(*unpack(row))
+
+
+def _is_older(held: Layout | None, told: Layout) -> bool:
+    """Tell whether a ledger holds less than what was told: it is new, or an older copy."""
+    return held is None or held.number < told.number
+
+
+def _put_former(txn: Transaction, route_id: RouteId, layout: Layout) -> None:
+    row = (layout.number, layout.lanes, layout.since)
+    txn.put("former", _FORMER.pack(route_id, layout.number), pack(row))
 
 
 def _put(txn: Transaction, route_id: RouteId, layout: Layout) -> None:

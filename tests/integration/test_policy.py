@@ -307,6 +307,20 @@ def test_a_lane_that_leaves_gives_its_probe_to_another(yard):
     assert len(target.records) == 10
 
 
+def test_who_waits_for_a_route_has_its_target_asked_at_once(yard):
+    fill(yard, 1, 10)
+    target = RecordingTarget(down=DOWN)
+    lane = yard.add("one", target)
+    yard.run(120.0)
+    breaker = yard.shared.targets.target("db").guard.breaker
+    assert breaker.due_ns > 121 * NS
+    target.down = None
+    lane.flush(yard.backlog.log.frontier.lsn)
+    yard.wake(120.0)
+    yard.run(120.1)
+    assert len(target.records) == 10
+
+
 def test_a_success_that_comes_late_does_not_leave_a_lane_shut(yard):
     fill(yard, 1, 10)
     target = RecordingTarget()

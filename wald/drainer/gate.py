@@ -148,6 +148,7 @@ class Gate:
         probes = [(guard, permit) for guard, permit in permits if permit.is_probe]
         closed = [guard.answered(permit, self._now_ns()) for guard, permit in probes]
         if any(closed):
+            self._closings = self._begin_small()  # it goes on at once: the others spread
             self._shared.board.wake()
         self._crew.leave(self)
 
@@ -175,8 +176,12 @@ class Gate:
         self._live = pacing.is_live(oldest_s, self._settings.goal_age_s)
 
     def flush(self, through: Lsn) -> None:
-        """Let what is there up to an LSN pass before the next turn; the hours stay. Any thread."""
+        """Let what is there up to an LSN pass before the next turn; the hours stay. Any thread.
+
+        Somebody waits for it: a target that was down is asked at once.
+        """
         self._turn_through = max(self._turn_through, through)
+        self.ask_now()
 
     # --- what others see ------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from tests.unit.test_dead import bury
 from wald import app, limits
 from wald.cli import dlq, run_command
 from wald.cli.letters import Choice, Letters, Moment, decoded_value, exported
+from wald.cli.output import books
 from wald.client.encoding import encode_value
 from wald.drainer.desk import Desk, letter_as_json
 from wald.errors import DataDirectoryUnusable, FormatDamaged, InputError, NoDeadLetter
@@ -299,3 +300,11 @@ def test_a_directory_without_dead_letters_says_so(tmp_path, monkeypatch, made, w
         monkeypatch.setattr("wald.storage.identity.read", lambda *_: known)
     with pytest.raises(DataDirectoryUnusable, match=words), app.dead_letter_desk(str(tmp_path)):
         pass
+
+
+def test_the_books_say_what_was_purged_so_that_they_balance():
+    route = {"accepted": 1_000, "delivered": 990, "pending": 3, "dead_letters": 5, "purged": 2}
+    assert books("r", "db", route) == (
+        "r -> db: 1,000 accepted = 990 delivered + 3 pending + 5 dead letters + 2 purged"
+    )
+    assert books("r", "db", route | {"purged": 0}).endswith("5 dead letters")

@@ -2,7 +2,8 @@
 
 import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import click
 
@@ -64,11 +65,10 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
-def books(
-    stream: str, sink: str, accepted: int, delivered: int, pending: int, dead_letters: int
-) -> str:
-    """Return the books of a route as one line."""
+def books(name: str, sink: str, route: Mapping[str, Any]) -> str:
+    """Return the books of a route as one line; what was purged is said where there is some."""
+    purged = f" + {route['purged']:,} purged" if route.get("purged") else ""
     return (
-        f"{stream} -> {sink}: {accepted:,} accepted = {delivered:,} delivered"
-        f" + {pending:,} pending + {dead_letters:,} dead letters"
+        f"{name} -> {sink}: {route['accepted']:,} accepted = {route['delivered']:,} delivered"
+        f" + {route['pending']:,} pending + {route['dead_letters']:,} dead letters{purged}"
     )

@@ -72,9 +72,8 @@ def run(
             code = _run_command(command, socket)
             status, undelivered = _deliver(daemon, deliver_for_s, clock)
     for name, route in sorted(status["routes"].items()):
-        figures = (route[key] for key in ("accepted", "delivered", "pending", "dead_letters"))
         to = names.get(route["sink"], route["sink"])
-        say(f"wald: {books(route['stream'] if name == route['stream'] else name, to, *figures)}")
+        say(f"wald: {books(route['stream'] if name == route['stream'] else name, to, route)}")
     say_alarms(status)
     if undelivered is not None:
         why = f" ({undelivered.hint})" if undelivered.hint else ""

@@ -245,7 +245,11 @@ class Packing:
         doors = self._doors
         doors.files.change(job.takes_in, [made])  # COMMIT POINT: T10
         self.made += 1
-        _log.info("packed %r", made)
+        _log.info(
+            "packed%s: stream %d, LSN %d to %d: %d records in %d bytes",
+            " for the archive" if made.archive else "",
+            made.stream_id, made.lo + 1, made.hi, made.records, made.size_bytes,
+        )  # fmt: skip
         for old in job.takes_in:
             delete_packed(doors.fs, doors.data_dir, old)
 

@@ -256,6 +256,18 @@ class EncodingSink(Sink, Protocol):
         ...
 
 
+class AuditableSink(Sink, Protocol):
+    """A sink that can tell which records its target has; what it says is compared by audits."""
+
+    def holds(self, log_id: bytes, lsns: Sequence[Lsn]) -> Mapping[Lsn, int] | Outcome | None:
+        """Return which of some records of a log the target has, and how often each.
+
+        None where the target does not keep what names a record; an ``Outcome`` (``Systemic``)
+        where it cannot be asked. Records are in order.
+        """
+        ...
+
+
 class Transaction(Protocol):
     """What may be done inside one transaction of a ``Store``; of no use behind its end."""
 

@@ -3,13 +3,16 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from operator import attrgetter
 
 from wald.core import delivery, outcomes, shaping
 from wald.core.delivery import Event
 from wald.core.outcomes import Facts
 from wald.core.row import effective_dead_rev
+from wald.core.where import sampled
 from wald.drainer import freezing
 from wald.drainer.doubt import facts, hold, is_decided, sent_batches, take_in
+from wald.drainer.producers import trace_of
 from wald.drainer.reader import Batch
 from wald.drainer.redriving import close_redrive
 from wald.drainer.route import LaneMemory, Route, must
@@ -38,6 +41,7 @@ from wald.model import (
 )
 
 _log = logging.getLogger("wald.drain")
+_LSN = attrgetter("lsn")
 
 
 def new_manifest(
@@ -64,6 +68,7 @@ def new_manifest(
         boot_id=stamp.boot_id,
         boot_clock_ns=stamp.boot_clock_ns,
         attempt_time_ns=stamp.time_ns,
+        traces=sampled(batch.records, _LSN, trace_of, route.shared.trace_sample),
     )
     if not freezing.freezes(route, memory):
         return manifest

@@ -52,7 +52,7 @@ TABLES = (
     *("meta", "routes", "lanes", "aside", "dead", "history"),
     *("redrives", "allowed", "purged"),
     *("layouts", "former", "paused", "dropped"),
-    "packed",
+    *("packed", "replays"),
 )
 
 

@@ -432,11 +432,10 @@ class Ledger(DeadLetters, Protocol):
         revision: Revision,
         set_aside: Sequence[DeadLetter],
         stamp: AttemptStamp,
+        *,
+        replaces: bool = False,
     ) -> bool:
-        """T3: add a revision, and count its attempt if the stamp says that it begins.
-
-        ``set_aside`` are all dead letters of ``revision``; they count once it took effect.
-        """
+        """T3: add a revision with all its dead letters; it ``replaces`` those no row can name."""
         ...
 
     def mark(self, key: LaneKey, worked_on: RevisionId, mark: Mark) -> bool:

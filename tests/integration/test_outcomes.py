@@ -1,6 +1,7 @@
 """Outcomes through real lanes: a target of each class, with a crash at each commit point."""
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -12,16 +13,22 @@ from wald.core.delivery import Step
 from wald.core.outcomes import PASSED_OVER, RESENT, RETRIES_EXHAUSTED
 from wald.model import (
     Decision,
+    FinishedBatch,
+    LaneKey,
+    Manifest,
     Mark,
     Partial,
     Rejected,
     RejectedRecord,
     ReplayClass,
+    Revision,
+    RouteBirth,
     Systemic,
     SystemicKind,
     TooLarge,
     Unknown,
 )
+from wald.testing.clock import ManualClock
 from wald.testing.recording_sink import RecordingSink
 
 ROW, MONOTONE, KEYED, WINDOW, NONE = (
@@ -296,6 +303,97 @@ def test_a_process_that_died_in_an_attempt_is_in_doubt_by_the_class_of_its_targe
         else:
             bench.through()
             assert bench.target.lsns == lsns
+
+
+def test_a_lane_that_leaves_before_it_sends_leaves_no_doubt(backlog):
+    lsns = backlog.append(*values(5))
+    bench = Bench(backlog, NONE, on_unknown="hold")
+    bench.run(lambda: bench.step is Step.SENDING)  # sealed, counted, not sent
+    bench.lane.stop(0.0)
+    bench.lane._run()
+    bench.start()
+    bench.through()
+    assert bench.target.lsns == lsns
+
+
+@pytest.mark.parametrize(("others", "sent"), [(2, True), (3, False)])
+def test_a_target_that_forgets_by_batches_is_sent_to_again_while_few_came_since(
+    backlog, others, sent
+):
+    lsns = backlog.append(*values(5))
+    bench = Bench(backlog, WINDOW)
+    bench.options |= {"window_s": None, "window_batches": 4}
+    bench.start()
+    bench.target.lost_answers = 1
+    bench.run(lambda: bench.step is Step.WAITING)
+    other = LaneKey(backlog.log.log_id, 2, 0, 0)  # of another route to the same sink
+    bench.ledger.birth(RouteBirth(2, "other", 1, "events", "events", 0, 7))
+    for number in range(1, others + 1):
+        rev_id, before = bytes([number]) * 16, bench.ledger.lane(other).checkpoint
+        revisions = (Revision(rev_id, number),)
+        manifest = Manifest(number, number, before.rev_id, 1, revisions, 1, 0)
+        after = replace(before, batch_no=number, rev_id=rev_id, lsn=number)
+        line = FinishedBatch(number, rev_id, number, number, 1, 0, 1, 0, 0)
+        assert bench.ledger.seal(other, manifest)
+        assert bench.ledger.finish(other, rev_id, after, line)
+    if sent:
+        bench.through()
+        assert len(bench.target.attempts) == 2
+    else:
+        bench.parked()
+        assert "too-many-batches" in bench.lane.figures.last_error
+    assert bench.target.lsns == lsns
+
+
+def reboot_and(jump: Callable[[ManualClock], None]) -> Callable[[ManualClock], None]:
+    def both(clock: ManualClock) -> None:
+        clock.reboot()
+        jump(clock)
+
+    return both
+
+
+JUMPS: list[tuple[Callable[[ManualClock], None], bool]] = [
+    (lambda clock: clock.set_wall(clock.wall_ns() + 10**15), True),
+    (lambda clock: clock.set_wall(clock.wall_ns() - 10**15), True),
+    (lambda clock: clock.advance(WINDOW_S), False),
+    (lambda clock: clock.reboot(), True),
+    (reboot_and(lambda clock: clock.set_wall(clock.wall_ns() - 1)), False),
+    (reboot_and(lambda clock: clock.advance(WINDOW_S)), False),
+]
+
+
+@pytest.mark.parametrize("replay", [ROW, MONOTONE, KEYED, WINDOW])
+@pytest.mark.parametrize("number", range(len(JUMPS)))
+def test_a_clock_that_jumps_between_an_attempt_and_the_next_doubles_nothing(
+    backlog, replay, number
+):
+    jump, sent = JUMPS[number]
+    lsns = backlog.append(*values(5))
+    bench = Bench(backlog, replay)
+    bench.target.lost_answers = 1
+    bench.run(lambda: bench.step is Step.WAITING)
+    jump(bench.clock)
+    bench.target.now_s = lambda: 0.0  # whatever the clocks say: it has not forgotten
+    bench.start()
+    if sent or replay is not WINDOW:
+        bench.through()
+    else:
+        bench.parked()
+    assert bench.target.lsns == lsns
+
+
+def test_a_manifest_stays_bounded_while_a_target_answers_in_parts_for_ever(backlog):
+    backlog.batch = 200
+    backlog.append(*values(200))
+    batch = replace(backlog.settings.routes["events"].batch, max_records=200)
+    bench = Bench(backlog, WINDOW, batch=batch)
+    bench.target.per_record = True
+    bench.target.refuses = lambda record: record.lsn % 4 != 0
+    bench.run(lambda: len(bench.target.attempts) > 30)
+    assert bench.dead == {}
+    assert bench.held.manifest is not None
+    assert len(bench.held.manifest.revisions) == 2
 
 
 def test_what_may_have_taken_effect_is_not_cut(backlog):

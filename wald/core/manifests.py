@@ -41,13 +41,22 @@ def continues(checkpoint: Checkpoint, manifest: Manifest) -> bool:
 
 
 def revise(
-    held: LaneProgress, worked_on: RevisionId, revision: Revision, stamp: AttemptStamp
+    held: LaneProgress,
+    worked_on: RevisionId,
+    revision: Revision,
+    stamp: AttemptStamp,
+    *,
+    replaces: bool = False,
 ) -> LaneProgress | None:
-    """T3: add a revision, and count its attempt if it begins."""
+    """T3: add a revision, and count its attempt if it begins.
+
+    With ``replaces`` those before are forgotten, but for the first, which says what batch it is.
+    """
     manifest = _worked_on(held, worked_on)
     if manifest is None:
         return None
-    revised = replace(manifest, revisions=(*manifest.revisions, revision))
+    before = manifest.revisions[:1] if replaces else manifest.revisions
+    revised = replace(manifest, revisions=(*before, revision))
     return LaneProgress(held.checkpoint, _stamped(revised, stamp))
 
 

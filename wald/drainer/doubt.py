@@ -4,6 +4,7 @@ An attempt that was counted and of which nobody knows what it did leaves the bat
 the class of the target decides (``core.outcomes``): it is sent again, or held for a person (T11).
 """
 
+import contextlib
 import logging
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from wald.core.outcomes import Facts
 from wald.core.window import Moment, Window, WindowCase, WindowFacts, judge_window
 from wald.drainer.freezing import files
 from wald.drainer.route import LaneMemory, Route, must
+from wald.errors import WaldError
 from wald.model import (
     AttemptStamp,
     Decision,
@@ -25,6 +27,7 @@ from wald.model import (
 )
 
 _log = logging.getLogger("wald.drain")
+_MAY_DOUBLE = frozenset({ReplayClass.WINDOW, ReplayClass.NONE})
 
 
 def facts(route: Route, memory: LaneMemory, *, attempts: int) -> Facts:
@@ -63,6 +66,19 @@ def clear_uncalled(memory: LaneMemory, *, in_doubt: bool) -> None:
     """Remember that the attempt that was counted was not made."""
     if not in_doubt:
         memory.cleared = (memory.manifest.number, memory.manifest.attempts)
+
+
+def take_back(route: Route, memory: LaneMemory) -> None:
+    """T11: note that the attempt that was counted was not begun, before the lane lets go.
+
+    If the ledger cannot take it the next start is in doubt for nothing, and no more.
+    """
+    manifest = memory.held.manifest
+    if manifest is None or memory.counted != manifest.current.rev_id:
+        return
+    if memory.replay in _MAY_DOUBLE and manifest.attempts - 1 <= cleared(memory):
+        with contextlib.suppress(WaldError):
+            _mark(route, memory, Mark(cleared=manifest.attempts))
 
 
 def attempt_stamp(
@@ -128,13 +144,20 @@ def is_decided(manifest: Manifest, decision: Decision) -> bool:
 
 
 def sent_batches(route: Route, memory: LaneMemory) -> int:
-    """Return how many batches the lanes of all routes to this sink have sent, if that matters."""
+    """Return how many batches all other lanes to this sink have sent, if that matters.
+
+    The lane itself sends no other batch before the open one is closed.
+    """
     if memory.sink is None or memory.sink.capabilities.window_batches is None:
         return 0
     ledger = route.shared.ledger
     births = [birth for birth in ledger.births() if birth.sink == route.birth.sink]
-    lanes = [held for birth in births for held in ledger.lanes(birth.route_id).values()]
-    return sum(held.checkpoint.batch_no + (held.manifest is not None) for held in lanes)
+    lanes = [item for birth in births for item in ledger.lanes(birth.route_id).items()]
+    return sum(
+        held.checkpoint.batch_no + (held.manifest is not None)
+        for key, held in lanes
+        if key != route.key
+    )
 
 
 def _mark(route: Route, memory: LaneMemory, mark: Mark) -> None:

@@ -18,9 +18,11 @@ from wald import limits
 from wald.core import delivery
 from wald.core.batching import Bounds, due_in_s, why_seal
 from wald.core.delivery import Event, Parked, Step
+from wald.core.manifests import is_in_doubt
 from wald.drainer.adopting import follow_healing, recall_healing
 from wald.drainer.checking import check_row
-from wald.drainer.doubt import attempt_stamp, still_held, why_not
+from wald.drainer.doubt import attempt_stamp, still_held, take_back, why_not
+from wald.drainer.freezing import to_send
 from wald.drainer.gate import Gate
 from wald.drainer.lane_figures import LaneFigures, Stance, lane_figures
 from wald.drainer.reader import Batch
@@ -228,6 +230,7 @@ class Lane:
         """Forget all that can be found again: in the ledger, the log, and at the target."""
         self._gate.leave()
         memory = self._memory
+        take_back(self.route, memory)
         if memory.reader is not None:
             memory.reader.close()
         close_sink(self.route, memory)
@@ -343,7 +346,7 @@ class Lane:
         rev_id = memory.manifest.current.rev_id
         if memory.counted == rev_id:
             return Event.SEALED
-        known = memory.verdict_of == memory.manifest.number
+        known = memory.verdict_of == memory.manifest.number or not is_in_doubt(memory.manifest)
         crashes = 0 if known else memory.manifest.crashes + 1  # the process died in the one before
         if why_not(self.route, memory) is not None:
             self._gate.rest()
@@ -432,7 +435,7 @@ class Lane:
             if known is Event.DELIVERED:
                 self._finish(took_effect)
             return known
-        began_ns, records = self._now_ns(), memory.manifest.records
+        began_ns, records = self._now_ns(), len(to_send(memory))
         memory.timeout_s = self._gate.begins(records)
         event = send(self.route, memory)
         assert memory.outcome is not None

@@ -111,7 +111,6 @@ def send(route: Route, memory: LaneMemory) -> Event:
     assert memory.sink is not None
     memory.counted = NO_REVISION
     attempt = _attempt(route, memory)
-    memory.sent = tuple(dict.fromkeys(record.lsn for record in attempt.records))
     before = facts(route, memory, attempts=memory.manifest.attempts - 1)
     try:
         said = memory.sink.deliver(attempt)  # COMMIT POINT: the target's
@@ -119,6 +118,8 @@ def send(route: Route, memory: LaneMemory) -> Event:
         _log.error("route %s: the sink raised", route.birth.name, exc_info=error)
         close_sink(route, memory)
         said = Unknown(f"the sink raised {error!r}")
+    if not isinstance(said, Delivered):
+        memory.sent = tuple(dict.fromkeys(record.lsn for record in attempt.records))
     outcome = outcomes.read_outcome(said, memory.sent, memory.replay)
     memory.note(outcome)
     memory.verdict_of = memory.manifest.number

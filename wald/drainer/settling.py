@@ -21,6 +21,7 @@ from wald.model import (
     Partial,
     Rejected,
     RejectedRecord,
+    ReplayClass,
     RevisionId,
     TooLarge,
 )
@@ -121,8 +122,11 @@ def revise(route: Route, memory: LaneMemory, change: Change) -> None:
     )
     work = replace(freezing.open_work(memory), revision=revision)
     revision = freezing.freeze_if_it_works(route, memory, work, change.outputs)
-    must(done=route.shared.ledger.revise(route.key, before.rev_id, revision, letters, stamp))
-    # COMMIT POINT: T3
+    replaces = memory.replay is not ReplayClass.TRANSACTIONAL  # no row names an older one
+    done = route.shared.ledger.revise(
+        route.key, before.rev_id, revision, letters, stamp, replaces=replaces
+    )
+    must(done=done)  # COMMIT POINT: T3
     memory.held = route.shared.ledger.lane(route.key)
     memory.counted = rev_id if change.begins else NO_REVISION
     freezing.forget(route, before)
@@ -177,6 +181,8 @@ def _settle_part(route: Route, memory: LaneMemory, part: Partial) -> Event:
         return _settle_redrive(route, memory, found)
     refused, taken, left = _of_the_log(memory, found)
     unless = may_set_aside(route, memory, refused) if refused else None
+    if unless is not None and not taken and memory.replay is not ReplayClass.WINDOW:
+        return unless  # nothing has changed; a window's target wants another id
     if unless is not None:  # what took effect did: the refused ones wait with the rest
         left = _not_taken(memory, found)
         revise(route, memory, Change((), taken, None, None, left, before.retries, begins=False))

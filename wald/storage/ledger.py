@@ -125,13 +125,18 @@ class StoreLedger(DeadIndex):
         revision: Revision,
         set_aside: Sequence[DeadLetter],
         stamp: AttemptStamp,
+        *,
+        replaces: bool = False,
     ) -> bool:
         """See ``Ledger.revise`` (T3)."""
 
         def work(txn: Transaction) -> bool:
             held = get_lane(txn, key)
-            if not put_lane(txn, key, manifests.revise(held, worked_on, revision, stamp)):
+            after = manifests.revise(held, worked_on, revision, stamp, replaces=replaces)
+            if not put_lane(txn, key, after):
                 return False
+            if replaces and held.manifest is not None:
+                _drop_aside(txn, key, held.manifest)
             txn.put("aside", lane_bytes(key) + revision.rev_id, pack(list(set_aside)))
             return True
 

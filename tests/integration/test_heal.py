@@ -150,11 +150,20 @@ def test_a_target_that_goes_back_behind_a_change_of_lanes_is_healed(place):
     more = {"events": replace(routes["events"], lanes=3)}
     site.backlog.settings = replace(site.backlog.settings, routes=more)
     with site.delivering() as fleet:
+
+        def changed():
+            fleet.poll()  # as the main thread does, round by round
+            return fleet.routes[1].layout.number == 1
+
+        def filled():
+            fleet.poll()
+            return len(site.held()) == 30
+
         site.append(10)
-        eventually(lambda: fleet.routes[1].layout.number == 1 or bool(fleet.poll()), site.figures)
+        eventually(changed, site.figures)
         site.wait_whole()
         site.restore_target(copy)
-        eventually(lambda: len(site.held()) == 30 or bool(fleet.poll()), site.figures)
+        eventually(filled, site.figures)
         site.wait_whole()
     site.close()
 

@@ -204,6 +204,7 @@ WORKERS_SHRINK_AFTER_S: Final = 10.0
 PAGE_SLOT_BYTES: Final = 4 * KIB
 FIGURES_OFFSET_BYTES: Final = 2 * PAGE_SLOT_BYTES  # in ingest.page: behind the slots of the hint
 FIGURES_SLOT_BYTES: Final = 2048 * KIB
+PROGRESS_SLOT_BYTES: Final = 32 * PAGE_SLOT_BYTES
 PAGE_ERRORS_MAX_BYTES: Final = 64 * KIB  # of all routes together, in ``drain.page``
 PAGE_LANES_MAX_BYTES: Final = 256 * KIB  # of all routes' lanes together, in ``drain.page``
 RECOVERY_LISTED_MAX: Final = 100  # losses and notes in the figures; the loss report has all
@@ -216,6 +217,7 @@ CLOCK_NS_PER_S: Final = 1_000_000_000
 assert (  # a route's names and figures
     ROUTES_MAX * 1_200 + PAGE_ERRORS_MAX_BYTES + PAGE_LANES_MAX_BYTES < FIGURES_SLOT_BYTES
 )
+assert ROUTES_MAX * (3 * 20 + 11 + 15 * LAYOUTS_TOLD_MAX) < PROGRESS_SLOT_BYTES - 1024
 assert RECORD_MAX_BYTES < REQUEST_MAX_BYTES < GROUP_MAX_BYTES
 assert REWIND_PAUSE_S >= PROGRESS_EVERY_S + 1.5  # the drainer tells, and ingest looks each second
 assert SNAPSHOT_MAX_BYTES + GROUP_MAX_BYTES + 4 * ALIGNMENT_MAX_BYTES < SEGMENT_BYTES

@@ -102,7 +102,7 @@ def test_streams_do_not_mix_and_idle_checkpoints_move_over_foreign_lsns(two):
     assert targets["one"].lsns == ours
     assert targets["two"].lsns == theirs
     page = TwoSlotPage.open(
-        FS, f"{two.data_dir}/progress", slot_bytes=16 * limits.PAGE_SLOT_BYTES, write=False
+        FS, f"{two.data_dir}/progress", slot_bytes=limits.PROGRESS_SLOT_BYTES, write=False
     )
     said = page.read()
     page.close()
@@ -656,7 +656,7 @@ def test_progress_is_told_also_where_the_figures_cannot_be_written(backlog, monk
             page = TwoSlotPage.open(
                 FS,
                 f"{backlog.data_dir}/progress",
-                slot_bytes=16 * limits.PAGE_SLOT_BYTES,
+                slot_bytes=limits.PROGRESS_SLOT_BYTES,
                 write=False,
             )
             with closing(page):

@@ -23,7 +23,7 @@ from wald.model import Lsn, RouteId
 from wald.ports import FileSystem
 from wald.storage.progress import TwoSlotPage
 
-SLOT_BYTES = 16 * limits.PAGE_SLOT_BYTES
+SLOT_BYTES = limits.PROGRESS_SLOT_BYTES
 
 
 class ProgressPage:

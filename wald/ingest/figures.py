@@ -18,7 +18,7 @@ from wald.storage.start import RecoveryReport
 
 _log = logging.getLogger("wald.ingest")
 
-PROGRESS_SLOT_BYTES = 16 * limits.PAGE_SLOT_BYTES
+PROGRESS_SLOT_BYTES = limits.PROGRESS_SLOT_BYTES
 
 
 class Figures:

@@ -25,7 +25,7 @@ from wald.storage.segment import BlockReader, SeenBlock
 
 INGEST_PAGE = "ingest.page"
 PROGRESS_PAGE = "progress"
-PROGRESS_SLOT_BYTES = limits.PAGE_SLOT_BYTES * 16
+PROGRESS_SLOT_BYTES = limits.PROGRESS_SLOT_BYTES
 
 _SAYS_NOTHING = frozenset({errno.ENOENT, errno.EIO})  # gone, or not to be read
 NO_FRONTIER = Frontier(0, 0, 0)

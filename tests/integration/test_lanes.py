@@ -3,6 +3,7 @@
 import itertools
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import threading
@@ -427,6 +428,32 @@ def test_a_target_that_went_back_behind_a_change_gets_everything_again(keyed):
     keyed.check(target)
 
 
+def test_a_lost_ledger_behind_a_change_of_lanes_delivers_nothing_again(keyed, place):
+    """What progress told of the layouts outlives the ledger; the target's rows say the rest."""
+    path = str(place / "x.db")
+
+    def make(route, _sink):
+        return make_sqlite(route.name, route.stream, {"path": path, "busy_timeout": "10s"})
+
+    for lanes in (1, 3, 2):
+        keyed.divide(lanes)
+        keyed.add(10, requests=3)
+        assert keyed.replay(make, patience_s=10.0)["pending"] == 0
+        keyed.add(10, requests=2)
+        assert keyed.replay(make, patience_s=10.0)["pending"] == 0
+    shutil.rmtree(Path(keyed.data_dir) / "ledger")
+    keyed.add(10)
+    done = keyed.replay(make, patience_s=10.0)
+    with closing(sqlite3.connect(path)) as database:
+        rows = database.execute("select lsn, key from events order by rowid").fetchall()
+    for key in {key for _, key in rows} - {None}:
+        lsns = [lsn for lsn, its in rows if its == key]
+        assert lsns == sorted(lsns)
+    assert sorted(rows) == [(lsn, key) for lsn, key, _ in keyed.sent]
+    route = done["routes"]["events"]
+    assert (route["accepted"], route["delivered"], route["lost"]) == (160, 160, 0)
+
+
 def test_a_former_lane_with_nothing_to_do_leaves(keyed, monkeypatch):
     monkeypatch.setattr("wald.limits.FORMER_LANE_IDLE_S", 0.0)
     target = RecordingTarget()
@@ -551,7 +578,7 @@ def kill_drain(daemon):
     """Kill the drainer, and wait until its successor serves."""
     before = daemon.pids()["drain"]
     os.kill(before, signal.SIGKILL)
-    wait_until(lambda: daemon.pids().get("drain", before) != before, "drain is back")
+    wait_until(lambda: daemon.pids().get("drain", before) != before, "drain is back", 60.0)
 
 
 def test_a_drainer_killed_while_lanes_change_delivers_once_and_in_order(place):
@@ -586,8 +613,8 @@ def test_a_drainer_killed_while_lanes_change_delivers_once_and_in_order(place):
             wait_until(lambda: route()["change"] is not None, "the change goes on")
             send(200)
             blocking.execute("rollback")
-        for part in (350, 500, 800, 1_000):
-            wait_until(lambda: route()["delivered"] >= part, "it delivers")  # noqa: B023 - at once
+        for part in (350, 800):
+            wait_until(lambda: route()["delivered"] >= part, "it delivers", 60.0)  # noqa: B023 - now
             kill_drain(daemon)
         send(200)
         wait_until(lambda: route()["delivered"] == len(sent), "all is delivered", 60.0)

@@ -22,6 +22,7 @@ from wald.errors import LedgerFailed
 from wald.model import (
     NO_REVISION,
     Checkpoint,
+    FinishedBatch,
     LaneKey,
     Manifest,
     Revision,
@@ -185,7 +186,7 @@ def test_the_switch_waits_for_every_lane_and_happens_once():
     assert opened.lane(key(1, 2)).checkpoint == Checkpoint(lsn=400)
     assert opened.lane(key(0, 1)).checkpoint.lsn == 400, "its chain stays"
     with pytest.raises(LedgerFailed):
-        layouts.switch(5, changing)
+        layouts.switch(5, replace(changing, barrier=399))
 
 
 def test_a_change_that_is_called_off_leaves_the_lanes_as_they_were():
@@ -277,3 +278,51 @@ def test_a_pause_wakes_once_when_it_begins_and_once_when_it_ends():
         seen.append(crew.paused_ns)
     assert seen == [7, 7, None]
     assert len(woken) == 2
+
+
+# --- a ledger that does not know of a change any more ------------------------------------------
+
+TOLD = [Layout(0, 1, 10), Layout(1, 4, 300), Layout(2, 2, 500)]
+
+
+def test_a_new_ledger_learns_the_layouts_that_were_told():
+    opened = ledger()
+    layouts = Layouts(opened.store, LOG_ID)
+    assert layouts.settle(BIRTH, 2, 900, TOLD) == TOLD[-1]
+    assert layouts.former(5) == TOLD[:2]
+    assert {at: each.checkpoint.lsn for at, each in opened.lanes(5).items()} == {
+        key(each.number, lane): each.since for each in TOLD for lane in range(each.lanes)
+    }
+
+
+def test_an_older_ledger_keeps_what_it_knows_and_changes_on_from_the_newest_layout():
+    opened = ledger()
+    layouts = Layouts(opened.store, LOG_ID)
+    move(opened, 0, 0, 250)
+    layouts.settle(BIRTH, 1, 250)
+    assert layouts.settle(BIRTH, 3, 900, TOLD) == Layout(2, 2, 500, 3, 900)
+    assert layouts.former(5) == TOLD[:2]
+    assert opened.lane(key(0, 0)).checkpoint.lsn == 250
+
+
+def test_a_ledger_that_knows_more_than_was_told_is_believed():
+    opened = ledger()
+    layouts = Layouts(opened.store, LOG_ID)
+    layouts.settle(BIRTH, 2, 900, TOLD)
+    assert layouts.settle(BIRTH, 2, 900, TOLD[:2]) == TOLD[-1]
+
+
+def test_a_switch_that_was_not_told_of_is_found_again():
+    opened = ledger()
+    layouts = Layouts(opened.store, LOG_ID)
+    seal(opened, 0, 0, 20)
+    changing = layouts.settle(BIRTH, 2, 10)
+    assert opened.finish(
+        key(0, 0),
+        b"r" * 16,
+        Checkpoint(1, b"r" * 16, 20),
+        FinishedBatch(1, b"r" * 16, 11, 20, 1, 0, 1, 0, 0),
+    )
+    after = layouts.switch(5, changing)
+    assert after == changing.following()
+    assert layouts.switch(5, changing) == after

@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from wald.client.blocking import Producer, SessionInfo, connect
+    from wald.client.delivery import RecordStatus, RouteStatus
     from wald.client.results import Results
     from wald.errors import (
         Backpressure,
         Closed,
+        DeliveryPending,
+        DeliveryRefused,
+        DeliveryTimeout,
         DiskFull,
         Fenced,
+        NoRecord,
         OutcomeUnknown,
         ProtocolMismatch,
         RecordRefused,
@@ -30,16 +35,22 @@ if TYPE_CHECKING:
 __all__ = [
     "Backpressure",
     "Closed",
+    "DeliveryPending",
+    "DeliveryRefused",
+    "DeliveryTimeout",
     "DiskFull",
     "Fenced",
+    "NoRecord",
     "OutcomeUnknown",
     "Producer",
     "ProtocolMismatch",
     "Receipt",
     "RecordRefused",
+    "RecordStatus",
     "Refusal",
     "Refused",
     "Results",
+    "RouteStatus",
     "SequenceConflict",
     "SessionInfo",
     "Unavailable",
@@ -56,7 +67,9 @@ _MODULES = {
     "Producer": "wald.client.blocking",
     "SessionInfo": "wald.client.blocking",
     "connect": "wald.client.blocking",
+    "RecordStatus": "wald.client.delivery",
     "Results": "wald.client.results",
+    "RouteStatus": "wald.client.delivery",
     "Receipt": "wald.model",
     "Refused": "wald.model",
 }

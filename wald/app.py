@@ -38,8 +38,10 @@ from wald.system import PosixFileSystem, SystemClock, end_with_parent, listen_fd
 if TYPE_CHECKING:
     from wald.drainer.batch_desk import BatchDesk
     from wald.drainer.desk import Desk
+    from wald.drainer.range_replay import Asked
     from wald.drainer.route_offline import OfflineRoutes
     from wald.drainer.where import Where
+    from wald.storage.log import Log
 
 SINKS: Mapping[str, str] = {"sqlite": "wald.sinks.sqlite"}
 ENTRY_POINT_GROUP = "wald.sinks"
@@ -299,11 +301,59 @@ def replay(settings: Settings, patience_s: float) -> dict[str, Any]:
         WaldError: the directory cannot be used.
     """
     from wald.drainer.replay import replay as deliver
-    from wald.storage.log import Log, LogOptions
-    from wald.supervisor.claim import claim_data_directory
 
     calm_garbage_collector()
     fs, clock, chance = PosixFileSystem(), SystemClock(), random.SystemRandom()
+    with _log_alone(settings, fs, clock, chance) as log:
+        return deliver(
+            settings,
+            log,
+            make_sink=make_sink,
+            fs=fs,
+            clock=clock,
+            chance=chance,
+            patience_s=patience_s,
+        )
+
+
+def replay_range(
+    settings: Settings,
+    asked: "Asked",
+    patience_s: float,
+    on_progress: Callable[[str, int, int], None],
+) -> dict[str, Any]:
+    """Deliver a past range again with no daemon; return what came of it.
+
+    Raises:
+        DataDirectoryHeld: a daemon, or what is left of one, holds a lock.
+        WaldError: as ``wald.drainer.range_replay.replay_range``.
+    """
+    from wald.drainer import range_replay
+
+    calm_garbage_collector()
+    fs, clock, chance = PosixFileSystem(), SystemClock(), random.SystemRandom()
+    with _log_alone(settings, fs, clock, chance) as log:
+        return range_replay.replay_range(
+            settings,
+            log,
+            asked,
+            make_sink=make_sink,
+            fs=fs,
+            clock=clock,
+            chance=chance,
+            patience_s=patience_s,
+            on_progress=on_progress,
+        )
+
+
+@contextmanager
+def _log_alone(
+    settings: Settings, fs: FileSystem, clock: SystemClock, chance: random.Random
+) -> Iterator["Log"]:
+    """Open the log of a data directory that no daemon uses, and recover it."""
+    from wald.storage.log import Log, LogOptions
+    from wald.supervisor.claim import claim_data_directory
+
     if fs.stat(settings.data_dir) is None:
         msg = f"there is no data directory {settings.data_dir}"
         raise DataDirectoryUnusable(msg, hint="name it with --data-dir, or in the configuration")
@@ -318,15 +368,7 @@ def replay(settings: Settings, patience_s: float) -> dict[str, Any]:
         for line in (*log.recovery.alarms(), *log.recovery.notes):
             _log.error("%s", line)
         try:
-            return deliver(
-                settings,
-                log,
-                make_sink=make_sink,
-                fs=fs,
-                clock=clock,
-                chance=chance,
-                patience_s=patience_s,
-            )
+            yield log
         finally:
             log.close()
     finally:

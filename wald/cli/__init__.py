@@ -25,6 +25,7 @@ COMMANDS = {
     "dlq": "wald.cli.dlq:dlq",
     "batch": "wald.cli.batch:batch",
     "route": "wald.cli.route:route",
+    "audit": "wald.cli.audit:audit",
     "check": "wald.cli.check:check",
     "demo": "wald.cli.demo:demo",
     "version": "wald.cli.version:version",

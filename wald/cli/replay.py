@@ -1,17 +1,81 @@
-"""``wald replay``: deliver what is pending, with no daemon."""
+"""``wald replay``: deliver what is pending, or a past range once more, with no daemon."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import click
 
+from wald.cli.bar import progress_bar
+from wald.cli.letters import Moment
 from wald.cli.options import Duration, json_option, load_settings, placed, settings_options
-from wald.cli.output import books, print_json, say
+from wald.cli.output import books, counted, print_json, printable, say
 from wald.errors import EXIT_NO, WaldError
+from wald.limits import LSN_MAX
+
+
+class Place(click.ParamType[tuple[int | None, int | None]]):
+    """A place in the log: an LSN, or a time as ``Moment`` reads it."""
+
+    name = "lsn or time"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int | None, int | None]:
+        """Return (LSN, None) or (None, nanoseconds since the epoch)."""
+        if isinstance(value, tuple):
+            return value
+        text = str(value)
+        if text.isascii() and text.isdecimal():
+            if not 1 <= int(text) <= LSN_MAX:
+                self.fail(f"{text} is no LSN: they count from 1", param, ctx)
+            return int(text), None
+        return None, Moment().convert(text, param, ctx)
+
+
+@dataclass(frozen=True, slots=True)
+class _Range:
+    """The options of a past range."""
+
+    route: str | None
+    begin: tuple[int | None, int | None] | None
+    end: tuple[int | None, int | None] | None
+    sink: str | None
+    key: str | None
+    resume: str | None
+    forget: str | None
+    dry_run: bool
+
+    def check(self) -> bool:
+        """Tell whether a range is meant at all.
+
+        Raises:
+            UsageError: the options do not go together.
+        """
+        named = (self.route, self.resume, self.forget)
+        said = (self.begin, self.end, self.sink, self.key)
+        if sum(each is not None for each in named) > 1:
+            msg = "--route, --resume and --forget exclude each other"
+            raise click.UsageError(msg)
+        if self.route is None and (self.dry_run or any(each is not None for each in said)):
+            msg = "--from, --to, --sink, --where and --dry-run go with --route"
+            raise click.UsageError(msg)
+        if self.route is not None and self.begin is None:
+            msg = "--route wants --from: an LSN, or a time"
+            raise click.UsageError(msg)
+        return any(each is not None for each in named)
 
 
 @click.command()
 @settings_options
+@click.option("--route", metavar="NAME", help="Deliver a past range of this route's stream again.")
+@click.option("--from", "begin", type=Place(), help='First LSN, or a time: ISO 8601, or "2h" ago.')
+@click.option("--to", "end", type=Place(), help="Last LSN, or a time; else all there is.")
+@click.option("--sink", metavar="NAME", help="To this sink instead of the route's.")
+@click.option("--where", "key", metavar="KEY", help="Only records of this key.")
+@click.option("--dry-run", is_flag=True, help="Only say what that would be.")
+@click.option("--resume", metavar="UUID", help="Go on with a replay that was interrupted.")
+@click.option("--forget", metavar="UUID", help="Give up a replay that was interrupted.")
 @click.option(
     "--patience",
     "patience_s",
@@ -29,17 +93,26 @@ def replay(
     patience_s: float,
     *,
     as_json: bool,
+    **said: Any,  # noqa: ANN401 - the fields of _Range
 ) -> int:
     """Finish in-flight batches and deliver the backlog, with no daemon running.
 
     The recovery command: it takes the locks of the data directory, recovers the log, delivers, and
     closes. It refuses while a daemon or a drainer holds a lock. Exit code 0 if nothing is pending.
+
+    With --route a past range is delivered again instead, from log, packed files and archive, under
+    a progress row of its own: the route's own cursors stay. Refused records go to a report. An
+    interrupted replay goes on with --resume; until then its range stays in the log.
     """
     from wald import app
 
+    wanted = _Range(**said)
+    past = wanted.check()
     loaded = load_settings(config, target, data_dir, socket)
     app.configure_logging()
     try:
+        if past:
+            return _replay_range(loaded.settings, wanted, patience_s, as_json=as_json)
         result = app.replay(loaded.settings, patience_s)
     except WaldError as error:
         raise placed(error, loaded) from error

@@ -6,14 +6,14 @@ from typing import Any
 
 import click
 
-from wald.cli import disk, policy
+from wald.cli import disk, policy, where
 from wald.cli.ask import Control
 from wald.cli.notes import notes
 from wald.cli.options import Duration, json_option, socket_option, socket_path
 from wald.cli.output import counted, print_json, print_table, printable, say
 from wald.core import healing
 from wald.errors import InputError, Unavailable, Undeliverable, WaitTimeout
-from wald.limits import CLOCK_NS_PER_S
+from wald.limits import CLOCK_NS_PER_S, LSN_MAX
 from wald.ports import Clock
 
 _POLL_S = 0.05
@@ -36,12 +36,32 @@ _HEAD = (
 @click.option(
     "-v", "--verbose", is_flag=True, help="Show how large the batches of each route are, and why."
 )
+@click.option(
+    "--lsn", type=click.IntRange(1, LSN_MAX), help="Show where this one record is instead."
+)
+@click.option(
+    "--data-dir", metavar="DIR", help="With --lsn: read this directory, while no daemon runs."
+)
 @json_option
-def status(socket: str | None, *, verbose: bool, as_json: bool) -> None:
+def status(
+    socket: str | None, lsn: int | None, data_dir: str | None, *, verbose: bool, as_json: bool
+) -> int:
     """Show each route: what was accepted, delivered, is pending, was set aside.
 
-    The books of a route balance: accepted = delivered + pending + dead letters + purged.
+    The books of a route balance: accepted = delivered + pending + dead letters + purged. With
+    --lsn it says where that record is, at each route of its stream; exit code 1 if one will not
+    have it as things are.
     """
+    if lsn is not None:
+        return where.show(lsn, socket, data_dir, as_json=as_json)
+    if data_dir is not None:
+        msg = "--data-dir goes with --lsn"
+        raise click.UsageError(msg)
+    _show_all(socket, verbose=verbose, as_json=as_json)
+    return 0
+
+
+def _show_all(socket: str | None, *, verbose: bool, as_json: bool) -> None:
     with Control(socket_path(socket)) as control:
         answer = control.status()
     del answer["ok"]

@@ -13,6 +13,8 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from wald import limits
+from wald.client.asking import Asker
+from wald.client.delivery import DELIVERED, Ack, RecordStatus, Waiter, check_ack, read_status
 from wald.client.link import Deadline, default_socket
 from wald.client.requests import (
     NO_COLUMNS,
@@ -28,8 +30,8 @@ from wald.client.session import Session
 from wald.core import body as bodies
 from wald.core.body import Body, Headers, Text
 from wald.core.outbox import Request
-from wald.errors import InputError, RecordRefused, WaitTimeout, WaldError
-from wald.model import Receipt, Refused
+from wald.errors import InputError, RecordRefused, Unavailable, WaitTimeout, WaldError
+from wald.model import Lsn, Receipt, Refused
 from wald.ports import Chance, Clock
 from wald.system import SystemClock
 
@@ -92,6 +94,7 @@ class Producer:
         self._clock: Clock = clock or SystemClock()
         self._chance: Chance = chance or random.Random()  # noqa: S311 - jitter, not a secret
         self._session = self._new_session(name)
+        self._asker = Asker(path)
         _producers.add(self)
 
     def _new_session(self, name: str) -> Session:
@@ -110,6 +113,7 @@ class Producer:
         key: Text | None = None,
         headers: Headers | None = None,
         dedup_id: Text | None = None,
+        ack: Ack = "durable",
         timeout: float | None = None,
     ) -> Receipt:
         """Append one record; it is on stable storage when this returns.
@@ -120,12 +124,16 @@ class Producer:
             key: records of one key are delivered in order.
             headers: names to text or bytes.
             dedup_id: the application's own identifier of the record.
+            ack: "delivered" waits on, until every route of the stream has delivered the record.
             timeout: seconds; by default the producer's.
 
         Raises:
             RecordRefused: value, key or headers cannot be stored.
             UnknownStream: no route takes the stream.
+            DeliveryTimeout, DeliveryRefused: as ``wait``; the record was durable.
         """
+        if ack != LEVEL:
+            check_ack(ack)
         deadline = Deadline(self._clock, self._timeout_s if timeout is None else timeout)
         columns = NO_COLUMNS
         if key is not None or headers is not None or dedup_id is not None:
@@ -142,7 +150,8 @@ class Producer:
             raise request.error
         for refusal in request.refusals:
             raise RecordRefused(refusal.message or refusal.code, reason=refusal.code, index=0)
-        return Receipt(stream, request.first_lsn, LEVEL, request.durable_lsn)
+        receipt = Receipt(stream, request.first_lsn, LEVEL, request.durable_lsn)
+        return receipt if ack == LEVEL else self._delivered(receipt, deadline)
 
     def append_many(
         self,
@@ -153,6 +162,7 @@ class Producer:
         keys: Sequence[Text | None] | None = None,
         headers: Headers | None = None,
         dedup_ids: Sequence[Text | None] | None = None,
+        ack: Ack = "durable",
         timeout: float | None = None,
     ) -> Results:
         """Append many records, in as few requests as the limits allow.
@@ -164,6 +174,8 @@ class Producer:
             keys: one for each value, instead of ``key``.
             headers: for all.
             dedup_ids: one for each value.
+            ack: "delivered" waits on, until every route of the stream has delivered what was
+                accepted.
             timeout: seconds for all of it; by default the producer's.
 
         Returns:
@@ -172,7 +184,10 @@ class Producer:
 
         Raises:
             UnknownStream: no route takes the stream.
+            DeliveryTimeout, DeliveryRefused: as ``wait``, of the first record that is not
+                delivered; ``results`` has what was stored and what was refused.
         """
+        check_ack(ack)
         if isinstance(values, str | bytes | bytearray | memoryview | Mapping):
             msg = f"append_many takes a sequence of values, not one {type(values).__name__}"
             raise TypeError(msg)
@@ -190,7 +205,11 @@ class Producer:
                 request = Request(0, 0, b"", len(each.indexes))
                 request.fail(error)
             sent.append(Sent(request, each.indexes))
-        return self._results(stream, len(values), sent, refused, deadline)
+        results = self._results(stream, len(values), sent, refused, deadline)
+        if ack == LEVEL:
+            return results
+        Waiter(self._asker, self._chance).wait(results.accepted, deadline, results)
+        return results.at_level(ack)
 
     def append_request(
         self,
@@ -235,6 +254,48 @@ class Producer:
             raise sent[0].request.error
         return results_of(stream, count, sent, refused)
 
+    # --- behind the log -------------------------------------------------------------------------
+
+    def wait(
+        self, receipt: Receipt, level: Ack = DELIVERED, timeout: float | None = None
+    ) -> Receipt:
+        """Wait until a record has reached a level; return its receipt at that level.
+
+        Args:
+            receipt: of the record.
+            level: "delivered": every route of the stream has delivered it, or a newer record of
+                its key in its place. A receipt says "durable" from the beginning.
+            timeout: seconds; by default the producer's. With 0 it is asked once.
+
+        Raises:
+            DeliveryTimeout: not within the time; the record is durable all the same.
+            DeliveryPending: a lane waits for a person, said at once; the record is durable.
+            DeliveryRefused: it became a dead letter; the target's words are in the message.
+        """
+        check_ack(level)
+        if level == LEVEL or receipt.level == DELIVERED:
+            return receipt
+        return self._delivered(receipt, self._deadline(timeout))
+
+    def _delivered(self, receipt: Receipt, deadline: Deadline) -> Receipt:
+        Waiter(self._asker, self._chance).wait((receipt,), deadline)
+        return Receipt(receipt.stream, receipt.lsn, DELIVERED, receipt.durable_lsn)
+
+    def status(self, lsn: Lsn, timeout: float | None = None) -> RecordStatus:
+        """Ask where a record is, at each route of its stream.
+
+        Raises:
+            NoRecord: no record has the LSN.
+            Unavailable: the daemon, or its delivering part, does not answer.
+        """
+        try:
+            said = self._asker.ask("drain.where", self._deadline(timeout), lsn=lsn)
+        except PermissionError as error:
+            msg = f"the control socket of {self._path!r}: {error.strerror}"
+            hint = "it answers only its own user and root"
+            raise Unavailable(msg, hint=hint) from error
+        return read_status(said)
+
     # --- the rest of the public face ------------------------------------------------------------
 
     @property
@@ -263,6 +324,7 @@ class Producer:
 
     def close(self) -> None:
         """Say goodbye and close; harmless to repeat. What is unanswered stays so."""
+        self._asker.close()
         self._session.close(self._deadline(limits.CLOSE_TIMEOUT_S))
 
     def __enter__(self) -> Self:
@@ -284,6 +346,8 @@ class Producer:
     def _after_fork(self) -> None:
         """In the child: the connection and the session are the parent's."""
         self._session.drop()
+        self._asker.drop()
+        self._asker = Asker(self._path)
         self._name = ""
         self._session = self._new_session("")
 

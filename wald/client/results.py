@@ -14,10 +14,13 @@ LEVEL = "durable"
 class Results(Sequence[Receipt | Refused]):
     """One ``Receipt`` or ``Refused`` for each value, in the order given."""
 
-    __slots__ = ("_durable_lsn", "_entries", "_stream")
+    __slots__ = ("_durable_lsn", "_entries", "_level", "_stream")
 
-    def __init__(self, stream: str, entries: list[Lsn | Refused], durable_lsn: Lsn) -> None:
+    def __init__(
+        self, stream: str, entries: list[Lsn | Refused], durable_lsn: Lsn, level: str = LEVEL
+    ) -> None:
         self._stream = stream
+        self._level = level
         self._entries = entries
         self._durable_lsn = durable_lsn
 
@@ -32,7 +35,7 @@ class Results(Sequence[Receipt | Refused]):
 
     def __getitem__(self, index: int | slice) -> "Receipt | Refused | Results":
         if isinstance(index, slice):
-            return Results(self._stream, self._entries[index], self._durable_lsn)
+            return Results(self._stream, self._entries[index], self._durable_lsn, self._level)
         return self._result(self._entries[index])
 
     def __iter__(self) -> Iterator[Receipt | Refused]:
@@ -45,7 +48,11 @@ class Results(Sequence[Receipt | Refused]):
     def _result(self, entry: Lsn | Refused) -> Receipt | Refused:
         if isinstance(entry, Refused):
             return entry
-        return Receipt(self._stream, entry, LEVEL, self._durable_lsn)
+        return Receipt(self._stream, entry, self._level, self._durable_lsn)
+
+    def at_level(self, level: str) -> "Results":
+        """Return the same, with receipts of another level."""
+        return Results(self._stream, self._entries, self._durable_lsn, level)
 
     @property
     def accepted(self) -> list[Receipt]:

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from wald.drainer import takeover
+from wald.drainer.audit_desk import AuditDesk
 from wald.drainer.batch_desk import BatchDesk
 from wald.drainer.desk import Desk, Request, natural
 from wald.drainer.faults import asked_fault
@@ -36,11 +37,15 @@ class Answers:
         self.desk = Desk(ledger, fleet.shared.clock, ledger.births, fleet.lanes_of)
         self.followed: Frontier | None = None  # up to it every route that was born is known
         self._where = Where(self._sources())
+        self.audits = AuditDesk(
+            fleet.settings, fleet.shared, lambda: views_of_fleet(fleet), lambda: self.followed
+        )
         self._operations: dict[str, Callable[[Request], dict[str, Any]]] = {
             "drain.ping": lambda _: {"trouble": self.trouble},
             "drain.flush": self._flush,
             **self.desk.operations,
             **self._where.operations,
+            **self.audits.operations,
             **RouteDesk(fleet).operations,
             **BatchDesk(ledger, ledger.births, fleet.lanes_of).operations,
             "drain.fault": self._fault,

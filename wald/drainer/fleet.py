@@ -18,6 +18,7 @@ from wald.errors import InputError
 from wald.model import Checkpoint, LaneKey, Lsn, RouteBirth, RouteId, StreamId
 from wald.storage.layouts import Layouts
 from wald.storage.orders import ALL_ROUTES, Drop, Orders
+from wald.storage.replays import Replays
 
 _log = logging.getLogger("wald.drain")
 _NS = limits.CLOCK_NS_PER_S
@@ -45,6 +46,7 @@ class Fleet:
     _orders: Orders = field(init=False)
     _paused: dict[RouteId, int] = field(init=False)
     _dropped: dict[RouteId, Drop] = field(init=False)
+    _pins: Mapping[StreamId, Lsn] = field(init=False)  # of replays, which run with no daemon
 
     def __post_init__(self) -> None:
         """Read what people said before."""
@@ -53,6 +55,9 @@ class Fleet:
         self._orders = Orders(store)
         self._paused = self._orders.paused()
         self._dropped = self._orders.dropped()
+        self._pins = Replays(store, self.shared.log_id).pins()
+        if self._pins:
+            _log.warning("an unfinished replay keeps records in the log: wald replay --forget")
 
     def follow(self, routes: Mapping[RouteId, RouteState]) -> None:
         """Begin lanes of new routes (T1), end those of dead ones, and carry on with the others."""
@@ -84,7 +89,7 @@ class Fleet:
                 shared.owner,
             )
         )  # COMMIT POINT: T1
-        settings = self._settings_of(birth)
+        settings = settings_of(self.settings, birth)
         if settings is None or birth.route_id in self._dropped:
             _log.warning("route %s is in the log, but not in the settings", birth.name)
             self.orphans[birth.route_id] = self._orphan(birth)
@@ -106,14 +111,6 @@ class Fleet:
             tuple(each.checkpoint for key, each in held.items() if key.layout == number),
             tuple(each.checkpoint for key, each in held.items() if key.layout != number),
         )
-
-    def _settings_of(self, birth: RouteBirth) -> RouteSettings | None:
-        settings = self.settings.routes.get(birth.name)
-        if settings is None and birth.sink == self.settings.auto_sink:
-            settings = RouteSettings(birth.name, birth.stream, birth.sink)
-        if settings is None or settings.sink not in self.settings.sinks:
-            return None
-        return settings
 
     # --- what people say ------------------------------------------------------------------------
 
@@ -247,7 +244,7 @@ class Fleet:
         """
         said = {}
         for route_id, route in self.routes.items():
-            lsn = route.checkpoint_lsn()
+            lsn = self._pinned(route.template.birth, route.checkpoint_lsn())
             if lsn:
                 said[str(route_id)] = lsn
         for route_id, orphan in self.orphans.items():

@@ -87,6 +87,7 @@ def open_shared(
         told_layouts=progress.told_layouts,
         tell_layouts=progress.tell_layouts,
         packed=packed,
+        trace_sample=doors.settings.trace_sample,
     )
 
 

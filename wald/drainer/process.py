@@ -105,7 +105,8 @@ class Drainer:
         self._source = Subscription(
             settings.socket, self._board, doors.chance, lambda other: other == log_id
         )
-        self._answers = Answers(self._fleet, self._board, self._catalogue.streams)
+        self._answers = Answers(self._fleet, self._board, self._catalogue.streams, self._catch_up)
+        stack.callback(self._answers.audits.close)
         self._asks = Asks(doors.path("drain.sock"), self._answers.answer)
         stack.callback(self._asks.close)
 
@@ -148,6 +149,11 @@ class Drainer:
             self._catalogue.update(frontier)
             self._fleet.follow(self._catalogue.routes)
             self._answers.followed = frontier
+
+    def _catch_up(self) -> None:
+        """Learn at once what ingest acknowledged last."""
+        self._pin_hint()
+        self._follow()
 
     def _pack(self) -> None:
         frontier, routes = self._board.current(), self._catalogue.routes

@@ -85,6 +85,7 @@ class Shared:
     packed: PackedFiles = field(default_factory=PackedFiles)
     guard: Guard = GuardedSink
     producers: Producers = field(default_factory=Producers)
+    trace_sample: float = 0.0  # of the records, whose trace the manifest keeps
 
 
 @dataclass(frozen=True, slots=True)

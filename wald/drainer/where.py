@@ -35,7 +35,10 @@ _PARTS_MAX = 4_096  # records times routes of an answer
 
 
 class Sources(NamedTuple):
-    """What is asked: with lanes at work beside it, or a directory that no daemon uses."""
+    """What is asked: with lanes at work beside it, or a directory that no daemon uses.
+
+    ``frontier`` is asked with an LSN that it should have reached: up to it every route is known.
+    """
 
     fs: FileSystem
     data_dir: str
@@ -44,7 +47,7 @@ class Sources(NamedTuple):
     ledger: Ledger
     views: Callable[[], Iterable[RouteView]]
     streams: Callable[[], Mapping[StreamId, str]]
-    frontier: Callable[[], Frontier | None]
+    frontier: Callable[[Lsn], Frontier | None]
 
 
 class Located(NamedTuple):
@@ -76,7 +79,8 @@ class Where:
             NoRecord: none has it.
             InputError: the request says no LSN.
         """
-        lsn, frontier = natural(request, "lsn", 0), self._sources.frontier()
+        lsn = natural(request, "lsn", 0)
+        frontier = self._sources.frontier(lsn)
         if frontier is None or lsn > frontier.lsn:
             highest = frontier.lsn if frontier else 0
             msg = f"LSN {lsn:,} is not used yet: the highest is {highest:,}"
@@ -230,7 +234,7 @@ class Where:
 
     def _is_superseded(self, view: RouteView, record: Record, hi: Lsn) -> bool:
         """Tell whether a newer record of the key was in the same batch."""
-        frontier = self._sources.frontier()
+        frontier = self._sources.frontier(hi)
         if record.key is None or frontier is None:
             return False
         behind = self._records(view.birth.stream_id, record.lsn, hi, frontier)
@@ -252,7 +256,7 @@ class Where:
             msg = "a stream and a list of LSNs are asked for"
             raise InputError(msg)
         numbers = [natural({"lsn": each}, "lsn", 0) for each in lsns[: limits.WHERE_LSNS_MAX]]
-        frontier = self._sources.frontier()
+        frontier = self._sources.frontier(0)
         views = [view for view in self._sources.views() if view.birth.stream == stream]
         progress: dict[LaneKey, LaneProgress] = {}
         room = max(1, _PARTS_MAX // max(1, len(views)))
@@ -302,7 +306,7 @@ class Where:
         if layout is None or layout.lanes == 1:
             return self._lanes_of(view, lsn, None)[0]
         if lsn not in self._known:
-            frontier = self._sources.frontier()
+            frontier = self._sources.frontier(lsn)
             assert frontier is not None
             record = self._read(view.birth.stream_id, lsn, frontier)
             if record is None:  # gone, so every lane has passed it, or damage took it

@@ -20,7 +20,7 @@ log = logging.getLogger("wald.supervisor")
 
 Operation: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]
 
-_CONNECTIONS_MAX = 64
+_CONNECTIONS_MAX = 512  # commands, and producers that wait for deliveries
 _IDLE_S = 60.0
 _FORWARD_S = 10.0
 _PING_S = 1.0
@@ -58,6 +58,8 @@ class ControlServer:
                 await self._converse(reader, writer)
         except (ConnectionError, TimeoutError, ValueError):
             pass  # the other side is gone, silent, or sends lines beyond the bound
+        except asyncio.CancelledError:
+            pass  # the daemon ends, while a producer keeps its connection
         finally:
             self._connections -= 1
             writer.close()

@@ -21,6 +21,7 @@ from wald.model import (
     Delivered,
     Finding,
     LaneKey,
+    Lsn,
     Outcome,
     ProgressRow,
     Record,
@@ -217,6 +218,24 @@ class SqliteSink:
         if kind is not SystemicKind.BUSY:
             self.close()  # the file or its schema may be another one: look anew
         return Systemic(kind, f"{self._options.path}: {describe(error)}", _HINTS.get(kind, ""))
+
+    # --- audits ---------------------------------------------------------------------------------
+
+    def holds(self, log_id: bytes, lsns: Sequence[Lsn]) -> Mapping[Lsn, int] | Outcome | None:
+        """Return which records the table has, of documents: their rows hold log id and LSN."""
+        if self._options.mode != "document":
+            return None
+        table = quote(self._options.table)
+        wanted = frozenset(lsns)
+        try:
+            found = self._connected().execute(
+                f"SELECT lsn, count(*) FROM {table} "
+                "WHERE log_id = ? AND lsn BETWEEN ? AND ? GROUP BY lsn",
+                (log_id, min(wanted), max(wanted)),
+            )
+            return {lsn: number for lsn, number in found if lsn in wanted}
+        except sqlite3.Error as error:
+            return self._failed(error)
 
     # --- the connection -------------------------------------------------------------------------
 

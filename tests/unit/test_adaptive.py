@@ -88,6 +88,18 @@ def test_what_each_outcome_says_of_the_size(outcome, size, reason):
     assert (value.size, value.reason) == (size, reason)
 
 
+def test_a_size_that_was_too_large_is_not_tried_again():
+    value, sizes = sized(1_000).after(TooLarge("413"), 0.01, 1_000), []
+    for _ in range(30):
+        value = value.after(WORKED, 0.01, value.size)
+        sizes.append(value.size)
+    assert max(sizes) == 750
+    assert (value.reason, value.refused_at) == (SizeReason.TOO_LARGE, 1_000)
+    smaller = value.after(TooLarge("413"), 0.01, 600)
+    assert (smaller.size, smaller.refused_at) == (300, 600)
+    assert smaller.after(TooLarge("413"), 0.01, 900).refused_at == 600
+
+
 def test_a_batch_without_records_says_nothing_of_the_size():
     assert sized(100).after(WORKED, 9.0, 0) == sized(100)
 

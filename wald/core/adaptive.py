@@ -53,6 +53,8 @@ class Adaptive:
         fixed_s: what an attempt takes however few its records, as far as that matters.
         last: the attempt before, since the size last fell.
         slowest: the slowest attempt of a run of slow ones, for which the size falls.
+        refused_at: the smallest batch that the target called too large; 0 if none. The size stays
+            well below it, or every few batches would be cut again.
     """
 
     size: int
@@ -64,6 +66,7 @@ class Adaptive:
     fixed_s: float = 0.0
     last: Sample | None = None
     slowest: Sample | None = None
+    refused_at: int = 0
 
     @property
     def effective_goal_s(self) -> float:
@@ -81,7 +84,7 @@ class Adaptive:
             case Partial() | Systemic(kind=SystemicKind.BUSY):
                 changed = _cut(self, SizeReason.BUSY)
             case TooLarge():
-                changed = _cut(self, SizeReason.TOO_LARGE, records)
+                changed = _cut(_refused(self, records), SizeReason.TOO_LARGE, records)
             case Unknown():  # mostly not for its size: it may double again
                 changed = replace(_cut(self, SizeReason.NO_ANSWER), former=self.former)
             case _:
@@ -166,11 +169,16 @@ def _grown(value: Adaptive, seconds: float) -> Adaptive:
     """Grow; double only where the work, doubled, still ends within the goal."""
     if value.size >= value.highest:
         return _because(value, SizeReason.AT_MOST)
+    highest = value.highest
+    if value.refused_at:
+        highest = min(highest, int(value.refused_at * limits.ADAPTIVE_LEFT_MAX_SHARE))
+        if value.size >= highest:
+            return _because(value, SizeReason.TOO_LARGE)
     if value.size < value.former and 2 * seconds - value.fixed_s <= value.effective_goal_s:
         size = min(2 * value.size, value.former)
     else:
         size = value.size + max(1, min(value.size, value.former) // limits.ADAPTIVE_STEP_SHARE)
-    size = min(size, value.highest)
+    size = min(size, highest)
     # at twice the size of the last contraction, that one says nothing any more
     former = size if size >= 2 * value.former else value.former
     return replace(value, size=size, former=former, reason=SizeReason.GROWN)
@@ -187,6 +195,11 @@ def _contracted(value: Adaptive, slow: Sample) -> Adaptive:
     size = max(value.lowest, int(min(value.size, slow.records) * share))
     reason = SizeReason.SLOW if size < value.size else SizeReason.AT_LEAST
     return replace(value, size=size, former=size, reason=reason, slowest=slowest, last=None)
+
+
+def _refused(value: Adaptive, records: int) -> Adaptive:
+    refused_at = min(value.refused_at or records, records)
+    return replace(value, refused_at=refused_at)
 
 
 def _cut(value: Adaptive, reason: SizeReason, tried: int | None = None) -> Adaptive:

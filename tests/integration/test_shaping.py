@@ -309,3 +309,87 @@ def test_a_crash_anywhere_with_coalescing_and_a_transform(place, replay, behind)
             break
     assert at > 8
     backlog.close()
+
+
+# --- redrive ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("replay", [KEYED, WINDOW, NONE])
+@pytest.mark.parametrize("transform", [None, "tests.transforms:upper"])
+def test_a_redrive_that_is_taken_in_part_goes_on_with_the_rest(backlog, replay, transform):
+    lsns = backlog.append(*values(9))
+    bench = Bench(backlog, replay, transform=transform)
+    bench.target.per_record = True
+    bench.target.refuses = lambda record: record.lsn <= lsns[3]
+    bench.through()
+    assert bench.dead.keys() == set(lsns[:4])
+    asked: dict[int, int] = {}
+
+    def later(record):
+        asked[record.lsn] = asked.get(record.lsn, 0) + 1
+        return record.lsn == lsns[1] and asked[record.lsn] < 3
+
+    bench.target.refuses = lambda record: record.lsn == lsns[2]
+    bench.target.wants_later = later
+    assert bench.ledger.ask_redrive(1, lsns[:4], "", 0) == 4
+    bench.lane.look_again()
+    bench.run(lambda: bench.dead.keys() == {lsns[2]} and bench.held.manifest is None)
+    assert sorted(bench.target.lsns) == [lsn for lsn in lsns if lsn != lsns[2]]
+    bench.check_books()
+
+
+@pytest.mark.parametrize("replay", [ROW, KEYED, NONE])
+def test_a_redrive_that_is_too_large_is_sent_in_halves(backlog, replay):
+    lsns = backlog.append(*values(9))
+    bench = Bench(backlog, replay)
+    bench.target.refuses = lambda record: record.lsn <= lsns[4]
+    bench.through()
+    bench.target.refuses = lambda _: False
+    bench.target.largest = 2
+    assert bench.ledger.ask_redrive(1, lsns[:5], "", 0) == 5
+    bench.lane.look_again()
+    bench.run(lambda: not bench.dead and bench.held.manifest is None)
+    assert sorted(bench.target.lsns) == lsns
+    bench.check_books()
+
+
+# --- encoders -----------------------------------------------------------------------------------
+
+
+class Picky(RecordingSink):
+    def encode(self, attempt):
+        for record in attempt.records:
+            if record.value in transforms.BAD:
+                msg = f"cannot encode {record.value!r}"
+                raise ValueError(msg)
+        return super().encode(attempt)
+
+
+def test_a_record_that_cannot_be_encoded_is_set_aside(backlog):
+    lsns = backlog.append(b"x", b"bad", b"y")
+    transforms.BAD.add(b"bad")
+    bench = Bench(backlog, WINDOW)
+    bench.kind = Picky
+    bench.start()
+    bench.through()
+    assert bench.dead == {lsns[1]: "encode-failed"}
+    assert sent(bench) == [b"x", b"y"]
+
+
+class Textual(RecordingSink):
+    def encode(self, attempt):
+        return super().encode(attempt).decode()
+
+
+def test_an_encoder_that_never_works_is_a_mistake_and_nobody_s_fault(backlog):
+    backlog.append(b"x", b"y")
+    bench = Bench(backlog, WINDOW)
+    bench.kind = Textual
+    bench.start()
+    bench.run(lambda: bench.step is Step.WAITING)
+    assert "which is not bytes" in bench.lane.figures.last_error
+    assert (bench.dead, bench.target.attempts) == ({}, [])
+    bench.kind = RecordingSink
+    bench.start()
+    bench.through()
+    assert sent(bench) == [b"x", b"y"]

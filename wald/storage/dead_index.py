@@ -260,12 +260,23 @@ class DeadIndex:
 # --- inside a transaction -----------------------------------------------------------------------
 
 
-def settle_redrive(txn: Transaction, key: LaneKey, manifest: Manifest, sent: Sequence[Lsn]) -> None:
-    """T8: what was sent leaves the index; nothing of the batch is asked for any more."""
+def settle_redrive(
+    txn: Transaction,
+    key: LaneKey,
+    manifest: Manifest,
+    sent: Sequence[Lsn],
+    refused: Sequence[DeadLetter],
+) -> None:
+    """T8: what was sent leaves the index, and is asked for no more; nor is what was refused again.
+
+    What was left out because the batch was too large stays asked for.
+    """
     for lsn in sent:
         txn.delete("dead", dead_key(key.route_id, lsn))
+    again = {letter.lsn for letter in refused}
     for lsn in manifest.revisions[0].redriven:
-        txn.delete("redrives", lane_lsn(key, lsn))
+        if lsn in again or txn.get("dead", dead_key(key.route_id, lsn)) is None:
+            txn.delete("redrives", lane_lsn(key, lsn))
 
 
 def settle_allowed(txn: Transaction, key: LaneKey, letters: Sequence[DeadLetter]) -> None:

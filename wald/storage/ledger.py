@@ -178,7 +178,7 @@ class StoreLedger(DeadIndex):
             revision = held.manifest.revision(worked_on)
             letters = aside.get(worked_on, [])
             if held.manifest.is_redrive:
-                settle_redrive(txn, key, held.manifest, revision.redriven)
+                settle_redrive(txn, key, held.manifest, revision.redriven, letters)
             settle_allowed(txn, key, letters)
             bury(txn, key.route_id, [*letters, *lost])
             lane = lane_bytes(key)

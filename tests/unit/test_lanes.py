@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -326,3 +327,16 @@ def test_a_switch_that_was_not_told_of_is_found_again():
     after = layouts.switch(5, changing)
     assert after == changing.following()
     assert layouts.switch(5, changing) == after
+
+
+# --- the documents ------------------------------------------------------------------------------
+
+ARCHITECTURE = Path(__file__).parents[2] / "ARCHITECTURE.md"
+
+
+def test_the_document_prints_the_table_of_lane_changes():
+    chapter = ARCHITECTURE.read_text().split("### Lanes\n", 1)[1].split("\n##", 1)[0]
+    rows = [line for line in chapter.splitlines() if line.startswith("| `")]
+    assert [tuple(cell.strip() for cell in row.strip("|").split("|")) for row in rows] == [
+        (f"`{case.label}`", case.when, case.done) for case in LANE_CHANGES
+    ]

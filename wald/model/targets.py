@@ -1,0 +1,194 @@
+"""What a sink is given, what it returns, and what it says of itself."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TypeAlias
+
+from wald.model.batches import (
+    LaneKey,
+    ProgressRow,
+)
+from wald.model.records import (
+    Lsn,
+    Record,
+    RevisionId,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try to make a revision take effect.
+
+    At a transactional target the sink moves the row from (number - 1, prev_rev, owner) to ``row``
+    and applies ``records``, in one transaction of the target.
+
+    Attributes:
+        key: the lane.
+        stream: the stream's name.
+        prev_rev: the revision that the row must hold before.
+        row: the row after it; ``row.rev_id`` names this batch for ever.
+        records: what is sent, in order.
+        body: the frozen request of a sink that freezes it (``Capabilities.freezes``), else None.
+        number: how many attempts of this batch were counted, this one among them; from 1.
+        timeout_s: how long it may take; None for the sink's own bound.
+        from_owner: whose row is moved, where a person took the lane over; None for ``row.owner``.
+    """
+
+    key: LaneKey
+    stream: str
+    prev_rev: RevisionId
+    row: ProgressRow
+    records: Sequence[Record]
+    body: bytes | None = None
+    number: int = 1
+    timeout_s: float | None = None
+    from_owner: int | None = None
+
+    @property
+    def stands_on(self) -> tuple[int, RevisionId, int]:
+        """Number, revision and owner that the row must have before; number 0: there is none."""
+        owner = self.row.owner if self.from_owner is None else self.from_owner
+        return self.row.batch_no - 1, self.prev_rev, owner
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedRecord:
+    """A record that the target refuses for good, with the target's own words."""
+
+    lsn: Lsn
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The attempt took effect. ``notes`` counts what the sink ignored on the way, by reason."""
+
+    notes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The target refuses records for good, and nothing of the attempt took effect.
+
+    An empty ``records`` means that the target did not name them: bisect. ``code`` is then that of
+    each record that is found.
+    """
+
+    records: tuple[RejectedRecord, ...]
+    message: str
+    code: str = "rejected"
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """The target answered for each record: those that are not named took effect.
+
+    Only of targets without transactions.
+
+    Attributes:
+        rejected: refused for good.
+        retry: not taken now; the same record may be taken later.
+        message: what is said of the attempt as a whole.
+        retry_after_s: what the target asks for.
+    """
+
+    rejected: tuple[RejectedRecord, ...] = ()
+    retry: tuple[RejectedRecord, ...] = ()
+    message: str = ""
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TooLarge:
+    """The batch is too large for the target, which took nothing of it: less at a time."""
+
+    message: str
+
+
+class SystemicKind(Enum):
+    """Why a target as a whole cannot take anything now."""
+
+    UNREACHABLE = "unreachable"
+    BUSY = "busy"
+    FULL = "full"
+    AUTHENTICATION = "authentication"
+    CONFIGURATION = "configuration"
+    DAMAGED = "damaged"
+
+
+@dataclass(frozen=True, slots=True)
+class Systemic:
+    """The target as a whole cannot take it; no record is to blame; nothing took effect."""
+
+    kind: SystemicKind
+    message: str
+    hint: str = ""
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """The commit was sent and not answered: it may or may not have taken effect."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class RowMoved:
+    """The progress row is not the one the attempt continues; nothing took effect."""
+
+    row: ProgressRow | None
+
+
+Outcome: TypeAlias = Delivered | Partial | Rejected | TooLarge | Systemic | Unknown | RowMoved
+
+
+class ReplayClass(Enum):
+    """What makes sending the same batch again harmless at a target."""
+
+    TRANSACTIONAL = "transactional"
+    MONOTONE = "monotone"
+    KEYED = "keyed"
+    WINDOW = "window"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a sink's target can express.
+
+    Attributes:
+        replay: what makes sending again harmless.
+        max_records, max_bytes: of one batch.
+        window_s: of the class ``window``: how long the target remembers a batch's id.
+        window_batches: of the class ``window``: how many batches it remembers; None for no bound.
+        freezes: whether what is sent is encoded once (``Sink.encode``) and kept until it took
+            effect; so it is with every sink of the class ``window``.
+    """
+
+    replay: ReplayClass
+    max_records: int
+    max_bytes: int
+    window_s: float | None = None
+    window_batches: int | None = None
+    freezes: bool = False
+
+
+class Severity(Enum):
+    """How a finding of ``wald check`` counts."""
+
+    OK = "ok"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of ``wald check``: what was verified at a target, and what to do about it."""
+
+    severity: Severity
+    code: str
+    message: str
+    hint: str = ""

@@ -1,11 +1,13 @@
 """What is packed and when, what the log may let go for it, which packed files may go."""
 
+import time
 from dataclasses import replace
 
 import pytest
 
 from wald import limits
 from wald.core.packing import (
+    Needed,
     PackJob,
     Passed,
     RepackPolicy,
@@ -347,5 +349,30 @@ def test_an_archive_goes_on_where_it_ends():
 def test_what_a_route_pins_is_counted_in_log_and_packed_files():
     files = [packed(49, 100, size=7), packed(0, 300, stream=2, size=999)]
     now = standing(stuck(50), stuck(310, number=2), files=files)
-    assert pinned_bytes(now.routes[0], now) == 2 * SEGMENT_BYTES + 7
-    assert pinned_bytes(now.routes[1], now) == 0
+    assert pinned_bytes(now) == {1: 2 * SEGMENT_BYTES + 7, 2: 0}
+    archived = packed(49, 100, size=9, archive=True)
+    kept = standing(stuck(50), files=[archived])
+    assert pinned_bytes(kept) == {1: 2 * SEGMENT_BYTES}, "an archive is kept on purpose"
+
+
+@pytest.mark.parametrize(
+    ("floor", "size_bytes", "first"),
+    [(0, 3, 1), (100, 3, 1), (101, 2, 2), (300, 1, 3), (301, 0, None)],
+)
+def test_the_log_that_is_needed_from_an_lsn_on(floor, size_bytes, first):
+    empty = FinishedSegment(9, 100, 100, 77)
+    needed = Needed([SEGMENTS[0], empty, *SEGMENTS[1:]])
+    assert needed.bytes_from(floor) == size_bytes * SEGMENT_BYTES
+    found = needed.first(floor)
+    assert (found.number if found else None) == first
+
+
+def test_a_thousand_routes_and_thousands_of_segments_are_decided_on_in_no_time():
+    segments = [FinishedSegment(n, 10 * n - 10, 10 * n, 1) for n in range(1, 2001)]
+    routes = [route(n, number=n, stream=n) for n in range(1, 1001)]
+    files = [packed(0, 10 * n, stream=n) for n in range(1, 1001)]
+    now = Standing(segments, routes, files, 20_005)
+    begun = time.process_time()
+    assert len(floors(now)) == len(pinned_bytes(now)) == 1000
+    assert next_job(now, replace(POLICY, after_bytes=1)) is not None
+    assert time.process_time() - begun < 2.0

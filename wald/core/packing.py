@@ -5,8 +5,10 @@ per stream takes over what those routes need of it, and the segment may retire. 
 first, since a segment never retires before an older one. An archived stream is packed always.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import NamedTuple
 
 from wald import limits
@@ -83,6 +85,14 @@ def of_stream(files: Iterable[PackedRange], stream_id: StreamId) -> list[PackedR
     return sorted(mine, key=lambda file: (file.lo, file.hi))
 
 
+def grouped(files: Iterable[PackedRange]) -> dict[StreamId, Sequence[PackedRange]]:
+    """Return the files of each stream, in order."""
+    found: dict[StreamId, list[PackedRange]] = {}
+    for file in sorted(files, key=lambda file: (file.lo, file.hi)):
+        found.setdefault(file.stream_id, []).append(file)
+    return {stream_id: tuple(mine) for stream_id, mine in found.items()}
+
+
 def covered_through(lsn: Lsn, files: Sequence[PackedRange]) -> Lsn:
     """Return up to where packed files follow on an LSN without a gap; ``lsn`` if none does.
 
@@ -133,9 +143,10 @@ def floors(standing: Standing) -> dict[RouteId, Lsn]:
     That is its checkpoint; or what follows the packed files that hold what it needs, but never
     above the frontier, which a start takes for the end of the log.
     """
+    by_stream = grouped(standing.files)
     said = {}
     for route in standing.routes:
-        files = of_stream(standing.files, route.stream_id)
+        files = by_stream.get(route.stream_id, ())
         held = held_through(route.checkpoint, files, standing)
         floor = route.checkpoint
         if held is not None:
@@ -144,6 +155,26 @@ def floors(standing: Standing) -> dict[RouteId, Lsn]:
             floor = min(floor, archived_through(route.stream_id, files) + 1)
         said[route.route_id] = floor
     return said
+
+
+class Needed:
+    """How many bytes of the log are needed from an LSN on: asked for many routes."""
+
+    def __init__(self, segments: Sequence[FinishedSegment]) -> None:
+        held = [segment for segment in segments if segment.last_lsn != segment.before_lsn]
+        self._held = held
+        self._lasts = [segment.last_lsn for segment in held]
+        sizes = accumulate((segment.size_bytes for segment in reversed(held)), initial=0)
+        self._bytes = list(sizes)[::-1]
+
+    def bytes_from(self, floor: Lsn) -> int:
+        """Return the bytes of the segments that are needed with this floor."""
+        return self._bytes[bisect_left(self._lasts, floor)]
+
+    def first(self, floor: Lsn) -> FinishedSegment | None:
+        """Return the oldest segment that is needed with this floor."""
+        at = bisect_left(self._lasts, floor)
+        return self._held[at] if at < len(self._held) else None
 
 
 def next_job(standing: Standing, policy: RepackPolicy) -> PackJob | None:
@@ -183,7 +214,16 @@ def _pack_job(
     policy: RepackPolicy,
 ) -> PackJob | None:
     needing = [route for route in standing.routes if told[route.route_id] <= segment.last_lsn]
-    if not all(_is_stuck(route, segment, standing, policy) for route in needing):
+    needed = Needed(standing.segments)
+    after_s = policy.after_s
+    if standing.fills.get(segment.number, 1.0) < limits.PACK_POOR_SHARE:
+        after_s = min(after_s, limits.PACK_POOR_AFTER_S)
+    if not all(
+        route.resting
+        or route.pinning_s >= after_s
+        or needed.bytes_from(route.checkpoint) >= policy.after_bytes
+        for route in needing
+    ):
         return None
     for stream_id in sorted({route.stream_id for route in needing}):
         files = of_stream(standing.files, stream_id)
@@ -197,20 +237,6 @@ def _pack_job(
             job = PackJob(stream_id, lo, segment.last_lsn, segment.number)
             return _taking_in(job, segment, [file for file in files if not file.archive])
     return None  # all is held; only the frontier keeps the segment
-
-
-def _is_stuck(
-    route: RouteStanding, segment: FinishedSegment, standing: Standing, policy: RepackPolicy
-) -> bool:
-    if route.resting:
-        return True
-    lag_bytes = sum(
-        each.size_bytes for each in standing.segments if each.last_lsn >= route.checkpoint
-    )
-    after_s = policy.after_s
-    if standing.fills.get(segment.number, 1.0) < limits.PACK_POOR_SHARE:
-        after_s = min(after_s, limits.PACK_POOR_AFTER_S)
-    return route.pinning_s >= after_s or lag_bytes >= policy.after_bytes
 
 
 def _taking_in(job: PackJob, segment: FinishedSegment, files: Sequence[PackedRange]) -> PackJob:
@@ -285,13 +311,19 @@ def beyond_the_archive(
     return gone
 
 
-def pinned_bytes(route: RouteStanding, standing: Standing) -> int:
-    """Return what a route keeps on disk: of the log by its floor, of packed files by its need."""
-    floor = floors(replace(standing, routes=[route]))[route.route_id]
-    log_bytes = sum(each.size_bytes for each in standing.segments if not is_drained(each, floor))
-    packed_bytes = sum(
-        file.size_bytes
-        for file in standing.files
-        if not file.archive and not is_passed(file, [route]) and file.stream_id == route.stream_id
-    )
-    return log_bytes + packed_bytes
+def pinned_bytes(standing: Standing) -> dict[RouteId, int]:
+    """Return what each route keeps on disk: of the log by its floor, of packed files by its need.
+
+    An archive is kept on purpose, and by no route.
+    """
+    needed, told = Needed(standing.segments), floors(standing)
+    packed = grouped(file for file in standing.files if not file.archive)
+    return {
+        route.route_id: needed.bytes_from(told[route.route_id])
+        + sum(
+            file.size_bytes
+            for file in packed.get(route.stream_id, ())
+            if file.hi >= route.checkpoint
+        )
+        for route in standing.routes
+    }

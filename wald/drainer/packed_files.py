@@ -4,7 +4,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import TypeAlias
 
-from wald.core.packing import covered_through, of_stream
+from wald.core.packing import covered_through, grouped, of_stream
 from wald.errors import DataDirectoryForeign
 from wald.model import Lsn, PackedRange, StreamId
 from wald.ports import FileSystem
@@ -82,8 +82,7 @@ class PackedFiles:
                 _log.error("it is not there, and its records become dead letters: %r", lost)
 
     def _put(self, files: Collection[PackedRange]) -> None:
-        streams = {file.stream_id for file in files}
-        self._by_stream = {each: tuple(of_stream(files, each)) for each in streams}
+        self._by_stream = grouped(files)
         self.all = tuple(files)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from wald import limits
 from wald.config import Settings
 from wald.core import packing
-from wald.core.packing import PackJob, Passed, RepackPolicy, RouteStanding, Standing
+from wald.core.packing import Needed, PackJob, Passed, RepackPolicy, RouteStanding, Standing
 from wald.core.retention import RetentionPolicy
 from wald.core.state import RouteState
 from wald.drainer.fill import payload_share
@@ -69,6 +69,8 @@ class Packing:
         self._run: PackRun | None = None
         self._pinning: dict[RouteId, tuple[int, int]] = {}  # the segment it is in, since when
         self._births: Mapping[RouteId, Lsn] = {}
+        self._asked: object = None
+        self._told: dict[str, Lsn] = {}
         self._passed: dict[PackedRange, float] = {}
         self._fills: dict[int, float] = {}
         self._due_ns = 0
@@ -113,6 +115,9 @@ class Packing:
         """
         if self._standing is None:
             return {}
+        asked = (self._standing, self._doors.files.all, checkpoints)
+        if asked == self._asked:
+            return self._told
         told = [
             route._replace(
                 checkpoint=checkpoints.get(str(route.route_id), self._births[route.route_id])
@@ -120,7 +125,9 @@ class Packing:
             for route in self._standing.routes
         ]
         floors = packing.floors(replace(self._now(self._standing), routes=told))
-        return {str(route_id): lsn for route_id, lsn in floors.items()}
+        self._asked = (*asked[:2], dict(checkpoints))
+        self._told = {str(route_id): lsn for route_id, lsn in floors.items()}
+        return self._told
 
     def close(self) -> None:
         """Give up a file that is being made; harmless to repeat."""
@@ -145,8 +152,9 @@ class Packing:
             self._settled = True
         finished = self._segments.find(frontier)
         self._log_bytes = finished.log_bytes
+        needed = Needed(finished.segments)
         stand = [
-            self._route(route, checkpoints, resting, finished, now_ns) for route in routes.values()
+            self._route(route, checkpoints, resting, needed, now_ns) for route in routes.values()
         ]
         self._births = {route.route_id: route.birth_lsn for route in routes.values()}
         self._standing = Standing(
@@ -160,7 +168,8 @@ class Packing:
         self._delete(now_ns / _NS)
         now = self._now(self._standing)
         pinned = {
-            routes[route.route_id].name: packing.pinned_bytes(route, now) for route in now.routes
+            routes[route_id].name: size_bytes
+            for route_id, size_bytes in packing.pinned_bytes(now).items()
         }
         worst = sorted(pinned, key=lambda name: (-pinned[name], name))
         self._pinned = {
@@ -179,12 +188,13 @@ class Packing:
         route: RouteState,
         checkpoints: Mapping[RouteId, Lsn],
         resting: Collection[RouteId],
-        finished: Finished,
+        needed: Needed,
         now_ns: int,
     ) -> RouteStanding:
         number = route.route_id
         checkpoint = checkpoints.get(number, route.birth_lsn)
-        needs = next((each.number for each in finished.segments if each.last_lsn >= checkpoint), 0)
+        first = needed.first(checkpoint)
+        needs = first.number if first is not None else 0
         before, since_ns = self._pinning.get(number, (0, now_ns))
         if needs != before or not needs:
             since_ns = now_ns

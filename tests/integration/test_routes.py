@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import tempfile
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,9 @@ import pytest
 import wald
 from tests.backlog import FS, Backlog, end, eventually
 from tests.daemon import Daemon, wait_until
+from wald.config import SinkSettings
+from wald.config.settings import WorkerSettings
+from wald.core import state
 from wald.drainer.released import ProgressPage
 from wald.drainer.route_desk import RouteDesk
 from wald.errors import Backpressure, InputError
@@ -273,3 +277,65 @@ def test_a_drop_told_offline_stands_beside_what_was_told_before(two):
     assert progress.dropped() == [1, 2]
     assert progress.read() == {1: 7}
     progress.close()
+
+
+# --- one stream to several sinks ----------------------------------------------------------------
+
+
+def born(backlog, number, name, birth_lsn, birth_records):
+    """A further route of stream 1, to a sink of its own."""
+    birth = state.RouteState(number, name, 1, name, "digest", birth_lsn, birth_records, 0)
+    backlog.log.append_group([state.route_birth(birth)])
+    first = backlog.settings.routes["one"]
+    backlog.settings = replace(
+        backlog.settings,
+        routes={**backlog.settings.routes, name: replace(first, name=name, sink=name)},
+        sinks={**backlog.settings.sinks, name: SinkSettings(name, "test")},
+    )
+
+
+def divide(backlog, lanes):
+    workers = WorkerSettings(min=64)
+    backlog.settings = replace(
+        backlog.settings,
+        routes={
+            name: replace(route, lanes=lanes, workers=workers)
+            for name, route in backlog.settings.routes.items()
+        },
+    )
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_one_stream_goes_to_several_sinks_each_with_its_own_cursors(two, lanes):
+    born(two, 3, "dead", 0, 0)
+    born(two, 4, "also", 0, 0)
+    divide(two, lanes)
+    lsns = two.append(*[b"%d" % number for number in range(60)])
+    targets = {name: RecordingTarget() for name in two.settings.routes}
+    targets["dead"].down = DOWN
+    shared = two.shared(lambda route, _: RecordingSink(targets[route.name]))
+    figures = two.deliver_all(shared, "one", "also").figures()
+    assert sorted(targets["one"].lsns) == sorted(targets["also"].lsns) == lsns
+    assert figures["dead"]["delivered"] == 0
+    assert figures["dead"]["last_error"] == "unreachable: it is down"
+    later = two.shared(shared.make_sink, ledger=shared.ledger, dead_log=shared.dead_log)
+    targets["dead"].down = None
+    two.deliver_all(later)
+    assert sorted(targets["dead"].lsns) == lsns
+    assert len(targets["one"].records) == 60
+
+
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_a_new_route_begins_where_its_birth_says_in_every_lane(two, lanes):
+    before = two.append(*[b"%d" % number for number in range(33)])
+    born(two, 3, "now", before[-1], 33)
+    born(two, 4, "oldest", 0, 0)
+    divide(two, lanes)
+    after = two.append(*[b"%d" % number for number in range(33)])
+    targets = {name: RecordingTarget() for name in two.settings.routes}
+    done = two.replay(lambda route, _: RecordingSink(targets[route.name]), patience_s=10.0)
+    assert sorted(targets["now"].lsns) == after
+    assert sorted(targets["oldest"].lsns) == before + after
+    books = {name: (each["accepted"], each["delivered"]) for name, each in done["routes"].items()}
+    assert books == {"one": (66, 66), "two": (0, 0), "now": (33, 33), "oldest": (66, 66)}
+    assert done["pending"] == 0

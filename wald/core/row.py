@@ -119,8 +119,8 @@ ROW_CASES: tuple[RowCase, ...] = (
     ),
     RowCase(
         "applied",
-        "n+1 with a revision of the open batch",
-        lambda facts: facts.is_applied,
+        "n+1 with a revision of the open batch, which our log still holds",
+        lambda facts: facts.is_applied and not facts.log_short,
         Event.ROW_APPLIED,
     ),
     RowCase(
@@ -176,7 +176,7 @@ ROW_CASES: tuple[RowCase, ...] = (
     RowCase("row-behind", "a number below n", lambda facts: facts.is_behind, Event.ADOPTED),
     RowCase(
         "row-ahead",
-        "a number above n, not a revision of the open batch",
+        "a number above n",
         lambda facts: facts.row is not None and facts.row.batch_no > facts.checkpoint.batch_no,
         Event.ADOPTED,
     ),

@@ -85,7 +85,7 @@ def known_refusals(
     """
     letters = route.shared.ledger.set_aside(route.key, revision.rev_id)
     here = {record.lsn for record in batch.records}
-    lost = {letter.lsn: _body(route, letter) for letter in letters if letter.lsn not in here}
+    lost = {letter.lsn: body_of(route, letter) for letter in letters if letter.lsn not in here}
     bodies = [record for record in lost.values() if record is not None]
     here |= {record.lsn for record in bodies}
     return (
@@ -99,7 +99,10 @@ def known_refusals(
     )
 
 
-def _body(route: Route, letter: DeadLetter) -> Record | None:
+def body_of(route: Route, letter: DeadLetter) -> Record | None:
+    """Return the record that a letter was made of; None if it has no body, or a damaged one."""
+    if not letter.dead_file:
+        return None
     try:
         entry = route.shared.dead_log.read(DeadPlace(letter.dead_file, letter.dead_offset))
     except FormatDamaged:

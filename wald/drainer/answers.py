@@ -15,7 +15,7 @@ from wald.drainer.route_desk import RouteDesk
 from wald.drainer.views import views_of_fleet
 from wald.drainer.where import Sources, Where
 from wald.errors import InputError
-from wald.model import Frontier, LaneKey, Lsn, StreamId
+from wald.model import Frontier, Lsn, Manifest, StreamId
 
 
 class Answers:
@@ -115,25 +115,34 @@ class Answers:
         return {"route": name, "faults": [fault.text(now_ns) for fault in lasting]}
 
     def _batches(self, request: Request) -> dict[str, Any]:
-        shared = self._fleet.shared
+        """Return the last finished batches of each route, of all its lanes, and those open."""
+        ledger, limit = self._fleet.shared.ledger, natural(request, "limit", 20)
         said: dict[str, Any] = {}
         for name, route_id in self._route_ids(request).items():
-            key = LaneKey(shared.log_id, route_id, 0, 0)
-            held = shared.ledger.lane(key)
-            finished = shared.ledger.history(key)[-natural(request, "limit", 20) :]
-            manifest = held.manifest
+            finished: list[dict[str, Any]] = []
+            opened: list[dict[str, Any]] = []
+            for key, held in ledger.lanes(route_id).items():
+                place = {"layout": key.layout, "lane": key.lane}
+                lines = ledger.history(key)[-limit:] if limit else ()
+                finished += [asdict(line) | {"rev_id": line.rev_id.hex()} | place for line in lines]
+                if held.manifest is not None:
+                    opened.append(_open_batch(held.manifest) | place)
+            finished.sort(key=lambda line: int(line["finished_time_ns"]))
             said[name] = {
-                "finished": [asdict(line) | {"rev_id": line.rev_id.hex()} for line in finished],
-                "open": None
-                if manifest is None
-                else {
-                    "number": manifest.number,
-                    "lo": manifest.lo,
-                    "hi": manifest.current.hi,
-                    "records": manifest.records,
-                    "attempts": manifest.attempts,
-                    "excluded": list(manifest.current.excluded),
-                    "last_error": manifest.last_error,
-                },
+                "finished": finished[-limit:] if limit else [],
+                "open": opened[0] if opened else None,
+                "all_open": opened,
             }
         return said
+
+
+def _open_batch(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "number": manifest.number,
+        "lo": manifest.lo,
+        "hi": manifest.current.hi,
+        "records": manifest.records,
+        "attempts": manifest.attempts,
+        "excluded": list(manifest.current.excluded),
+        "last_error": manifest.last_error,
+    }

@@ -182,6 +182,27 @@ def test_what_is_archived_is_deleted_beyond_its_bound(held):
     assert one.figures()["archive_bytes"] == 0
 
 
+def test_an_error_of_ours_is_said_and_ends_nothing(held, monkeypatch, caplog):
+    def broken(*_):
+        msg = "a bug"
+        raise ZeroDivisionError(msg)
+
+    clock = ManualClock()
+    one = packing(held, clock, RepackPolicy(0.0, 0))
+    with monkeypatch.context() as patch:
+        patch.setattr(FinishedSegments, "find", broken)
+        step(held, one)
+    assert one.trouble == "ZeroDivisionError('a bug')"
+    assert "a bug" in caplog.text
+    assert not one.is_due
+    clock.advance(limits.RETRY_CAP_S)
+    assert one.will_look
+    for _ in range(4):
+        step(held, one)
+        clock.advance(limits.PACK_EVERY_S)
+    assert (one.trouble, one.made > 0) == ("", True)
+
+
 def test_before_the_first_look_nothing_is_told(held):
     one = packing(held, ManualClock(), LATER)
     assert one.floors({str(ROUTES[1]): 5}) == {}

@@ -81,6 +81,16 @@ class Packing:
         self._log_bytes = 0
         self._pinned: Mapping[str, int] = {}  # what the worst routes keep on disk
 
+    @property
+    def is_due(self) -> bool:
+        """Whether a step would do anything: a file is being made, or it is time to look."""
+        return self._run is not None or self.will_look
+
+    @property
+    def will_look(self) -> bool:
+        """Whether the next step looks at routes and segments."""
+        return self._run is None and self._doors.clock.monotonic_ns() >= self._due_ns
+
     def step(
         self,
         frontier: Frontier,
@@ -94,18 +104,18 @@ class Packing:
             frontier: the newest.
             routes: those that live.
             checkpoints: up to where each is finished, durable.
-            resting: those that nobody expects to go on by themselves.
+            resting: those that nobody expects to go on by themselves; only asked for by a look.
         """
-        now_ns = self._doors.clock.monotonic_ns()
-        if self._run is None and now_ns < self._due_ns:
+        if not self.is_due:
             return
+        now_ns = self._doors.clock.monotonic_ns()
         try:
             if self._run is None:
                 self._plan(frontier, routes, checkpoints, resting, now_ns)
             if self._run is not None:
                 self._go_on(self._run, now_ns)
             self.trouble = ""
-        except (OSError, WaldError) as error:
+        except Exception as error:  # noqa: BLE001 - delivery goes on, whatever packing meets
             self._fail(error, now_ns)
 
     def floors(self, checkpoints: Mapping[str, Lsn]) -> dict[str, Lsn]:
@@ -286,11 +296,13 @@ class Packing:
         for file in gone:
             delete_packed(doors.fs, doors.data_dir, file)
 
-    def _fail(self, error: OSError | WaldError, now_ns: int) -> None:
+    def _fail(self, error: Exception, now_ns: int) -> None:
         """Leave all as it was, say so once, and try again later."""
+        expected = isinstance(error, OSError | WaldError)
         text = error.message if isinstance(error, WaldError) else str(error)
+        text = text if expected else repr(error)
         if text != self.trouble:
-            _log.warning("packing: %s", text)
+            _log.warning("packing: %s", text, exc_info=None if expected else error)
         self.trouble = text
         self._settled = False  # a file may have got its name before the failure
         self._due_ns = now_ns + round(limits.RETRY_CAP_S * _NS)

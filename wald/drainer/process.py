@@ -156,10 +156,13 @@ class Drainer:
         self._follow()
 
     def _pack(self) -> None:
-        frontier, routes = self._board.current(), self._catalogue.routes
-        if frontier is not None and routes.keys() == set(self._fleet.route_ids()):
+        frontier, routes, packing = self._board.current(), self._catalogue.routes, self._packing
+        if frontier is None or not packing.is_due:
+            return
+        if routes.keys() == set(self._fleet.route_ids()):
             checkpoints = {int(route): lsn for route, lsn in self._fleet.checkpoints().items()}
-            self._packing.step(frontier, routes, checkpoints, resting(self._fleet.figures()))
+            rest = resting(self._fleet.figures()) if packing.will_look else ()
+            packing.step(frontier, routes, checkpoints, rest)
 
     def _grounds(self) -> Grounds:
         lanes = {id_: route.template for id_, route in self._fleet.routes.items()}

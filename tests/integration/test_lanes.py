@@ -16,12 +16,16 @@ from typing import Any
 import pytest
 
 import wald
-from tests.backlog import Backlog, end, eventually
+from tests.backlog import CLOCK, FS, Backlog, end, eventually
 from tests.daemon import Daemon, wait_until
+from wald import limits
 from wald.config.settings import WorkerSettings
 from wald.core.lanes import lane_of
+from wald.drainer import process
+from wald.drainer.figures import fitting_the_page
 from wald.model import LaneKey, Systemic, SystemicKind
 from wald.sinks.sqlite import make as make_sqlite
+from wald.storage.progress import TwoSlotPage
 from wald.testing.memory_ledger import MemoryLedger
 from wald.testing.recording_sink import RecordingSink, RecordingTarget
 
@@ -552,6 +556,68 @@ def test_a_sink_that_hangs_in_one_lane_delays_no_other_and_no_stop(keyed):
     finally:
         free.set()
         end(fleet)
+
+
+def test_a_hanging_sink_holds_the_process_up_no_longer_than_its_bound(keyed, monkeypatch):
+    monkeypatch.setattr("wald.drainer.process._JOIN_GRACE_S", 0.2)
+    keyed.divide(2)
+    keyed.settings = replace(keyed.settings, stop_deliver_for_s=0.2)
+    keyed.add(20)
+    target, free, stop = RecordingTarget(), threading.Event(), threading.Event()
+    others = [each for each in keyed.sent if lane_of(each[1], each[0], 2) != 1]
+    ended = []
+
+    def run():
+        process.run(
+            keyed.settings,
+            make_sink=lambda *_: Hanging(target, free, 1),
+            fs=FS,
+            clock=CLOCK,
+            chance=keyed.chance,
+            ready=lambda _: None,
+            stop=stop,
+        )
+        ended.append(True)
+
+    running = threading.Thread(target=run)
+    running.start()
+    try:
+        eventually(lambda: len(target.records) == len(others))
+        stop.set()
+        running.join(5.0)
+        assert ended
+    finally:
+        stop.set()
+        free.set()
+        running.join(20.0)
+        for thread in threading.enumerate():
+            if thread.name.startswith("lane events"):
+                thread.join(10.0)
+
+
+def test_the_figures_of_many_lanes_fit_the_page(keyed, place):
+    keyed.divide(64)
+    keyed.add(1)
+    fleet = keyed.fleet(keyed.shared(sink_of(RecordingTarget())))
+    try:
+        figures = fleet.figures()["events"]
+    finally:
+        end(fleet)
+    assert len(figures["lanes"]) == 64
+    worst = {
+        key: 2**63 if type(value) is int else "\N{SNOWMAN}" * 80 if key == "last_error" else value
+        for key, value in figures["lanes"][0].items()
+    }
+    routes = {
+        f"{number:064d}": {**figures, "lanes": [worst] * 64} for number in range(limits.ROUTES_MAX)
+    }
+    page = TwoSlotPage.open(FS, f"{place}/p", slot_bytes=limits.FIGURES_SLOT_BYTES, write=True)
+    with closing(page):
+        said = fitting_the_page(routes)
+        page.write({"pid": 2**31, "routes": said}, sync=False)
+    shown = [len(each["lanes"]) for each in said.values()]
+    assert shown[0] == 64
+    assert shown[-1] == 0
 
 
 # --- a real drainer, killed in the middle of it -------------------------------------------------

@@ -72,9 +72,20 @@ class Fleet:
         self.poll()
 
     def poll(self) -> None:
-        """Carry on with changes of lanes, and with how many are at work."""
+        """Carry on with changes of lanes, and with how many are at work.
+
+        Raises:
+            Exception: the first of those that routes ran into; it keeps no other route from going
+                on.
+        """
+        failures = []
         for route in self.routes.values():
-            route.poll()
+            try:
+                route.poll()
+            except Exception as error:  # noqa: BLE001 - raised below
+                failures.append(error)
+        if failures:
+            raise failures[0]
 
     def _begin(self, state: RouteState) -> None:
         shared = self.shared

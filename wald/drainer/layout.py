@@ -146,8 +146,13 @@ class RouteLanes:
         A target that went back to before a change of lanes is behind in former ones too; what
         they deliver again must come before what follows the change.
         """
-        for key, route in self._formers.items():
-            if self._is_in_reach(route):
+        in_reach = {
+            key.layout: self._is_in_reach(route)
+            for key, route in self._formers.items()
+            if key.lane == 0  # all lanes of a layout end together
+        }
+        for key in self._formers:
+            if in_reach[key.layout]:
                 self._idle_ns.pop(key, None)
                 self._wake_former(key)
                 self._awake[key].hurry()

@@ -6,177 +6,47 @@ drainer before or behind any durable step, let the log retire what was delivered
 again what was set aside. At each quiet point the promises are checked.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from random import Random
 from typing import Any
 
-from tests.logtools import DATA, SMALL, append, first_group, new_fs, open_log
+from tests.logtools import DATA, new_fs
+from tests.model.heal_parts import (
+    GROUPS,
+    LEDGER_STEPS,
+    OWNER,
+    POISON,
+    Chances,
+    Copy,
+    Fuse,
+    Guarded,
+    HistoryLog,
+    Killed,
+    Net,
+    NetSink,
+    RetiringFs,
+)
 from tests.model.promises import Violation
 from wald import limits
 from wald.config import BatchSettings, RouteSettings, SinkSettings
+from wald.drainer import takeover
 from wald.drainer.frontier import FrontierBoard
 from wald.drainer.lane import Lane
 from wald.drainer.route import Route, Shared
 from wald.model import (
+    NO_REVISION,
     Anchor,
     Attempt,
     Frontier,
-    LaneKey,
     Lsn,
-    Outcome,
     ProgressRow,
-    Record,
+    RevisionId,
     RouteBirth,
-    Systemic,
-    SystemicKind,
-    Unknown,
 )
-from wald.ports import File, FileSystem
 from wald.storage.deadlog import DeadLog
-from wald.storage.segment import segment_number
 from wald.testing.clock import ManualClock
 from wald.testing.memory_ledger import MemoryLedger
 from wald.testing.recording_sink import RecordingSink, RecordingTarget
-
-GROUPS = (1, 2, 1, 1, 3, 1, 1)  # records of each group
-VALUE = b"v" * 9_000  # a few groups fill a segment
-POISON = (3, 7)
-OWNER = 77
-DOWN = Systemic(SystemicKind.UNREACHABLE, "it is down")
-LEDGER_STEPS = ("seal", "revise", "attempt", "finish", "advance", "adopt", "note")
-STEPS_MAX = 2_000
-
-
-class Killed(BaseException):
-    """The process is gone, in the middle of something."""
-
-
-class HistoryLog:
-    """A log with a few groups in several segments; the frontier behind each. Read only."""
-
-    def __init__(self) -> None:
-        self.fs = new_fs()
-        log = open_log(self.fs, options=SMALL)
-        log.append_group(first_group())
-        self.log_id = log.log_id
-        self.frontiers = [log.frontier]
-        self.ends: dict[int, Lsn] = {}  # the last LSN of each segment
-        for sequence, count in enumerate(GROUPS, 1):
-            log.append_group([append(sequence, *[VALUE] * count)])
-            self.frontiers.append(log.frontier)
-            self.ends[log.frontier.segment] = log.frontier.lsn
-        log.close()
-
-
-class RetiringFs:
-    """The log's files, less those that were retired; everything else of a file system beside it."""
-
-    def __init__(self, log: FileSystem, own: FileSystem) -> None:
-        self._log = log
-        self._own = own
-        self.retired_through = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._own, name)
-
-    def _of(self, path: str) -> FileSystem:
-        return self._log if path.startswith(f"{DATA}/log") else self._own
-
-    def _is_gone(self, path: str) -> bool:
-        number = segment_number(path.rsplit("/", 1)[-1])
-        return number is not None and number <= self.retired_through
-
-    def open(self, path: str, *, write: bool = False) -> File:
-        if self._is_gone(path):
-            raise FileNotFoundError(path)
-        return self._of(path).open(path, write=write)
-
-    def stat(self, path: str) -> Any:
-        return None if self._is_gone(path) else self._of(path).stat(path)
-
-    def list_directory(self, path: str) -> list[str]:
-        return [name for name in self._of(path).list_directory(path) if not self._is_gone(name)]
-
-
-class Fuse:
-    """Kills the process at the n-th durable step from now, before or behind its effect."""
-
-    def __init__(self) -> None:
-        self.left = 0
-        self.behind = False
-
-    def arm(self, steps: int, *, behind: bool) -> None:
-        self.left, self.behind = steps, behind
-
-    def call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        blows = self.left == 1
-        self.left = max(0, self.left - 1)
-        if blows and not self.behind:
-            raise Killed
-        result = method(*args, **kwargs)
-        if blows:
-            raise Killed
-        return result
-
-
-class Guarded:
-    """Passes calls on; those named go through the fuse."""
-
-    def __init__(self, inner: Any, fuse: Fuse, *names: str) -> None:
-        self._inner, self._fuse, self._names = inner, fuse, names
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._inner, name)
-        if name not in self._names:
-            return found
-        return lambda *args, **kwargs: self._fuse.call(found, *args, **kwargs)
-
-
-@dataclass(slots=True)
-class Net:
-    """Between us and the target: what the next attempt meets, and attempts that are on their way.
-
-    ``fate`` is "" (nothing happens), "down", "lost" (it takes effect, the answer is lost) or "late"
-    (it may take effect whenever it likes).
-    """
-
-    fate: str = ""
-    late: list[Attempt] = field(default_factory=list)
-
-
-class NetSink(RecordingSink):
-    """A sink of a target behind a net."""
-
-    def __init__(self, target: RecordingTarget, net: Net) -> None:
-        super().__init__(target)
-        self._net = net
-
-    def deliver(self, attempt: Attempt) -> Outcome:
-        fate, self._net.fate = self._net.fate, ""
-        if fate == "down":
-            return DOWN
-        if fate == "late":
-            self._net.late.append(attempt)
-            return Unknown("no answer in time")
-        outcome = super().deliver(attempt)
-        return Unknown("the answer was lost") if fate == "lost" else outcome
-
-
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """The target as a backup has it."""
-
-    records: tuple[Record, ...]
-    rows: tuple[tuple[LaneKey, ProgressRow], ...]
-    intruded: bool
-
-
-class Chances(Random):
-    """No pauses; random revisions."""
-
-    def uniform(self, a: float, _b: float, /) -> float:
-        return a
 
 
 class World:
@@ -198,7 +68,8 @@ class World:
         self.revealed = 1
         self.told: list[tuple[int, Lsn]] = []  # checkpoints as ingest may have heard them, and when
         self.released = 0
-        self.intruded = False  # another history of the log was delivered to the target
+        self.intruders: set[RevisionId] = set()  # of another history of the log
+        self.taken_over = False  # so that something may be at the target, or not
         self.target_copy = self._copy()
         self.ledger_copy: Any = self.ledger.store._tables  # type: ignore[attr-defined]
         self.trace: list[str] = []
@@ -277,12 +148,11 @@ class World:
         return f"target copied at {self._rows()}"
 
     def _copy(self) -> Copy:
-        return Copy(tuple(self.target.records), tuple(self.target.rows.items()), self.intruded)
+        return Copy(tuple(self.target.records), tuple(self.target.rows.items()))
 
     def restore_target(self) -> str:
         self.target.records = list(self.target_copy.records)
         self.target.rows = dict(self.target_copy.rows)
-        self.intruded = self.target_copy.intruded
         return f"TARGET RESTORED to {self._rows()}"
 
     def copy_ledger(self) -> str:
@@ -321,8 +191,16 @@ class World:
             self.lane.route.key, "orders", row.rev_id, moved, (), from_owner=row.owner
         )
         RecordingSink(self.target).deliver(attempt)
-        self.intruded = True
+        self.intruders.add(moved.rev_id)
         return f"ANOTHER HOST delivers batch {moved.batch_no}, LSN {lsn}, owner {owner}"
+
+    def take_over(self) -> str | None:
+        """A person decides that we go on, where the lane waits for that."""
+        if self.lane.figures.parked != "diverged":
+            return None
+        takeover.decide_by_name(self.ledger, "orders", OWNER, self.clock.wall_ns())
+        self.taken_over = True
+        return "TAKEN OVER"
 
     def kill(self) -> str:
         steps, behind = self.chance.randint(1, 4), self.chance.random() < 0.5
@@ -334,7 +212,8 @@ class World:
         return "the target takes everything now"
 
     def redrive(self) -> str | None:
-        lsns = [letter.lsn for letter in self.ledger.dead_letters(1)]
+        letters = self.ledger.dead_letters(1)
+        lsns = [letter.lsn for letter in letters if letter.code != takeover.CODE]
         if not lsns:
             return None
         self.ledger.ask_redrive(1, lsns, "", self.clock.wall_ns())
@@ -369,6 +248,20 @@ class World:
         return f"batch {row.batch_no}, LSN {row.hi_lsn}" if row else "nothing"
 
     # --- the promises ---------------------------------------------------------------------------
+
+    @property
+    def intruded(self) -> bool:
+        """Whether the target's row goes back to another history, and nobody took it over since."""
+        row = self.row()
+        rev_id = row.rev_id if row else NO_REVISION
+        while rev_id in self.net.sent or rev_id in self.intruders:
+            if rev_id in self.intruders:
+                return True
+            attempt = self.net.sent[rev_id]
+            if attempt.from_owner is not None:
+                return False
+            rev_id = attempt.prev_rev
+        return False
 
     def until(self, state: str) -> None:
         """Take steps until the lane is in a state."""
@@ -426,11 +319,12 @@ class World:
     def _check_books(self) -> None:
         if self.intruded:
             self.broken("INTRUDED: the lane goes on over another history")
-        held = self.held().checkpoint
         inside = {record.lsn for record in self.target.records}
         dead = {letter.lsn for letter in self.ledger.dead_letters(1)}
-        purged = set(self.ledger.purged(self.lane.route.key))
+        purged = self.purged()
         accepted = set(range(1, self.frontier.lsn + 1))
+        if self.taken_over:  # a person looks at the target before those are sent again
+            dead -= inside
         if inside & dead:
             self.broken(f"BOTH: {inside & dead} are in the target and dead letters")
         if accepted - inside - dead - purged:
@@ -440,10 +334,18 @@ class World:
         lsns = [lsn for lsn in self.target.lsns if lsn not in POISON]
         if lsns != sorted(lsns):
             self.broken(f"ORDER: {lsns}")
+        self._check_counts(inside, dead, accepted)
+
+    def _check_counts(self, inside: set[Lsn], dead: set[Lsn], accepted: set[Lsn]) -> None:
+        held = self.held().checkpoint
         counts = (held.delivered, held.dead_letters, held.purged)
         truth = (len(inside), len(dead), len(accepted) - len(inside) - len(dead))
-        if counts != truth:
-            self.broken(f"COUNTS: {counts}, and it is {truth}")
+        if (sum(counts) != len(accepted)) if self.taken_over else (counts != truth):
+            self.broken(f"COUNTS: {counts} of {len(accepted)}, and it is {truth}")
+
+    def purged(self) -> set[Lsn]:
+        """What was purged, as far as it is still named one by one."""
+        return set(self.ledger.purged(self.lane.route.key))
 
     def broken(self, what: str) -> None:
         raise Violation("\n  ".join([what, *self.trace[-80:]]))
@@ -465,7 +367,8 @@ def schedule(chance: Random) -> Iterator[str]:
         "mend": chance.randint(0, 1),
         "redrive": chance.randint(0, 2),
         "purge": chance.randint(0, 1) * (chance.random() < 0.3),
-        "intrude": chance.random() < 0.15,
+        "intrude": chance.random() < 0.2,
+        "take_over": 3 * (chance.random() < 0.5),
         "retire": chance.randint(0, 2) * (chance.random() < 0.4),
         "settle": 2,
     }

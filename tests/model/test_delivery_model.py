@@ -9,7 +9,8 @@ from random import SystemRandom
 
 import pytest
 
-from tests.model.heal_world import HistoryLog, World, run
+from tests.model.heal_parts import HistoryLog
+from tests.model.heal_world import World, run
 from tests.model.planting import Patch, plant
 from tests.model.promises import Violation
 from wald import limits

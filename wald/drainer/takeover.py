@@ -18,7 +18,8 @@ from typing import Any, NamedTuple, Protocol, cast
 
 from wald import limits
 from wald.core.delivery import Event, Parked
-from wald.drainer.recount import read_between
+from wald.drainer.aside import body_of
+from wald.drainer.recount import letters_of_lane, read_between
 from wald.drainer.route import LaneMemory, Route, Shared
 from wald.errors import InputError
 from wald.model import (
@@ -189,11 +190,19 @@ def take_over(route: Route, memory: LaneMemory, row: ProgressRow) -> Event:
     if isinstance(found, str):
         memory.say(f"nothing is taken over: {found}")
         return Event.ROW_MOVED
-    place, aside = found
+    place, doubtful = found
     rev_id = route.new_revision()
     dead_rev = _dead_rev(route, row, memory.held.checkpoint.dead_rev)
+    aside = [] if doubtful is None else _aside(route, row.batch_no + 1, doubtful, dead_rev)
     if aside:
-        dead_rev = _set_aside(route, rev_id, dead_rev, row.batch_no + 1, aside)
+        entry = DeadEntry(
+            rev_id,
+            dead_rev,
+            tuple(record for record, _ in aside),
+            reasons=tuple(reason for _, reason in aside),
+        )
+        route.shared.dead_log.append(entry)  # COMMIT POINT: the dead log
+        dead_rev = rev_id
     moved = ProgressRow(
         row.batch_no + 1, rev_id, place.lsn, place.anchor, route.shared.owner, dead_rev
     )
@@ -214,8 +223,10 @@ _EVENTS: Mapping[type[Outcome], Event] = {
 }
 
 
-def _plan(route: Route, before: Checkpoint, row: ProgressRow) -> tuple[_Place, list[Record]] | str:
-    """Return where the lane goes on and what is set aside; in words why not.
+def _plan(
+    route: Route, before: Checkpoint, row: ProgressRow
+) -> tuple[_Place, list[Record] | None] | str:
+    """Return where the lane goes on and what may or may not be at the target; in words why not.
 
     A row of our own chain tells what the target holds, as it does without a decision. Of another's
     our log can tell that up to our checkpoint, and of what lies between the two, nothing.
@@ -225,14 +236,14 @@ def _plan(route: Route, before: Checkpoint, row: ProgressRow) -> tuple[_Place, l
         return f"our log holds nothing up to LSN {row.hi_lsn}"
     ours = _is_of_ours(route, row)
     if place == (row.hi_lsn, row.anchor) and (ours or place.lsn >= before.lsn):
-        return place, []
-    aside = _between(route, *sorted((before.lsn, place.lsn)))
-    if aside is None:
+        return place, None
+    doubtful = _between(route, *sorted((before.lsn, place.lsn)))
+    if doubtful is None:
         return (
             f"more than {limits.TAKE_OVER_MAX_RECORDS:,} records between LSN {before.lsn} and LSN "
             f"{place.lsn} may or may not be at the target"
         )
-    return (_Place(before.lsn, before.anchor) if place.lsn < before.lsn else place), aside
+    return (_Place(before.lsn, before.anchor) if place.lsn < before.lsn else place), doubtful
 
 
 def _is_of_ours(route: Route, row: ProgressRow) -> bool:
@@ -297,11 +308,32 @@ def _dead_rev(route: Route, row: ProgressRow, ours: RevisionId) -> RevisionId:
     return NO_REVISION
 
 
-def _set_aside(
-    route: Route, rev_id: RevisionId, previous: RevisionId, batch_no: int, records: list[Record]
-) -> RevisionId:
+def _aside(
+    route: Route, batch_no: int, doubtful: Iterable[Record], dead_rev: RevisionId
+) -> list[tuple[Record, Reason]]:
+    """Return what is set aside, with why: also our dead letters that the row's chain does not name.
+
+    The other history knows nothing of them: they stay what they are.
+    """
     now_ns = route.shared.clock.wall_ns()
-    reasons = tuple(Reason(record.lsn, CODE, _MESSAGE, batch_no, 0, now_ns) for record in records)
-    entry = DeadEntry(rev_id, previous, tuple(records), reasons=reasons)
-    route.shared.dead_log.append(entry)  # COMMIT POINT: the dead log
-    return rev_id
+    found = {
+        record.lsn: (record, Reason(record.lsn, CODE, _MESSAGE, batch_no, 0, now_ns))
+        for record in doubtful
+    }
+    chain = route.shared.dead_log.walk(dead_rev)
+    named = chain.letters if chain else {}
+    for letter in letters_of_lane(route):
+        record = None if letter.lsn in named else body_of(route, letter)
+        if record is not None:
+            reason = Reason(
+                letter.lsn,
+                letter.code,
+                letter.message,
+                letter.batch_no,
+                letter.attempts,
+                letter.time_ns,
+                letter.producer,
+                letter.trace,
+            )
+            found[letter.lsn] = record, reason
+    return [found[lsn] for lsn in sorted(found)]

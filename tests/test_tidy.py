@@ -90,7 +90,7 @@ def test_every_command_and_option_has_help() -> None:
 
 
 def test_commands_that_read_have_json() -> None:
-    talk = {"wald", "wald run", "wald serve", "wald log", "wald dlq", "wald batch"}
+    talk = {"wald", "wald run", "wald serve", "wald log", "wald dlq", "wald batch", "wald route"}
     talk.add("wald dlq export")  # writes JSON lines, always
     for path, command in commands():
         if path not in talk:

@@ -74,7 +74,7 @@ def test_figures_without_room_are_told_once_and_harm_nothing_else(
     log = open_log(fs)
     figures = Figures(fs, DATA, log, pid=1, started_ns=1)
     chance = Random(1)
-    huge = Counter({chance.randbytes(50).hex(): 1 for _ in range(10_000)})
+    huge = Counter({chance.randbytes(50).hex(): 1 for _ in range(30_000)})
     for refused in (huge, huge, Counter({"ok": 1}), huge):
         figures.write(groups=1, connections=1, refused=refused)
     figures.close()

@@ -214,7 +214,7 @@ def test_a_pause_is_remembered_since_when_it_began():
 
 
 def test_a_drop_is_remembered_as_it_was_first_said_and_the_oldest_are_forgotten(monkeypatch):
-    monkeypatch.setattr("wald.limits.DROPS_KEPT", 3)
+    monkeypatch.setattr("wald.limits.DROPS_KEPT_MAX", 3)
     orders = Orders(ledger().store)
     for number in range(1, 6):
         orders.drop(number, Drop(f"r{number}", number, 10 * number))

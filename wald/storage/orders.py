@@ -4,7 +4,7 @@
     dropped  route u32  -> [name, when, records given up]
 
 A drop stays when its route is gone: it says what became of records that were accepted. Only the
-newest ``limits.DROPS_KEPT`` are remembered.
+newest ``limits.DROPS_KEPT_MAX`` are remembered.
 """
 
 from dataclasses import dataclass
@@ -65,7 +65,7 @@ class Orders:
             drops = sorted(
                 (Drop(*unpack(row)).time_ns, at) for at, row in txn.scan("dropped")
             )  # the oldest first
-            for _, at in drops[: max(0, len(drops) + 1 - limits.DROPS_KEPT)]:
+            for _, at in drops[: max(0, len(drops) + 1 - limits.DROPS_KEPT_MAX)]:
                 txn.delete("dropped", at)
             txn.put("dropped", ROUTE.pack(route_id), pack(drop))
             return drop

@@ -13,6 +13,7 @@ import stat
 import sys
 import time
 from collections.abc import Mapping, MutableMapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from wald.ports import File, FileStat
@@ -45,7 +46,7 @@ class SystemClock:
 
     def boot_id(self) -> str:
         """Return what names this boot; empty where the system has no such name."""
-        return _first_line(_BOOT_ID)
+        return _boot_id()
 
     def sleep(self, seconds: float) -> None:
         """Wait."""
@@ -198,6 +199,11 @@ class PosixFileSystem:
     def machine_id(self) -> str:
         """Return what names this machine; empty where the system has none."""
         return _first_line(_MACHINE_ID)
+
+
+@cache
+def _boot_id() -> str:
+    return _first_line(_BOOT_ID)  # no process outlives its boot, and each batch asks
 
 
 def _first_line(path: str) -> str:

@@ -133,8 +133,10 @@ class LaneReader:
 
     def take(self, bounds: Bounds) -> Batch:
         """Take the next batch off; there must be a record."""
-        head = self._records[: bounds.max_records]
-        sizes = list(map(len, map(_VALUE, head)))
+        records = self._records
+        if len(records) <= bounds.max_records and self._bytes <= bounds.max_bytes:
+            return self._cut(len(records), self._bytes)
+        sizes = list(map(len, map(_VALUE, records[: bounds.max_records])))
         count = fitting(sizes, bounds)
         return self._cut(count, sum(sizes[:count]))
 
@@ -171,8 +173,12 @@ class LaneReader:
         return lost
 
     def _cut(self, count: int, size_bytes: int, hi: Lsn | None = None) -> Batch:
-        records = self._records[:count]
-        del self._records[:count]
+        records = self._records
+        if count == len(records):  # no copy
+            self._records = []
+        else:
+            records = records[:count]
+            del self._records[:count]
         self._bytes -= size_bytes
         if hi is None:
             hi = records[-1].lsn

@@ -17,7 +17,8 @@ from wald.drainer.route import MakeSink
 from wald.model import Frontier, RouteId, StreamId
 from wald.ports import Chance, Clock, FileSystem
 
-_REPLAY_POLL_S = 0.01
+_POLL_MIN_S, _POLL_MAX_S = 0.01, 0.05
+_POLL_SHARE = 0.01  # of the time so far: a look costs the lanes a quarter of a millisecond
 _NS = limits.CLOCK_NS_PER_S
 
 
@@ -98,7 +99,8 @@ def _wait_until_done(
     on_progress: Callable[[Mapping[str, Any]], None],
 ) -> None:
     clock, board = fleet.shared.clock, FrontierBoard()
-    moved_ns = dict.fromkeys(fleet.routes, clock.monotonic_ns())
+    began_ns = clock.monotonic_ns()
+    moved_ns = dict.fromkeys(fleet.routes, began_ns)
     before: dict[RouteId, object] = {}
     while True:
         fleet.poll()
@@ -114,7 +116,8 @@ def _wait_until_done(
         on_progress(fleet.figures())
         if not waiting:
             return
-        board.wait(board.turn(), _REPLAY_POLL_S)
+        elapsed_s = (now_ns - began_ns) / _NS
+        board.wait(board.turn(), min(_POLL_MAX_S, max(_POLL_MIN_S, _POLL_SHARE * elapsed_s)))
 
 
 def _stream_name(state: LogState, stream_id: StreamId) -> str:

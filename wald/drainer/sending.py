@@ -42,6 +42,7 @@ from wald.model import (
 
 _log = logging.getLogger("wald.drain")
 _LSN = attrgetter("lsn")
+_LSN = attrgetter("lsn")
 
 
 def new_manifest(
@@ -119,7 +120,9 @@ def send(route: Route, memory: LaneMemory) -> Event:
         close_sink(route, memory)
         said = Unknown(f"the sink raised {error!r}")
     if not isinstance(said, Delivered):
-        memory.sent = tuple(dict.fromkeys(record.lsn for record in attempt.records))
+        memory.sent = tuple(map(_LSN, attempt.records))
+    if freezing.outputs_of(memory) is not None:  # several of one LSN
+        memory.sent = tuple(dict.fromkeys(memory.sent))
     outcome = outcomes.read_outcome(said, memory.sent, memory.replay)
     memory.note(outcome)
     memory.verdict_of = memory.manifest.number

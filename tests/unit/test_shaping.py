@@ -227,6 +227,15 @@ def test_a_function_that_fails_for_most_of_many_is_at_fault_and_the_search_is_bo
     assert calls <= limits.SHAPING_PROBES_MAX + 2
 
 
+def test_a_function_that_fails_for_more_than_half_of_many_is_at_fault():
+    for bad, refused in ((50, 50), (51, 0)):
+        found = find_failing(
+            records(*["k"] * 100), raising_at(*range(bad)[1:], 100), "c", worked=True
+        )
+        assert len(found.refused) == refused
+        assert bool(found.always) == (not refused)
+
+
 # --- the document -------------------------------------------------------------------------------
 
 HOW_TO = Path(__file__).parents[2] / "docs" / "how-to" / "transforms.md"

@@ -42,7 +42,6 @@ from wald.model import (
 
 _log = logging.getLogger("wald.drain")
 _LSN = attrgetter("lsn")
-_LSN = attrgetter("lsn")
 
 
 def new_manifest(
@@ -120,9 +119,7 @@ def send(route: Route, memory: LaneMemory) -> Event:
         close_sink(route, memory)
         said = Unknown(f"the sink raised {error!r}")
     if not isinstance(said, Delivered):
-        memory.sent = tuple(map(_LSN, attempt.records))
-    if freezing.outputs_of(memory) is not None:  # several of one LSN
-        memory.sent = tuple(dict.fromkeys(memory.sent))
+        memory.sent = tuple(dict.fromkeys(map(_LSN, attempt.records)))
     outcome = outcomes.read_outcome(said, memory.sent, memory.replay)
     memory.note(outcome)
     memory.verdict_of = memory.manifest.number

@@ -7,7 +7,7 @@ can tell, it is the fourth. Lanes go on meanwhile: what seems to differ is looke
 
 import logging
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
@@ -305,10 +305,11 @@ class Audit:
         settled: list[Lsn],
         pending: list[Lsn],
     ) -> None:
+        done = frozenset(settled)
         for difference in self._differences(view, target, settled, pending):
             # once more: a redrive, or the next batch, may have come between
             again = [difference.lsn]
-            both = (again, []) if difference.lsn in settled else ([], again)
+            both = (again, []) if difference.lsn in done else ([], again)
             if difference in self._differences(view, target, *both):
                 found.name(difference)
         if target.can_tell:
@@ -327,38 +328,32 @@ class Audit:
         held = target.holds(lsns) if lsns else None
         if held is None:
             return []
+        lanes = self._shared.ledger.lanes(view.birth.route_id)  # behind what the target said
+        aside = self._aside(lanes, lsns[0], lsns[-1])
+        waiting = frozenset(pending)
         said: list[Difference] = []
         for lsn in lsns:
             number = held.get(lsn, 0)
-            aside = self._why_aside(view, lsn) if number != 1 or lsn in held else ""
             if number > 1:
                 said.append(Difference("doubled", lsn, f"it is there {number:,} times"))
-            elif number and (aside or self._is_still_pending(view, lsn, pending)):
-                said.append(Difference("extra", lsn, aside or "it was not sent yet"))
-            elif not number and not aside and lsn in settled:
+            elif number and lsn in aside:
+                if aside[lsn]:
+                    said.append(Difference("extra", lsn, aside[lsn]))
+            elif number and lsn in waiting and not _was_sent(lanes, lsn):
+                said.append(Difference("extra", lsn, "it was not sent yet"))
+            elif not number and lsn not in aside and lsn not in waiting:
                 said.append(Difference("missing", lsn, "its batch took effect"))
         return said
 
-    def _why_aside(self, view: RouteView, lsn: Lsn) -> str:
-        letter = self._lookup.letter(view.birth.route_id, lsn)
-        if letter is not None:
-            key = LaneKey(self._shared.log_id, view.birth.route_id, letter.layout, letter.lane)
-            manifest = self._shared.ledger.lane(key).manifest
-            if manifest is not None and lsn in manifest.revisions[0].redriven:
-                return ""  # on its way: it may be there, or not
-            return f"it is a dead letter: {letter.code}"
-        for layout in view.layouts:
-            for lane in range(layout.lanes):
-                key = LaneKey(self._shared.log_id, view.birth.route_id, layout.number, lane)
-                if self._lookup.is_purged(key, lsn):
-                    return "it was purged"
-        return ""
-
-    def _is_still_pending(self, view: RouteView, lsn: Lsn, pending: Collection[Lsn]) -> bool:
-        if lsn not in pending:
-            return False
-        lanes = self._shared.ledger.lanes(view.birth.route_id).values()
-        return not any(lsn <= held.checkpoint.lsn or _is_open(held, lsn) for held in lanes)
+    def _aside(self, lanes: Mapping[LaneKey, LaneProgress], lo: Lsn, hi: Lsn) -> dict[Lsn, str]:
+        """Return why records are not at the target; empty for one that is on its way again."""
+        letters, purged = self._lookup.aside_between(lanes.keys(), lo, hi)
+        said = dict.fromkeys(purged, "it was purged")
+        said |= {lsn: f"it is a dead letter: {letter.code}" for lsn, letter in letters.items()}
+        for held in lanes.values():
+            if held.manifest is not None:
+                said |= dict.fromkeys(held.manifest.revisions[0].redriven, "")
+        return said
 
 
 def _add(found: RouteAudit, checkpoint: Checkpoint) -> None:
@@ -370,6 +365,11 @@ def _add(found: RouteAudit, checkpoint: Checkpoint) -> None:
 
 def _aside(lanes: Mapping[LaneKey, LaneProgress]) -> list[tuple[int, int]]:
     return [(each.checkpoint.dead_letters, each.checkpoint.purged) for each in lanes.values()]
+
+
+def _was_sent(lanes: Mapping[LaneKey, LaneProgress], lsn: Lsn) -> bool:
+    """Tell whether any lane is past a record, or has it in its open batch."""
+    return any(lsn <= held.checkpoint.lsn or _is_open(held, lsn) for held in lanes.values())
 
 
 def _is_open(held: LaneProgress | None, lsn: Lsn) -> bool:

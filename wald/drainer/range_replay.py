@@ -99,7 +99,7 @@ class Count:
     first_lsn: Lsn = 0
     last_lsn: Lsn = 0
     held: int | None = None  # records that the target has already; None: it cannot tell
-    not_held: int = 0
+    missing_lsn: Lsn = 0  # the first that it has not
 
 
 def replay_range(  # noqa: PLR0913 - a composition of ports
@@ -221,9 +221,8 @@ class _Work:
         }
         if asked.dry_run:
             return {**said, "dry_run": True}
-        if count.held and not count.not_held:
-            msg = f"the target has all {count.records:,} records already, and takes none twice"
-            raise ReplayRefused(msg, hint="nothing is missing there; --sink names another target")
+        if count.held:
+            raise _refusal_of_held(count)
         self.replays.begin(replay)  # COMMIT POINT: the range is pinned
         return {**said, **self.deliver(replay)}
 
@@ -344,9 +343,8 @@ class _Work:
         held = held_at(sink, self._shared.log_id, lsns)
         if held is not None:
             count.held = (count.held or 0) + len(held)
-            count.not_held += len(lsns) - len(held)
-        else:
-            count.not_held += len(lsns)
+            missing = next((lsn for lsn in lsns if lsn not in held), 0)
+            count.missing_lsn = count.missing_lsn or missing
         lsns.clear()
 
     def _records(self, replay: Replay) -> Iterator[Record | LostRange]:
@@ -476,6 +474,18 @@ def _refusal(letter: DeadLetter) -> dict[str, Any]:
     }
 
 
+def _refusal_of_held(count: Count) -> ReplayRefused:
+    """Say beforehand what would end as a refusal of nearly every record."""
+    msg = (
+        f"{count.held:,} of {count.records:,} records are at the target already, which takes none"
+        " twice"
+    )
+    hint = "nothing is missing there; --sink names another target"
+    if count.missing_lsn:
+        hint = f"the first that is missing there has LSN {count.missing_lsn:,}: choose the range so"
+    return ReplayRefused(msg, hint=hint)
+
+
 def _notes(replay_class: ReplayClass, count: Count) -> list[str]:
     """Return what a person should know before."""
     notes = []
@@ -483,8 +493,8 @@ def _notes(replay_class: ReplayClass, count: Count) -> list[str]:
         notes.append("the target cannot tell a record again: what it had before is there twice")
     if count.held:
         notes.append(
-            f"{count.held:,} of {count.records:,} records are at the target already: it refuses"
-            " them as duplicates, and the report names them"
+            f"{count.held:,} of {count.records:,} records are at the target already: it would"
+            " refuse them as duplicates"
         )
     if count.lost:
         notes.append(f"{count.lost:,} damaged ranges lie in it, whose records are lost")

@@ -1,5 +1,6 @@
 """One record looked up: in the log by its LSN, in the ledger by lane and LSN."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from wald.storage.ledger_rows import (
     lane_bytes,
     lane_lsn,
     letter_of,
+    lsn_of,
     unpack,
 )
 from wald.storage.packed import OpenPack, named_packed
@@ -132,6 +134,33 @@ class Lookup:
         """Return the dead letter of a record; None if it has none of its own."""
         found = self._store.read(lambda txn: txn.get("dead", dead_key(route_id, lsn)))
         return None if found is None else letter_of(found)
+
+    def aside_between(
+        self, keys: Collection[LaneKey], lo: Lsn, hi: Lsn
+    ) -> tuple[dict[Lsn, DeadLetter], set[Lsn]]:
+        """Return the dead letters of LSNs from ``lo`` to ``hi``, and which of them were purged.
+
+        ``keys`` are all lanes of one route.
+        """
+
+        def work(txn: Transaction) -> tuple[dict[Lsn, DeadLetter], set[Lsn]]:
+            letters: dict[Lsn, DeadLetter] = {}
+            purged: set[Lsn] = set()
+            for route_id in {key.route_id for key in keys}:
+                for at, value in txn.scan(
+                    "dead", ROUTE.pack(route_id), start=dead_key(route_id, lo)
+                ):
+                    if lsn_of(at) > hi:
+                        break
+                    letters[lsn_of(at)] = letter_of(value)
+            for key in keys:
+                for at, _ in txn.scan("purged", lane_bytes(key), start=lane_lsn(key, lo)):
+                    if lsn_of(at) > hi:
+                        break
+                    purged.add(lsn_of(at))
+            return letters, purged
+
+        return self._store.read(work)
 
     def letter_over(self, route_id: RouteId, lsn: Lsn) -> DeadLetter | None:
         """Return the dead letter of a damaged range that an LSN lies in; reads all before it.

@@ -28,6 +28,23 @@ def append_one(producer: wald.Producer) -> wald.Receipt:
     return receipt
 
 
+def follow(producer: wald.Producer, receipt: wald.Receipt) -> None:
+    assert_type(producer.wait(receipt), wald.Receipt)
+    assert_type(producer.wait(receipt, "delivered", timeout=1.0), wald.Receipt)
+    assert_type(producer.append("s", 1, ack="delivered"), wald.Receipt)
+    assert_type(producer.append_many("s", [1], ack="delivered"), wald.Results)
+    status = producer.status(receipt.lsn)
+    assert_type(status, wald.RecordStatus)
+    assert_type(status.delivered, bool)
+    assert_type(status.stream, str | None)
+    for name, route in status.routes.items():
+        assert_type(name, str)
+        assert_type(route, wald.RouteStatus)
+        assert_type(route.fate, str)
+        assert_type(route.batch, int | None)
+        assert_type(route.reason, str)
+
+
 def append_many(producer: wald.Producer) -> wald.Results:
     values: list[object] = [b"a", "b", object()]
     results = producer.append_many("s", values, keys=["ann", b"bob", None], timeout=5)
@@ -79,6 +96,26 @@ def test_what_mypy_refuses_is_refused() -> None:
     receipt = wald.Receipt("s", 1, "durable", 1)
     with pytest.raises(AttributeError):
         receipt.lsn = 2  # type: ignore[misc]
+
+
+def test_a_wait_that_ends_says_what_is_durable() -> None:
+    for kind in (wald.DeliveryTimeout, wald.DeliveryPending):
+        assert issubclass(kind, wald.WaitTimeout)
+        assert not kind.retryable  # it is stored: sending it again would store it twice
+    assert issubclass(wald.DeliveryPending, wald.DeliveryTimeout)
+    assert not issubclass(wald.DeliveryRefused, wald.DeliveryTimeout)
+    with wald.connect("/nowhere/wald.sock") as producer:
+        with pytest.raises(wald.WaldError, match="not 'durable' or 'delivered'"):
+            producer.append("s", 1, ack="soon")  # type: ignore[arg-type]
+        with pytest.raises(wald.Unavailable):
+            producer.status(1)
+        receipt = wald.Receipt("s", 1, "durable", 1)
+        assert producer.wait(receipt, "durable") is receipt
+        with pytest.raises(wald.DeliveryTimeout) as late:
+            producer.wait(receipt, timeout=0)
+        assert late.value.receipt is receipt
+        delivered = wald.Receipt("s", 1, "delivered", 1)
+        assert producer.wait(delivered) is delivered
 
 
 def test_every_public_callable_says_its_types() -> None:

@@ -386,8 +386,8 @@ class DeadLetters(Protocol):
         """Return the files of the dead log that letters, of open revisions too, refer to."""
         ...
 
-    def forget_purged(self, below_file: int, through: Lsn) -> int:
-        """Forget purged letters whose body lay in an older file, or whose LSN nothing names."""
+    def forget_purged(self, below_file: int) -> int:
+        """Forget purged letters whose body lay in an older file; those without a body stay."""
         ...
 
     def note(self, name: str, value: object = None) -> object:

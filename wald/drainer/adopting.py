@@ -63,7 +63,7 @@ def adopt(
     letters.update(_purged_letters(route, purged, at.lsn, letters))
     base = replace(
         at,
-        purged=before.purged - sum(purged.values()),
+        purged=len(chain.dropped - purged.keys()),
         superseded=before.superseded - _superseded_behind(route, at.batch_no),
     )
     dead = sum(letter.records for letter in letters.values())

@@ -11,7 +11,7 @@ The rounds run in a thread of their own, one at a time: they read and write much
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,7 +19,16 @@ from wald import limits
 from wald.core import dead
 from wald.drainer.route import Route, Shared
 from wald.errors import LedgerFailed, WaldError
-from wald.model import NO_REVISION, REVISION_BYTES, LaneKey, LaneProgress, Lsn, Record, RouteId
+from wald.model import (
+    NO_REVISION,
+    REVISION_BYTES,
+    DeadLetter,
+    LaneKey,
+    LaneProgress,
+    Lsn,
+    Record,
+    RouteId,
+)
 from wald.storage.deadlog import DeadEntry, DeadPlace, Entries, Excluded, Reason
 from wald.storage.tail import find_anchor
 
@@ -91,6 +100,7 @@ class Undertaker:
         """
         for route in grounds.routes.values():
             self._purge_old(route, grounds)
+        self._mend_places()
         waiting = self._rewritten()
         if waiting.cutoff and not self._release(waiting, grounds):
             return
@@ -120,6 +130,33 @@ class Undertaker:
                 "route %s: %d dead letters (%d records) older than %g s were purged",
                 *(route.birth.name, letters, records, max_age_s),
             )
+
+    # --- places that lead nowhere ---------------------------------------------------------------
+
+    def _mend_places(self) -> None:
+        """Find bodies anew whose file is gone: the ledger is older than the dead log."""
+        ledger, dead_log = self._shared.ledger, self._shared.dead_log
+        gone = set(ledger.dead_files()) - {0, *dead_log.files()}
+        if not gone:
+            return
+        lost = {
+            birth.route_id: [each.lsn for each in self._letters(birth.route_id, gone)]
+            for birth in ledger.births()
+        }
+        places = dead_log.find({lsn for lsns in lost.values() for lsn in lsns})
+        for route_id, lsns in lost.items():
+            found = {lsn: places[lsn] for lsn in lsns if lsn in places}
+            ledger.move_letters(route_id, found, max(gone) + 1)
+        missing = sum(lsn not in places for lsns in lost.values() for lsn in lsns)
+        if missing:
+            msg = f"the bodies of {missing} dead letters are not in the dead log any more"
+            raise LedgerFailed(msg)
+
+    def _letters(self, route_id: RouteId, files: Collection[int]) -> Iterator[DeadLetter]:
+        after: Lsn = 0
+        while page := self._shared.ledger.dead_letters(route_id, after=after, limit=_PAGE):
+            yield from (letter for letter in page if letter.dead_file in files)
+            after = page[-1].lsn
 
     # --- writing anew ---------------------------------------------------------------------------
 
@@ -159,6 +196,7 @@ class Undertaker:
             raise LedgerFailed(msg)
         purged = shared.ledger.purged(key)
         living = {lsn: item for lsn, item in chain.letters.items() if lsn not in purged}
+        dropped = tuple(sorted(chain.dropped | (chain.letters.keys() - living.keys())))
         places: dict[Lsn, tuple[int, int]] = {}
         previous = NO_REVISION
         parts = self._parts(living)
@@ -168,7 +206,8 @@ class Undertaker:
             following = next(parts, None)  # the one that counts is the last: then all is there
             rev_id = shared.chance.randbytes(REVISION_BYTES) if following else dead_rev
             reasons = tuple(self._reason(key, living[record.lsn]) for record in part)
-            place = shared.dead_log.append(DeadEntry(rev_id, previous, part, reasons=reasons))
+            entry = DeadEntry(rev_id, previous, part, (), reasons, () if following else dropped)
+            place = shared.dead_log.append(entry)
             places.update((record.lsn, place) for record in part)
             previous, part = rev_id, following
         shared.ledger.move_letters(key.route_id, places, cutoff)
@@ -213,8 +252,7 @@ class Undertaker:
         gone = [] if needed is None else [number for number in older if number not in needed]
         shared.dead_log.remove(gone)
         if gone == older:
-            through = max((lsn for _, lsn in waiting.positions), default=0)
-            shared.ledger.forget_purged(waiting.cutoff, through)
+            shared.ledger.forget_purged(waiting.cutoff)
         shared.ledger.note(_NOTE, [0, (), waiting.living_bytes])
         if gone:
             _log.info("%d files of the dead log held nothing that is needed", len(gone))

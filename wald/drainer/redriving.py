@@ -236,10 +236,17 @@ def _read_bodies(
         if place != (letter.dead_file, letter.dead_offset):
             place, held = DeadPlace(letter.dead_file, letter.dead_offset), {}
             try:
-                held = {record.lsn: record for record in dead_log.read(place).excluded}
+                held = _held_at(dead_log, place)
             except (FormatDamaged, OSError) as error:
                 _log.error("dead letters from LSN %d on cannot be read: %s", letter.lsn, error)
+        if letter.lsn not in held:  # a ledger that was brought back may be older than the files
+            elsewhere = dead_log.find([letter.lsn])
+            held = held | (_held_at(dead_log, elsewhere[letter.lsn]) if elsewhere else {})
         yield letter, held.get(letter.lsn)
+
+
+def _held_at(dead_log: DeadLog, place: DeadPlace) -> dict[Lsn, Record]:
+    return {record.lsn: record for record in dead_log.read(place).excluded}
 
 
 def load_transform(name: str) -> Any:  # noqa: ANN401 - anybody's function

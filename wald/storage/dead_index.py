@@ -229,15 +229,11 @@ class DeadIndex:
 
         return self.store.read(work)
 
-    def forget_purged(self, below_file: int, through: Lsn) -> int:
+    def forget_purged(self, below_file: int) -> int:
         """See ``Ledger.forget_purged``."""
 
         def work(txn: Transaction) -> int:
-            gone = [
-                at
-                for at, value in txn.scan("purged")
-                if (file := unpack(value)[1]) < below_file and (file or lsn_of(at) <= through)
-            ]
+            gone = [at for at, value in txn.scan("purged") if 0 < unpack(value)[1] < below_file]
             for at in gone:
                 txn.delete("purged", at)
             return len(gone)

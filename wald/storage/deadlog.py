@@ -10,6 +10,7 @@
            prev       bin   the previous dead_rev of the lane's chain
            excluded   array of [LSN, time, content, value, key, headers, dedup id]
            redriven   array of LSN
+           dropped    array of LSN: purged, and left out where a chain was written anew
            reasons    array of [LSN, code, message, batch, attempts, time, producer, trace], of
                       what is excluded; an entry of an older release has none
 
@@ -22,7 +23,7 @@ is unknown.
 """
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from struct import Struct
 from typing import NamedTuple, TypeAlias, cast
@@ -73,6 +74,7 @@ class DeadEntry:
     excluded: tuple[Record, ...]
     redriven: tuple[Lsn, ...] = ()
     reasons: tuple[Reason, ...] = ()
+    dropped: tuple[Lsn, ...] = ()
 
 
 class Excluded(NamedTuple):
@@ -88,11 +90,13 @@ class Excluded(NamedTuple):
 class Chain(NamedTuple):
     """What a row's ``dead_rev`` leads to.
 
-    ``letters`` are the dead letters of exactly this chain, ``ever`` all that it once set aside.
+    ``letters`` are the dead letters of exactly this chain, ``ever`` all that it once set aside,
+    ``dropped`` what was purged and is not in it any more.
     """
 
     letters: Mapping[Lsn, Excluded]
     ever: frozenset[Lsn]
+    dropped: frozenset[Lsn] = frozenset()
 
 
 Entries: TypeAlias = Mapping[RevisionId, tuple[DeadPlace, RevisionId]]
@@ -107,6 +111,7 @@ def encode_entry(entry: DeadEntry) -> bytes:
             "excluded": [list(record) for record in entry.excluded],
             "redriven": list(entry.redriven),
             "reasons": [list(reason) for reason in entry.reasons],
+            "dropped": list(entry.dropped),
         }
     )
     head = _HEAD.pack(DEAD_MAGIC, DEAD_VERSION, 0, len(body))
@@ -137,6 +142,7 @@ def decode_entry(data: bytes) -> DeadEntry:
             tuple(Record(*row) for row in cast("list[list[object]]", said["excluded"])),  # type: ignore[arg-type]
             tuple(cast("list[int]", said["redriven"])),
             tuple(Reason(*row) for row in cast("list[list[object]]", said.get("reasons", []))),  # type: ignore[arg-type]
+            tuple(cast("list[int]", said.get("dropped", []))),
         )
     except (KeyError, TypeError) as error:
         msg = "an entry of the dead log is incomplete"
@@ -265,6 +271,7 @@ class DeadLog:
             return None
         letters: dict[Lsn, Excluded] = {}
         ever: set[Lsn] = set()
+        dropped: set[Lsn] = set()
         for place in reversed(steps):
             entry = self.read(place)
             reasons = {reason.lsn: reason for reason in entry.reasons}
@@ -274,7 +281,8 @@ class DeadLog:
                 ever.add(record.lsn)
             for lsn in entry.redriven:
                 letters.pop(lsn, None)
-        return Chain(letters, frozenset(ever))
+            dropped.update(entry.dropped)
+        return Chain(letters, frozenset(ever | dropped), frozenset(dropped))
 
     def index(self) -> Entries:
         """Return where each revision's entry is, and the one before it; the newest counts."""
@@ -293,6 +301,15 @@ class DeadLog:
             steps.append(found[0])
             dead_rev = found[1]
         return steps
+
+    def find(self, lsns: Collection[Lsn]) -> dict[Lsn, DeadPlace]:
+        """Look through all entries for bodies; the newest of each. For places that lead nowhere."""
+        return {
+            record.lsn: place
+            for place, entry in self.entries()
+            for record in entry.excluded
+            if record.lsn in lsns
+        }
 
     def roll(self) -> int:
         """Go on in a new file; return its number: every entry so far lies in older ones."""

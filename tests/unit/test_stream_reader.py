@@ -139,6 +139,25 @@ def test_damage_in_the_log_is_healed_by_what_was_packed_before_it(held):
     assert held.read(1) == (held.expected(1), [])
 
 
+@pytest.mark.parametrize("after", [0, 5])
+def test_what_a_packed_file_has_lost_is_read_from_the_log_while_it_holds_it(held, after):
+    first, second = held.segments()[:2]
+    held.pack(1, first)
+    gone = held.pack(1, second)
+    held.fs.unlink(packed_path(DATA, gone))
+    path = packed_path(DATA, held.of(1)[0])
+    held.fs.damage(path, 200, b"\xff" * 20)
+    assert held.read(1, after) == (held.expected(1, after), [])
+    assert held.retire(first.last_lsn + 1) == 1
+    values, lost = held.read(1, after)
+    assert [(item.first_lsn, item.last_lsn) for item in lost] == [(after + 1, first.last_lsn)]
+    assert values == held.expected(1, first.last_lsn)
+    assert held.retire(second.last_lsn + 1) == 1
+    values, lost = held.read(1, after)
+    assert lost[-1].last_lsn == second.last_lsn
+    assert values == held.expected(1, second.last_lsn)
+
+
 def test_a_file_that_another_took_in_meanwhile_is_no_loss(held):
     first, second = held.segments()[:2]
     old = held.pack(1, first)

@@ -79,7 +79,7 @@ class PackedFiles:
                 self.change([file for file in self.all if _replaces(orphan, file, there)], [orphan])
         for lost in self.all:
             if _identity(lost) not in there:
-                _log.error("it is not there, and its records become dead letters: %r", lost)
+                _log.error("it is gone; what the log lacks too becomes dead letters: %r", lost)
 
     def _put(self, files: Collection[PackedRange]) -> None:
         self._by_stream = grouped(files)

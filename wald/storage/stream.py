@@ -84,7 +84,7 @@ class StreamReader:
         while True:
             packed = self._answering(self.cursor)
             if packed is not None:
-                yield from self._read_packed(packed)
+                yield from self._read_packed(packed, frontier)
                 continue
             self._close_pack()
             yield from self._read_log(frontier)
@@ -95,7 +95,9 @@ class StreamReader:
         """Return the packed file that answers for what follows an LSN."""
         return next((file for file in self._files() if file.lo <= lsn < file.hi), None)
 
-    def _read_packed(self, packed: PackedRange) -> Iterator[TailBlock | LostRange]:
+    def _read_packed(
+        self, packed: PackedRange, frontier: Frontier
+    ) -> Iterator[TailBlock | LostRange]:
         if self._open is None or self._open.packed != packed:
             self._close_pack()
             self._open = OpenPack(self._fs, self._data_dir, self._log_id, packed)
@@ -108,10 +110,23 @@ class StreamReader:
             if item is None:
                 self._tail.skip_to(packed.hi)
                 return
-            self._tail.skip_to(
-                item.last_lsn if isinstance(item, LostRange) else item.header.last_lsn
-            )
+            if isinstance(item, LostRange):
+                yield from self._instead_of(item, frontier)
+                continue
+            self._tail.skip_to(item.header.last_lsn)
             yield item
+
+    def _instead_of(self, lost: LostRange, frontier: Frontier) -> Iterator[TailBlock | LostRange]:
+        """Read from the log what a packed file has lost, while the log still holds it."""
+        if self._tail.holds_after(lost.first_lsn - 1, frontier):
+            self._tail.skip_to(lost.first_lsn - 1)
+            for item in self._tail.read(frontier):
+                yield item
+                if self.cursor >= lost.last_lsn:
+                    return
+        left = max(self.cursor + 1, lost.first_lsn)
+        self._tail.skip_to(lost.last_lsn)
+        yield lost if left == lost.first_lsn else replace(lost, first_lsn=left, records=None)
 
     def _read_log(self, frontier: Frontier) -> Iterator[TailBlock | LostRange]:
         """Read the log, until a packed file is found to have taken over what is not in it."""

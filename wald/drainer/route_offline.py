@@ -5,10 +5,12 @@ from dataclasses import asdict
 from typing import Any
 
 from wald.drainer.released import ProgressPage
+from wald.drainer.takeover import decide_by_name
 from wald.errors import InputError
 from wald.model import RouteId
-from wald.ports import Clock, FileSystem, Ledger
+from wald.ports import Chance, Clock, FileSystem, Ledger
 from wald.storage.orders import ALL_ROUTES, Drop, Orders
+from wald.storage.owner import load_owner
 
 
 class OfflineRoutes:
@@ -20,26 +22,30 @@ class OfflineRoutes:
         ledger: its ledger.
         clock: time.
         figures: returns what ``status`` answers, from what the processes wrote last.
+        chance: for who this directory is to the targets, if that is not said yet.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the doors of a drainer at rest
         self,
         fs: FileSystem,
         data_dir: str,
         ledger: Ledger,
         clock: Clock,
         figures: Callable[[], dict[str, Any]],
+        chance: Chance,
     ) -> None:
         self._fs = fs
         self._data_dir = data_dir
         self._ledger = ledger
         self._clock = clock
         self._figures = figures
+        self._chance = chance
         self._orders = Orders(ledger.store)
         self._operations: Mapping[str, Callable[[Mapping[str, object]], dict[str, Any]]] = {
             "drain.pause": self._pause,
             "drain.resume": self._resume,
             "drain.drop": self._drop,
+            "drain.takeover": self._take_over,
         }
 
     def status(self) -> dict[str, Any]:
@@ -70,6 +76,12 @@ class OfflineRoutes:
             "paused_all_ns": paused.get(ALL_ROUTES),
             "still_paused": sorted(names[each] for each in paused if each in names),
         }
+
+    def _take_over(self, request: Mapping[str, object]) -> dict[str, Any]:
+        """Decide, for whoever this directory is to the targets now; lanes do it when they begin."""
+        owner = load_owner(self._fs, self._data_dir, self._chance).value
+        birth = decide_by_name(self._ledger, request.get("route"), owner, self._clock.wall_ns())
+        return {"route": birth.name, "parked": []}
 
     def _drop(self, request: Mapping[str, object]) -> dict[str, Any]:
         """Give up a route, durably here and for ingest's next start."""

@@ -419,7 +419,7 @@ def route_desk(data_dir: str) -> Iterator["OfflineRoutes"]:
         return build_status(read_figures(fs, data_dir), {}, clock.wall_ns())
 
     with _ledger_alone(fs, data_dir) as (ledger, _):
-        yield OfflineRoutes(fs, data_dir, ledger, clock, figures)
+        yield OfflineRoutes(fs, data_dir, ledger, clock, figures, random.SystemRandom())
 
 
 @contextmanager

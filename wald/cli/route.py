@@ -235,16 +235,19 @@ def _after_try(control: Control, name: str, before: Mapping[str, Any]) -> dict[s
 @route.command("takeover")
 @click.argument("name", metavar="ROUTE")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@data_dir_option
 @socket_option
 @json_option
-def takeover(name: str, socket: str | None, *, yes: bool, as_json: bool) -> None:
+def takeover(
+    name: str, data_dir: str | None, socket: str | None, *, yes: bool, as_json: bool
+) -> None:
     """Go on with a parked route from this directory, whoever else wrote to its target.
 
     For a directory that was moved or restored, or a second host that took the route. What nobody
     can tell to be at the target becomes dead letters. Another daemon that writes the same route is
-    parked at its next attempt.
+    parked at its next attempt. With no daemon at work it is carried out at the next start.
     """
-    with Control(socket_path(socket)) as control:
+    with _asked(data_dir, socket) as control:
         _of(control.status(), name)
         question = f"{name}: is no other daemon to write this route from now on?"
         if not yes and not (sys.stdin.isatty() and click.confirm(question, err=True)):

@@ -25,7 +25,7 @@ class OfflineRoutes:
         chance: for who this directory is to the targets, if that is not said yet.
     """
 
-    def __init__(  # noqa: PLR0913 - the doors of a drainer at rest
+    def __init__(
         self,
         fs: FileSystem,
         data_dir: str,

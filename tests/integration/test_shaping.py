@@ -393,3 +393,48 @@ def test_an_encoder_that_never_works_is_a_mistake_and_nobody_s_fault(backlog):
     bench.start()
     bench.through()
     assert sent(bench) == [b"x", b"y"]
+
+
+class NeedsOne(RecordingSink):
+    def encode(self, attempt):
+        assert attempt.records, "there is nothing to encode"
+        return super().encode(attempt)
+
+
+def test_a_batch_with_nothing_left_to_send_is_not_encoded(backlog):
+    lsns = backlog.append(*values(4))
+    bench = Bench(backlog, WINDOW)
+    bench.kind = NeedsOne
+    bench.target.refuses = lambda _: True
+    bench.start()
+    bench.through()
+    assert bench.dead == dict.fromkeys(lsns, "refused")
+    assert len(bench.target.attempts) == 1
+
+
+def test_a_batch_of_which_everything_is_filtered_is_closed(backlog):
+    for replay in ReplayClass:
+        backlog.append(b"drop", b"drop")
+        bench = Bench(backlog, replay, transform="tests.transforms:without_drops")
+        bench.kind = RecordingSink if replay is ROW else NeedsOne  # the row moves in any case
+        bench.start()
+        bench.through()
+        assert sent(bench) == []
+        assert bench.held.checkpoint.superseded == bench.held.checkpoint.delivered
+
+
+@pytest.mark.parametrize("how", ["missing", "damaged", None])
+def test_a_batch_that_is_given_up_needs_nothing_of_what_was_frozen(backlog, how):
+    lsns = append_keyed(backlog, PAIRS)
+    bench = Bench(backlog, NONE, coalesce="last", on_unknown="hold")
+    bench.target.script.append(Unknown("cut"))
+    bench.parked()
+    rev_id = bench.held.manifest.current.rev_id
+    if how is not None:
+        lose(bench, how)
+    bench.start()
+    assert bench.ledger.mark(bench.key, rev_id, Mark(decision=Decision.DEAD_LETTER))
+    bench.through()
+    assert sent(bench) == []
+    newest = {lsns[3], lsns[4], lsns[5]}
+    assert bench.dead.keys() == (newest if how is None else set(lsns))

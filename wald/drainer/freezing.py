@@ -142,8 +142,12 @@ def make(
         outputs = shaper_of(route, memory).shape(work.records, work.done)
         if memory.replay in _ONE_OF_AN_LSN:
             outputs = _one_of_each_lsn(outputs, memory.replay)
-    body = _encoded(route, memory, work, outputs) if _encodes(memory) else None
-    return Frozen(outputs, body)
+    if outputs is not None:
+        records = [output.record for output in outputs]
+    else:
+        records = [record for record in work.records if record.lsn not in work.done]
+    encodes = bool(records) and _encodes(memory)  # of nothing there is no request
+    return Frozen(outputs, _encoded(route, memory, work, outputs, records) if encodes else None)
 
 
 def freeze(
@@ -217,7 +221,11 @@ def _encoder(memory: LaneMemory) -> str:
 
 
 def _encoded(
-    route: Route, memory: LaneMemory, work: Work, outputs: tuple[Output, ...] | None
+    route: Route,
+    memory: LaneMemory,
+    work: Work,
+    outputs: tuple[Output, ...] | None,
+    records: Sequence[Record],
 ) -> bytes:
     """Return the request as the sink encodes it.
 
@@ -226,10 +234,6 @@ def _encoded(
         NeverWorks: it fails for no record's fault.
     """
     sink = cast("EncodingSink", memory.sink)
-    if outputs is None:
-        records = [record for record in work.records if record.lsn not in work.done]
-    else:
-        records = [output.record for output in outputs]
 
     def encode(some: Sequence[Record]) -> bytes:
         body = cast("object", sink.encode(attempt_of(route, memory, work, some)))

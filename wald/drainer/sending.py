@@ -17,7 +17,7 @@ from wald.drainer.reader import Batch
 from wald.drainer.redriving import close_redrive
 from wald.drainer.route import LaneMemory, Route, must
 from wald.drainer.settling import set_aside, settle_by_person, settle_refused
-from wald.drainer.thawing import thaw
+from wald.drainer.thawing import look, thaw
 from wald.model import (
     NO_REVISION,
     Attempt,
@@ -85,17 +85,18 @@ def foregone(route: Route, memory: LaneMemory) -> Event | None:
     left to be sent.
     """
     manifest = memory.manifest
-    if not is_decided(manifest, Decision.DELIVERED):
+    if is_decided(manifest, Decision.DEAD_LETTER):
+        look(route, memory)
+        if freezing.to_send(memory):
+            why = f"a person decided so; {manifest.last_error or 'nothing was answered'}"
+            settle_by_person(route, memory, outcomes.UNCERTAIN, why)
+    elif not is_decided(manifest, Decision.DELIVERED):
         instead = thaw(route, memory)
         if instead is not None:
             memory.counted = NO_REVISION
             memory.verdict_of = manifest.number
             return instead
-        left = freezing.to_send(memory)
-        if left and is_decided(manifest, Decision.DEAD_LETTER):
-            why = f"a person decided so; {manifest.last_error or 'nothing was answered'}"
-            settle_by_person(route, memory, outcomes.UNCERTAIN, why)
-        elif left or memory.replay is ReplayClass.TRANSACTIONAL:
+        if freezing.to_send(memory) or memory.replay is ReplayClass.TRANSACTIONAL:
             return None
     memory.note(Delivered())
     memory.counted = NO_REVISION

@@ -29,6 +29,12 @@ def thaw(route: Route, memory: LaneMemory) -> Event | None:
     return _is_too_large(memory)
 
 
+def look(route: Route, memory: LaneMemory) -> None:
+    """Have at hand what was kept, if it can be read; nothing is made anew."""
+    if memory.frozen[0] != memory.manifest.current.rev_id:
+        _read(route, memory)
+
+
 def _read(route: Route, memory: LaneMemory) -> bool:
     """Take what was kept; False if something was that cannot be believed any more."""
     revision = memory.manifest.current

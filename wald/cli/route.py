@@ -256,9 +256,8 @@ def takeover(
                 msg, hint=f"if this directory is the right one: wald route takeover {name} --yes"
             )
         answer = control.ask("drain.takeover", route=name)
-    del answer["ok"]
     if as_json:
-        print_json(answer)
+        print_json({"route": answer["route"], "parked": answer["parked"]})
         return
     say(f"{name}: this directory goes on with it: wald status")
 

@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -92,6 +93,7 @@ def check_sinks(settings: Settings) -> None:
     routes = list(settings.routes.values())
     if settings.auto_sink is not None:
         routes.append(RouteSettings("check", "check", settings.auto_sink))
+    routes += [fallen_back(route) for route in routes if route.fallback is not None]
     for route in routes:
         sink = make_sink(route, settings.sinks[route.sink])
         try:
@@ -101,6 +103,12 @@ def check_sinks(settings: Settings) -> None:
         for found in errors:
             msg = f"routes.{route.name}: {found.message}"
             raise WrongSetting(msg, hint=found.hint)
+
+
+def fallen_back(route: RouteSettings) -> RouteSettings:
+    """Return a route as it is while its fallback takes its records."""
+    assert route.fallback is not None
+    return replace(route, sink=route.fallback, options={})
 
 
 def promised(route: RouteSettings, sink: Sink) -> Sequence[Finding]:

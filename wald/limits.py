@@ -92,6 +92,7 @@ BATCH_MAX_AGE_S: Final = 1.0
 LANES_MAX: Final = 64  # of a route
 ATTEMPT_TIMEOUT_S: Final = 60.0  # the longest that an attempt may take; behind it its target hangs
 FALLBACK_AFTER_S: Final = 600.0
+FALLBACK_BACK_S: Final = 10.0  # a target that is well for so long takes over from its fallback
 RETRY_BASE_S: Final = 0.1
 RETRY_CAP_S: Final = 30.0
 HISTORY_BATCHES_PER_LANE: Final = 1_024
@@ -217,7 +218,7 @@ CLOCK_NS_PER_S: Final = 1_000_000_000
 assert (  # a route's names and figures
     ROUTES_MAX * 1_200 + PAGE_ERRORS_MAX_BYTES + PAGE_LANES_MAX_BYTES < FIGURES_SLOT_BYTES
 )
-assert ROUTES_MAX * (3 * 20 + 11 + 15 * LAYOUTS_TOLD_MAX) < PROGRESS_SLOT_BYTES - 1024
+assert ROUTES_MAX * (3 * 20 + 11 + 17 * LAYOUTS_TOLD_MAX) < PROGRESS_SLOT_BYTES - 1024
 assert RECORD_MAX_BYTES < REQUEST_MAX_BYTES < GROUP_MAX_BYTES
 assert REWIND_PAUSE_S >= PROGRESS_EVERY_S + 1.5  # the drainer tells, and ingest looks each second
 assert SNAPSHOT_MAX_BYTES + GROUP_MAX_BYTES + 4 * ALIGNMENT_MAX_BYTES < SEGMENT_BYTES

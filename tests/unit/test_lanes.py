@@ -12,11 +12,13 @@ from wald.core.lanes import (
     WORST_FIRST,
     Change,
     Layout,
+    Outage,
     Share,
     badness,
     changed,
     decide,
     lane_of,
+    wanted_sink,
 )
 from wald.drainer.crew import Crew
 from wald.errors import LedgerFailed
@@ -340,3 +342,36 @@ def test_the_document_prints_the_table_of_lane_changes():
     assert [tuple(cell.strip() for cell in row.strip("|").split("|")) for row in rows] == [
         (f"`{case.label}`", case.when, case.done) for case in LANE_CHANGES
     ]
+
+
+# --- the fallback -------------------------------------------------------------------------------
+
+OWN, SPARE = Layout(3, 2, 100), Layout(4, 2, 200, sink="spare")
+DOWN_LONG, DOWN_SHORT = Outage(down_s=600.0), Outage(down_s=599.9)
+WELL_LONG, WELL_SHORT = Outage(well_s=10.0), Outage(well_s=9.9)
+
+
+@pytest.mark.parametrize(
+    ("layout", "fallback", "own", "wanted"),
+    [
+        (OWN, None, DOWN_LONG, ""),
+        (OWN, "spare", DOWN_SHORT, ""),
+        (OWN, "spare", DOWN_LONG, "spare"),
+        (OWN, "spare", WELL_LONG, ""),
+        (SPARE, "spare", DOWN_LONG, "spare"),
+        (SPARE, "spare", WELL_SHORT, "spare"),
+        (SPARE, "spare", WELL_LONG, ""),
+        (SPARE, "another", DOWN_LONG, "spare"),
+        (SPARE, None, DOWN_LONG, ""),
+    ],
+)
+def test_where_the_lanes_deliver(
+    layout: Layout, fallback: str | None, own: Outage, wanted: str
+) -> None:
+    assert wanted_sink(layout, fallback, own, after_s=600.0, back_s=10.0) == wanted
+
+
+def test_a_turn_begins_behind_all_that_was_sealed_and_drops_a_change_of_lanes() -> None:
+    changing = Layout(3, 2, 100, next_lanes=4, barrier=150)
+    assert changing.turned("spare", 140) == Layout(4, 2, 140, sink="spare")
+    assert SPARE.turned("", 260) == Layout(5, 2, 260)

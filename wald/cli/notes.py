@@ -15,6 +15,12 @@ def notes(name: str, each: Mapping[str, Any]) -> list[str]:
             f"{name}: batch {each['guarded_batch']:,} ended the drainer twice, and is tried in a "
             "process of its own"
         )
+    if each["fallback"]:
+        sink, after_lsn = each["fallback"]["sink"], each["fallback"]["after_lsn"]
+        said.append(
+            f"{name}: FALLBACK: {each['sink']} is down; {sink} takes what is behind LSN "
+            f"{after_lsn:,}"
+        )
     if each["paused_ns"]:
         said.append(f"{name}: paused {since(each['paused_ns'])}: wald route resume {name}")
     change = each["change"]

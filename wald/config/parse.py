@@ -149,6 +149,11 @@ class _Reader:
         if route.sink not in sinks:
             msg = f"{self._at(('routes', route.name, 'sink'))}: there is no sink {route.sink!r}"
             raise ConfigError(msg, hint=_suggestion(route.sink, sinks) or "add [sinks.NAME]")
+        fallback = route.fallback
+        if fallback is not None and (fallback not in sinks or fallback == route.sink):
+            place = self._at(("routes", route.name, "fallback"))
+            msg = f"{place}: {fallback!r} is not another sink of [sinks]"
+            raise ConfigError(msg, hint=_suggestion(fallback, sinks) or "add [sinks.NAME]")
 
     def _unknown(self, path: KeyPath, known: Iterable[str] | Mapping[str, str]) -> UnknownSetting:
         names = known if isinstance(known, Mapping) else {k.rpartition(".")[2]: k for k in known}

@@ -81,6 +81,7 @@ class Layout:
         since: its records have a higher LSN.
         next_lanes: how many the following one has; 0 if no change is under way.
         barrier: the last LSN of this layout, if a change is under way.
+        sink: where its lanes deliver; empty: the route's own sink, else its fallback.
     """
 
     number: int = 0
@@ -88,6 +89,7 @@ class Layout:
     since: Lsn = 0
     next_lanes: int = 0
     barrier: Lsn = 0
+    sink: str = ""
 
     @property
     def is_changing(self) -> bool:
@@ -101,7 +103,14 @@ class Layout:
     def following(self) -> "Layout":
         """Return the layout behind the change that is under way."""
         assert self.is_changing
-        return Layout(self.number + 1, self.next_lanes, self.barrier)
+        return Layout(self.number + 1, self.next_lanes, self.barrier, sink=self.sink)
+
+    def turned(self, sink: str, sealed: Lsn) -> "Layout":
+        """Return the layout that delivers to another sink what lies behind all that was sealed.
+
+        A change of lanes that was under way is begun anew by the next start.
+        """
+        return Layout(self.number + 1, self.lanes, sealed, sink=sink)
 
 
 class Change(Enum):
@@ -185,6 +194,36 @@ def changed(layout: Layout, wanted: int, frontier_lsn: Lsn) -> Layout:
             return replace(layout, next_lanes=0, barrier=0)
         case _:
             return layout
+
+
+# --- the fallback -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """How the own target of a route stands: for how long it has been down, or has been well."""
+
+    down_s: float = 0.0
+    well_s: float = 0.0
+
+
+def wanted_sink(
+    layout: Layout, fallback: str | None, own: Outage, after_s: float, back_s: float
+) -> str:
+    """Return where the lanes are to deliver: the fallback's name, or empty for the own sink.
+
+    Args:
+        layout: at work.
+        fallback: what the settings name; None: the own sink, whatever it is like.
+        own: how the own target stands.
+        after_s: so long it is down before the fallback takes over.
+        back_s: so long it is well before it takes over again.
+    """
+    if fallback is None:
+        return ""
+    if layout.sink:
+        return "" if own.well_s >= back_s else layout.sink
+    return fallback if own.down_s >= after_s else ""
 
 
 # --- a route as the sum of its lanes ------------------------------------------------------------

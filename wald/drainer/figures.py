@@ -32,6 +32,8 @@ def route_figures(route: RouteLanes) -> dict[str, Any]:
     said["workers"] = min(route.template.crew.places, route.layout.lanes)
     if len(running) > 1 or route.layout.number:
         said["lanes"] = [lane_line(lane) for lane in running]
+    if route.layout.sink:
+        said["fallback"] = {"sink": route.layout.sink, "after_lsn": route.layout.since}
     if route.layout.is_changing:
         said["change"] = _change(route.layout, route.waits_for())
     return said

@@ -105,10 +105,19 @@ class Fleet:
             _log.warning("route %s is in the log, but not in the settings", birth.name)
             self.orphans[birth.route_id] = self._orphan(birth)
             return
+        absent = self.layouts.sinks_of(birth.route_id) - self.settings.sinks.keys()
+        if absent:
+            _log.error(
+                "route %s has delivered to its fallback, and the settings name no sink %s any more",
+                birth.name,
+                ", ".join(sorted(absent)),
+            )
+            self.orphans[birth.route_id] = self._orphan(birth)
+            return
         crew = Crew(shared.board.wake)
         crew.hold(self._held_since(birth.route_id))
         template = Route(shared, birth, settings, self.settings.sinks[settings.sink], crew=crew)
-        route = RouteLanes(template, self.layouts)
+        route = RouteLanes(template, self.layouts, self.settings.sinks)
         frontier = shared.board.current()
         route.begin(frontier.lsn if frontier else 0)
         self.routes[birth.route_id] = route

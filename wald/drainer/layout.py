@@ -15,8 +15,10 @@ from dataclasses import replace
 from itertools import pairwise
 
 from wald import limits
+from wald.config import SinkSettings
 from wald.core import pacing
-from wald.core.lanes import Layout, Share
+from wald.core.breaker import BreakerState
+from wald.core.lanes import Layout, Outage, Share, wanted_sink
 from wald.core.pacing import Rate, Workers
 from wald.drainer.lane import Lane
 from wald.drainer.lane_figures import LaneFigures
@@ -34,10 +36,15 @@ class RouteLanes:
     Args:
         template: the route, as a lane of it without share and layout.
         layouts: where the division is kept.
+        sinks: all sinks of the settings, by name.
     """
 
-    def __init__(self, template: Route, layouts: Layouts) -> None:
+    def __init__(
+        self, template: Route, layouts: Layouts, sinks: Mapping[str, SinkSettings]
+    ) -> None:
         self.template = template
+        self._sinks = sinks
+        self._turning: str | None = None  # where to, while the lanes leave
         self.lanes: list[Lane] = []
         self.layout = Layout()
         self._layouts = layouts
@@ -52,11 +59,16 @@ class RouteLanes:
         self._rate = Rate()
         self._rated: Lsn | None = None
         self._stopping = False
+        self._well_ns = 0  # since when the own target is well; 0: it is not, as far as is known
 
     def begin(self, frontier_lsn: Lsn) -> None:
         """Bring the layout in line with the settings (T9), then start the lanes."""
         birth, wanted = self.template.birth, self.template.settings.lanes
-        told = self._shared.told_layouts(birth.route_id)
+        fallback = self.template.settings.fallback or ""
+        told = [
+            replace(each, sink=fallback) if each.sink else each
+            for each in self._shared.told_layouts(birth.route_id)
+        ]
         self.layout = self._layouts.settle(birth, wanted, frontier_lsn, told)  # COMMIT POINT: T9
         self._tell(self.layout)
         if self.layout.is_changing:
@@ -68,20 +80,31 @@ class RouteLanes:
                 self.layout.barrier,
             )
         self._size_crew(0.0, self._shared.clock.monotonic_ns())
-        held = self._shared.ledger.lanes(birth.route_id)
+        self._start_all()
+
+    def _start_all(self) -> None:
+        held = self._shared.ledger.lanes(self.template.birth.route_id)
         self._learn_formers(held)
         self._ask_formers()  # before a lane behind them begins
-        for key in self._formers:
-            if held[key].manifest or self._is_asked(key):
+        for key, route in self._formers.items():
+            unfinished = held[key].manifest or held[key].checkpoint.lsn < (route.share.until or 0)
+            if unfinished or self._is_asked(key) or self._is_awaited(key):
                 self._wake_former(key)
         self._start_lanes(held)
+
+    def _to_sink(self, layout: Layout) -> Route:
+        """Return the route as a layout has it: with its own sink, or with the fallback."""
+        if not layout.sink:
+            return self.template
+        settings = replace(self.template.settings, sink=layout.sink, options={})
+        return replace(self.template, settings=settings, sink=self._sinks[layout.sink])
 
     def _learn_formers(self, held: Mapping[LaneKey, LaneProgress]) -> None:
         formers = self._layouts.former(self.template.birth.route_id)
         for layout, following in pairwise([*formers, self.layout]):
             for lane in range(layout.lanes):
                 route = replace(
-                    self.template,
+                    self._to_sink(layout),
                     layout=layout.number,
                     share=Share(layout.lanes, lane, following.since),
                     since=layout.since,
@@ -93,7 +116,7 @@ class RouteLanes:
         layout = self.layout
         for lane in range(layout.lanes):
             route = replace(
-                self.template,
+                self._to_sink(layout),
                 layout=layout.number,
                 share=layout.share(lane),
                 since=layout.since,
@@ -134,6 +157,14 @@ class RouteLanes:
         lane.flush(self._flushed)
         lane.start()
 
+    def _is_here(self, key: LaneKey) -> bool:
+        """Tell whether a former lane delivers to where the lanes at work do: order matters."""
+        return self._formers[key].settings.sink == self._to_sink(self.layout).settings.sink
+
+    def _is_awaited(self, key: LaneKey) -> bool:
+        """Tell whether a former lane is the one that notices that the own target is well again."""
+        return bool(self.layout.sink) and self._formers[key].sink is self.template.sink
+
     def wake_formers(self) -> None:
         """Let every lane of former layouts look at its row and at what it is asked."""
         for key in self._formers:
@@ -147,7 +178,7 @@ class RouteLanes:
         they deliver again must come before what follows the change.
         """
         in_reach = {
-            key.layout: self._is_in_reach(route)
+            key.layout: self._is_here(key) and self._is_in_reach(route)
             for key, route in self._formers.items()
             if key.lane == 0  # all lanes of a layout end together
         }
@@ -174,7 +205,7 @@ class RouteLanes:
         """Let former lanes that have been idle for a while leave."""
         for key, lane in list(self._awake.items()):
             since_ns = self._idle_ns.setdefault(key, now_ns)
-            if key in self._unsure or not _is_done(lane):
+            if key in self._unsure or self._is_awaited(key) or not _is_done(lane):
                 del self._idle_ns[key]
             elif now_ns - since_ns >= limits.FORMER_LANE_IDLE_S * _NS:
                 lane.stop(0.0)
@@ -187,6 +218,9 @@ class RouteLanes:
     def poll(self) -> None:
         """Carry on with a change of the layout; size the crew; let former lanes rest."""
         now_ns = self._shared.clock.monotonic_ns()
+        self._turn(now_ns)
+        if self._turning is not None:
+            return
         self._switch()
         if self.template.crew.take_gone_back():
             self._ask_formers()
@@ -217,6 +251,56 @@ class RouteLanes:
         """Tell of a layout before a lane of it begins, where a lost ledger does not take it."""
         route_id = self.template.birth.route_id
         self._shared.tell_layouts(route_id, [*self._layouts.former(route_id), layout])
+
+    # --- the fallback ---------------------------------------------------------------------------
+
+    def _turn(self, now_ns: int) -> None:
+        """T9: go over to the fallback, or back, once every lane has left."""
+        if self._stopping:
+            return
+        if self._turning is None:
+            settings = self.template.settings
+            wanted = wanted_sink(
+                self.layout,
+                settings.fallback,
+                self._outage(now_ns),
+                settings.fallback_after_s,
+                limits.FALLBACK_BACK_S,
+            )
+            if wanted == self.layout.sink:
+                return
+            self._turning = wanted
+            for lane in self.each():
+                lane.stop(0.0)
+        if not all(lane.join(0.0) for lane in self.each()):
+            return
+        birth = self.template.birth
+        self.layout = self._layouts.turn(birth, self.layout, self._turning)  # COMMIT POINT: T9
+        self._tell(self.layout)
+        _log.warning(
+            "route %s delivers to %s from LSN %d on%s",
+            birth.name,
+            self.layout.sink or self.template.settings.sink,
+            self.layout.since + 1,
+            f": {self.template.settings.sink} is down" if self.layout.sink else " again",
+        )
+        self._turning = None
+        self.lanes = []
+        for held in (self._awake, self._idle_ns, self._at_rest, self._unsure, self._formers):
+            held.clear()
+        self._start_all()
+
+    def _outage(self, now_ns: int) -> Outage:
+        """Return how the own target stands, by its breaker and the route's."""
+        targets, settings = self._shared.targets, self.template.settings
+        pace = targets.pace(self.template.birth.route_id, settings, now_ns)
+        breakers = [guard.breaker for guard in (targets.target(settings.sink).guard, pace.guard)]
+        down = [each.since_ns for each in breakers if each.state is not BreakerState.CLOSED]
+        if down:
+            self._well_ns = 0
+            return Outage(down_s=(now_ns - min(down)) / _NS)
+        self._well_ns = self._well_ns or now_ns
+        return Outage(well_s=(now_ns - self._well_ns) / _NS)
 
     def waits_for(self) -> list[Lane]:
         """Return the lanes that are not through to the barrier of a change, with nothing open."""

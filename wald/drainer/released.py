@@ -4,7 +4,7 @@
      "released": {route: the highest checkpoint ever told},
      "floors": {route: what lies below may retire},
      "dropped": [route, ...],
-     "layouts": {route: [[number, lanes, since], ...]}}
+     "layouts": {route: [[number, lanes, since], ...]}}    with a 1 behind it: at the fallback
 
 Ingest retires by ``floors``, and by ``routes`` where a route has none: a floor above the
 checkpoint says that packed files hold what lies between. ``released`` outlives a ledger that went
@@ -24,6 +24,8 @@ from wald.ports import FileSystem
 from wald.storage.progress import TwoSlotPage
 
 SLOT_BYTES = limits.PROGRESS_SLOT_BYTES
+FALLBACK = "*"  # no sink has that name
+_ROW = 3
 
 
 class ProgressPage:
@@ -82,8 +84,14 @@ class ProgressPage:
         self._unsynced = 0
 
     def told_layouts(self, route_id: RouteId) -> list[Layout]:
-        """Return the newest layouts of a route that were ever told, the one at work last."""
-        return [Layout(*row) for row in self._layouts.get(str(route_id), ())]
+        """Return the newest layouts of a route that were ever told, the one at work last.
+
+        One that delivered to a fallback has ``FALLBACK`` for the name of its sink.
+        """
+        return [
+            Layout(row[0], row[1], row[2], sink=FALLBACK if len(row) > _ROW else "")
+            for row in self._layouts.get(str(route_id), ())
+        ]
 
     def tell_layouts(self, route_id: RouteId, layouts: Sequence[Layout]) -> None:
         """Tell the layouts of a route; durable on return. One lane from the start says nothing.
@@ -92,7 +100,7 @@ class ProgressPage:
             OSError, ValueError: it cannot be written; the next call tries anew.
         """
         kept = layouts[-limits.LAYOUTS_TOLD_MAX :]
-        rows = [[each.number, each.lanes, each.since] for each in kept]
+        rows = [[each.number, each.lanes, each.since, *([1] if each.sink else [])] for each in kept]
         plain = len(rows) == 1 and rows[0][:2] == [0, 1]
         if plain or rows == self._layouts.get(str(route_id)):
             return

@@ -136,7 +136,7 @@ class Targets:
     """The targets and routes of a drainer, each made when it is first asked for."""
 
     _targets: dict[str, Target] = field(default_factory=dict)
-    _paces: dict[RouteId, Pace] = field(default_factory=dict)
+    _paces: dict[tuple[RouteId, str], Pace] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def target(self, sink: str) -> Target:
@@ -145,7 +145,7 @@ class Targets:
             return self._targets.setdefault(sink, Target(sink))
 
     def pace(self, route: RouteId, settings: RouteSettings, now_ns: int) -> Pace:
-        """Return what the lanes of a route share; a new life of a route is another route."""
+        """Return what the lanes of a route to one sink share; a new life is another route."""
         with self._lock:
             made = Pace(settings.name, settings.max_records_per_s, now_ns)
-            return self._paces.setdefault(route, made)
+            return self._paces.setdefault((route, settings.sink), made)

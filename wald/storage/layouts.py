@@ -1,7 +1,7 @@
 """How routes are divided into lanes, durably: T9 of the ledger.
 
-    layouts  route u32             -> [number, lanes, since, next lanes, barrier]
-    former   route u32 layout u32  -> [number, lanes, since]: of a layout before
+    layouts  route u32             -> [number, lanes, since, next lanes, barrier, sink]
+    former   route u32 layout u32  -> [number, lanes, since, 0, 0, sink]: of a layout before
 
 A route without a row has one lane in layout 0. Former layouts are kept: their lanes hold counts,
 dead letters that are redriven through their chain, and rows at the target that may go back.
@@ -95,9 +95,36 @@ class Layouts:
 
         return self._store.write(work)
 
+    def turn(self, birth: RouteBirth, worked_on: Layout, sink: str) -> Layout:
+        """T9: let the lanes deliver to another sink, behind all that was sealed, at once.
+
+        What was sealed, and what lies before it, stays with the lanes of the layout before, and
+        their sink. No lane of the route may be at work.
+
+        Raises:
+            LedgerFailed: the ledger holds another layout.
+        """
+
+        def work(txn: Transaction) -> Layout:
+            held = _get(txn, birth.route_id)
+            if held != worked_on:
+                msg = "the ledger holds another layout"
+                raise LedgerFailed(msg)
+            _put_former(txn, birth.route_id, worked_on)
+            after = worked_on.turned(sink, self._sealed(txn, birth))
+            return self._found(txn, birth.route_id, after)
+
+        return self._store.write(work)
+
     def of(self, route_id: RouteId) -> Layout | None:
         """Return the layout of a route; None if it was never settled."""
         return self._store.read(lambda txn: _get(txn, route_id))
+
+    def sinks_of(self, route_id: RouteId) -> set[str]:
+        """Return the sinks beside its own that a route has delivered to."""
+        at_work = self.of(route_id)
+        layouts = [*self.former(route_id), *([at_work] if at_work else [])]
+        return {layout.sink for layout in layouts if layout.sink}
 
     def former(self, route_id: RouteId) -> list[Layout]:
         """Return the layouts before the one at work, oldest first."""
@@ -155,7 +182,7 @@ def _is_older(held: Layout | None, told: Layout) -> bool:
 
 
 def _put_former(txn: Transaction, route_id: RouteId, layout: Layout) -> None:
-    row = (layout.number, layout.lanes, layout.since)
+    row = (layout.number, layout.lanes, layout.since, 0, 0, layout.sink)
     txn.put("former", _FORMER.pack(route_id, layout.number), pack(row))
 
 

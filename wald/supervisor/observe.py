@@ -160,6 +160,7 @@ def _route(
         "workers": finished.get("workers", 1),
         "lanes": finished.get("lanes", []),
         "change": finished.get("change"),
+        "fallback": finished.get("fallback"),
         "faults": (finished.get("policy") or {}).get("faults", []),
         "guarded_batch": (finished.get("policy") or {}).get("guarded_batch", 0),
         **policy_said(finished.get("policy", {}), pending, oldest_s, now_ns),

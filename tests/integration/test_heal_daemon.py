@@ -24,11 +24,14 @@ batch = {{ max_age = "20ms" }}
 
 
 @pytest.fixture
-def daemon():
-    with (
-        short_directory() as directory,
-        Daemon(directory, config=CONFIG.format(directory=directory)) as made,
-    ):
+def directory():
+    with short_directory() as made:
+        yield made
+
+
+@pytest.fixture
+def daemon(directory):
+    with Daemon(directory, config=CONFIG.format(directory=directory)) as made:
         yield made
 
 
@@ -102,3 +105,20 @@ def test_takeover_goes_on_with_a_route_that_another_owner_moved(daemon):
     wait_until(lambda: status_of(daemon)["parked"] == "diverged", "the route is parked")
     daemon.command("route", "takeover", "things-db", "--yes")
     drained(daemon, 10)
+
+
+def test_a_moved_directory_is_taken_over_before_its_daemon_is_started(directory):
+    daemon = Daemon(directory, config=CONFIG.format(directory=directory))
+    with daemon:
+        append(daemon, 5)
+        drained(daemon, 5)
+    moved = directory / "moved"
+    shutil.copytree(daemon.data_dir, moved)
+    shutil.rmtree(daemon.data_dir)
+    shutil.move(moved, daemon.data_dir)
+    asked = ("takeover", "things-db", "--data-dir", str(daemon.data_dir))
+    daemon.command("route", *asked, expect=2)  # nobody said yes
+    daemon.command("route", *asked, "--yes")
+    with daemon:
+        append(daemon, 5)
+        drained(daemon, 10)

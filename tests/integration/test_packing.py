@@ -298,3 +298,28 @@ def test_an_older_ledger_takes_packed_files_in_that_it_does_not_know(two):
     targets["stuck"].down = None
     with draining(two, targets):
         assert targets["stuck"].wait_for(lambda: targets["stuck"].lsns == lsns[1])
+
+
+def test_a_target_that_went_back_is_healed_from_packed_files(two):
+    """Its row stands in the middle of what was packed: found there, and delivered from there."""
+    two.settings = replace(
+        two.settings, retain_after_delivery_s=900.0, retain_after_delivery_bytes=1 << 30
+    )
+    lsns = fill(two, 3)
+    targets = {"stuck": RecordingTarget(down=DOWN), "healthy": RecordingTarget()}
+    with draining(two, targets):
+        packed_through(two, last_closed(two))
+    assert retire(two) == 3
+    target = targets["stuck"]
+    target.down = None
+    with draining(two, targets):
+        assert target.wait_for(lambda: target.lsns == lsns[1])
+    first = next(attempt for attempt in target.attempts if attempt.records)
+    assert first.row.hi_lsn < lsns[1][-1]
+    target.records[:] = first.records
+    target.rows[first.key] = first.row
+    with draining(two, targets):
+        assert target.wait_for(lambda: target.lsns == lsns[1])
+        eventually(lambda: figure(two, "delivered") == len(lsns[1]))
+    assert figure(two, "parked") is None
+    assert figure(two, "dead_letters") == 0

@@ -22,11 +22,15 @@ from tests.backlog import CLOCK, FS, Backlog
 from tests.daemon import Daemon, wait_until
 from wald.config import SinkSettings
 from wald.drainer.fleet import Fleet
-from wald.drainer.range_replay import Asked, KeyShare, Point, replay_range
-from wald.errors import InputError, ReplayRefused, WaldError
+from wald.drainer.range_count import KeyShare
+from wald.drainer.range_replay import Asked, Point, replay_range
+from wald.drainer.views import views_of_ledger
+from wald.drainer.where import Sources, Where
+from wald.errors import InputError, RangeGone, ReplayRefused, WaldError
 from wald.model import Attempt, Outcome, ReplayClass, Systemic, SystemicKind
 from wald.ports import Sink
 from wald.storage.lmdb_store import open_ledger
+from wald.storage.log import Log, LogOptions
 from wald.storage.replays import RESERVED_ROUTES, Replay, Replays
 from wald.testing.memory_ledger import MemoryLedger
 from wald.testing.recording_sink import RecordingSink, RecordingTarget
@@ -256,6 +260,58 @@ def test_bad_input_is_refused(
     case.append(10)
     with pytest.raises(error, match=words):
         case.replay(**{"route": "events", "sink": "again", **asked})
+
+
+def without_the_first_segment(case: Case) -> tuple[list[int], list[int]]:
+    """Deliver ten records, and ten in another segment; the first segment is gone."""
+    backlog = case.backlog
+    first = case.append(10)
+    backlog.log.close()
+    (number,) = [each.stem for each in Path(backlog.data_dir, "log").glob("seg-*.wal")]
+    backlog.log = Log.open(FS, backlog.data_dir, CLOCK, backlog.chance, LogOptions())
+    second = case.append(10)
+    Path(backlog.data_dir, "log", f"{number}.wal").unlink()
+    return first, second
+
+
+def test_a_range_that_left_the_log_is_refused_with_where_it_could_begin(case: Case) -> None:
+    first, second = without_the_first_segment(case)
+    with pytest.raises(RangeGone) as gone:
+        case.replay(route="events", begin=Point(first[0]), sink="again")
+    assert f"LSN {first[0]:,} to" in gone.value.message
+    assert f"--from {second[0]}" in gone.value.hint
+    assert case.replay(route="events", begin=Point(second[0]), sink="again")["delivered"] == 10
+    assert case.targets["again"].lsns == second
+
+
+def test_a_record_that_left_the_log_is_told_as_far_as_the_ledger_tells(case: Case) -> None:
+    first, second = without_the_first_segment(case)
+    log_id = case.backlog.log.log_id
+    with closing(case.ledger()) as ledger:
+        where = Where(
+            Sources(
+                FS, case.backlog.data_dir, log_id, CLOCK, ledger,
+                lambda: views_of_ledger(ledger, log_id),
+                lambda: {1: "events"},
+                lambda _: case.backlog.log.frontier,
+            )
+        )  # fmt: skip
+        said = where.where({"lsn": first[3]})
+        assert "does not hold it any more" in said["why"]
+        assert (said["stream"], said["key"], said["durable_ns"]) == ("events", None, None)
+        route = said["routes"]["events"]
+        assert (route["fate"], route["case"], route["batch"]) == ("delivered", "in-history", 1)
+        ledger.store.write(
+            lambda txn: [txn.delete("history", at) for at, _ in list(txn.scan("history"))]
+        )
+        route = where.where({"lsn": second[3]})["routes"]["events"]
+        assert (route["fate"], route["case"]) == ("delivered", "longer-ago")
+        assert "batch" not in route
+        answer = where.delivered({"stream": "events", "lsns": [*first, *second, 99]})
+        assert (answer["delivered"], answer["next"]["verdict"]) == (20, "pending")
+        for wrong in ({}, {"stream": "events"}, {"stream": 1, "lsns": [1]}, {"lsns": [1]}):
+            with pytest.raises(InputError):
+                where.delivered(wrong)
 
 
 def test_so_many_may_be_unfinished(monkeypatch: pytest.MonkeyPatch) -> None:

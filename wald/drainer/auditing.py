@@ -18,7 +18,7 @@ from wald.drainer.fleet import settings_of
 from wald.drainer.records import open_records
 from wald.drainer.route import Shared
 from wald.drainer.views import RouteView
-from wald.errors import InputError, SinkFailed, WaldError
+from wald.errors import SinkFailed, Unavailable, WaldError
 from wald.model import Checkpoint, Frontier, LaneKey, LaneProgress, LostRange, Lsn, Record
 from wald.ports import AuditableSink, FileSystem
 from wald.storage.lookup import Lookup
@@ -219,7 +219,7 @@ class Audit:
         """Wait until ingest's figures have come to what the ledger has finished.
 
         Raises:
-            InputError: they do not: ingest is down, or the route was not taken in yet.
+            Unavailable: they do not: ingest is down, or the route was not taken in yet.
         """
         clock, birth = self._shared.clock, view.birth
         end_ns = clock.monotonic_ns() + round(limits.AUDIT_FIGURES_S * _NS)
@@ -231,7 +231,7 @@ class Audit:
                 return said[0]
             if clock.monotonic_ns() >= end_ns or self.stop.is_set():
                 msg = f"ingest does not say what it accepted for route {birth.name!r}"
-                raise InputError(msg, hint="see 'wald status': is it running?")
+                raise Unavailable(msg, hint="see 'wald status': is it running?")
             clock.sleep(_POLL_S)
 
     def _snapshot(self, route_id: int) -> tuple[Mapping[LaneKey, LaneProgress], int]:

@@ -14,17 +14,18 @@ from typing import Any, NamedTuple
 from wald import limits
 from wald.config import RouteSettings, Settings, SinkSettings
 from wald.config.settings import DeliverSettings
-from wald.core.lanes import Key, Share
+from wald.core.lanes import Share
 from wald.drainer.auditing import held_at
 from wald.drainer.fleet import settings_of
 from wald.drainer.frontier import FrontierBoard
 from wald.drainer.lane import Lane
 from wald.drainer.opening import Doors, locked, open_shared
+from wald.drainer.range_count import Count, KeyShare, notes_of, refusal_of_held
 from wald.drainer.records import open_records
 from wald.drainer.released import ProgressPage
 from wald.drainer.replay import LogLike
 from wald.drainer.route import MakeSink, Route, Shared
-from wald.errors import InputError, RangeGone, ReplayRefused
+from wald.errors import InputError, RangeGone
 from wald.model import (
     DeadLetter,
     LostRange,
@@ -64,42 +65,6 @@ class Asked:
     dry_run: bool = False
     resume: str = ""
     forget: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class KeyShare(Share):
-    """The records of one key."""
-
-    key: str = ""
-
-    @property
-    def is_whole(self) -> bool:
-        """It never is."""
-        return False
-
-    def picks(self, first_lsn: Lsn, count: int, keys: Sequence[Key] | None) -> Sequence[int]:
-        """Return which of ``count`` records in a row have the key."""
-        del first_lsn
-        if keys is None:
-            return ()
-        return [index for index in range(count) if self.has(keys[index])]
-
-    def has(self, key: Key) -> bool:
-        """Tell whether a record's key is the one; bytes are taken for UTF-8."""
-        return key == self.key or (isinstance(key, bytes) and key == self.key.encode())
-
-
-@dataclass(slots=True)
-class Count:
-    """What a range holds."""
-
-    records: int = 0
-    bytes: int = 0
-    lost: int = 0  # ranges that damage took
-    first_lsn: Lsn = 0
-    last_lsn: Lsn = 0
-    held: int | None = None  # records that the target has already; None: it cannot tell
-    missing_lsn: Lsn = 0  # the first that it has not
 
 
 def replay_range(  # noqa: PLR0913 - a composition of ports
@@ -217,12 +182,12 @@ class _Work:
             "last_lsn": count.last_lsn,
             "class": replay_class.value,
             "already_there": count.held,
-            "notes": _notes(replay_class, count),
+            "notes": notes_of(replay_class, count),
         }
         if asked.dry_run:
             return {**said, "dry_run": True}
         if count.held:
-            raise _refusal_of_held(count)
+            raise refusal_of_held(count)
         self.replays.begin(replay)  # COMMIT POINT: the range is pinned
         return {**said, **self.deliver(replay)}
 
@@ -472,30 +437,3 @@ def _refusal(letter: DeadLetter) -> dict[str, Any]:
         "code": letter.code,
         "message": letter.message,
     }
-
-
-def _refusal_of_held(count: Count) -> ReplayRefused:
-    """Say beforehand what would end as a refusal of nearly every record."""
-    msg = (
-        f"{count.held:,} of {count.records:,} records are at the target already, which takes none"
-        " twice"
-    )
-    hint = "nothing is missing there; --sink names another target"
-    if count.missing_lsn:
-        hint = f"the first that is missing there has LSN {count.missing_lsn:,}: choose the range so"
-    return ReplayRefused(msg, hint=hint)
-
-
-def _notes(replay_class: ReplayClass, count: Count) -> list[str]:
-    """Return what a person should know before."""
-    notes = []
-    if replay_class in {ReplayClass.NONE, ReplayClass.WINDOW}:
-        notes.append("the target cannot tell a record again: what it had before is there twice")
-    if count.held:
-        notes.append(
-            f"{count.held:,} of {count.records:,} records are at the target already: it would"
-            " refuse them as duplicates"
-        )
-    if count.lost:
-        notes.append(f"{count.lost:,} damaged ranges lie in it, whose records are lost")
-    return notes

@@ -432,6 +432,50 @@ def test_a_target_that_went_back_behind_a_change_gets_everything_again(keyed):
     keyed.check(target)
 
 
+class Slow(RecordingSink):
+    """Keeps the former layout's attempts until it is let go."""
+
+    def __init__(self, target, free):
+        super().__init__(target)
+        self.free = free
+
+    def deliver(self, attempt):
+        if attempt.key.layout == 0:
+            self.free.wait()
+        return super().deliver(attempt)
+
+
+def test_what_follows_a_change_waits_for_former_lanes_whose_target_went_back(keyed):
+    target, free = RecordingTarget(), threading.Event()
+    keyed.add(10)
+    shared = keyed.shared(sink_of(target))
+    deliver(keyed, shared)
+    keyed.divide(2)
+    shared = keyed.resume(shared)
+    deliver(keyed, shared, more=2)
+    target.records.clear()
+    target.rows.clear()
+    shared = keyed.resume(shared, lambda *_: Slow(target, free))
+    fleet = keyed.fleet(shared)
+    later = fleet.routes[1].lanes
+    try:
+        eventually(
+            lambda: (
+                fleet.poll() is None
+                and {lane.figures.policy.get("held") for lane in later} == {"former lanes"}
+            ),
+            fleet.figures,
+        )
+        assert target.records == []
+        free.set()
+        eventually(lambda: fleet.poll() is None and len(target.records) >= 30, fleet.figures)
+    finally:
+        free.set()
+        end(fleet)
+    keyed.check(target)
+    assert sorted(target.lsns[:10]) == [lsn for lsn, _, _ in keyed.sent[:10]]
+
+
 def test_a_lost_ledger_behind_a_change_of_lanes_delivers_nothing_again(keyed, place):
     """What progress told of the layouts outlives the ledger; the target's rows say the rest."""
     path = str(place / "x.db")

@@ -498,7 +498,7 @@ def test_a_redrive_batch_holds_no_more_bytes_than_a_batch(backlog):
 def test_replay_without_a_daemon_sends_again_what_was_asked_for(backlog, monkeypatch):
     monkeypatch.setattr(limits, "REDRIVE_BATCH_MAX_RECORDS", 1)
     _, bad, target = with_bad(backlog, 3, 17, 20)
-    backlog.replay(sink_of(target))
+    backlog.replay(sink_of(target), patience_s=10.0)
     ledger = open_ledger(FS, backlog.data_dir, backlog.log.log_id)
     assert ledger.ask_redrive(ROUTE, bad, "", 1) == 3
     ledger.close()

@@ -48,6 +48,7 @@ class Lane:
         self._shared = route.shared
         self._memory = LaneMemory()
         self._redrives = Redrives(route)
+        self._redrive_wait_s = 0.0
         self._ledger_changed = False  # by a command
         self._gate = Gate(route)
         self._thread = threading.Thread(
@@ -330,7 +331,7 @@ class Lane:
         self._advance()
         if memory.replay is ReplayClass.TRANSACTIONAL and self._now_ns() >= self._look_ns:
             return Event.LOOK
-        return self._held_back_s or self._until_due_s()
+        return self._held_back_s or self._redrive_wait_s or self._until_due_s()
 
     def _take_up(self) -> Event | float:
         """Go on with the open manifest: sealed just now with T5, or found."""
@@ -370,9 +371,13 @@ class Lane:
 
     def _seal_redrive(self) -> bool:
         """T7: seal what is asked to be sent again, where that may go on now."""
+        self._redrive_wait_s = 0.0
         if self._leave_by_ns is not None or not self._redrives.are_asked():
             return False
-        return self._gate.wait_s() <= 0 and self._redrives.seal(self._memory, self._bounds())
+        self._redrive_wait_s = self._gate.wait_s()
+        if self._redrive_wait_s > 0:
+            return False
+        return self._redrives.seal(self._memory, self._bounds())
 
     def _next_batch(self) -> Batch | None:
         """Return a batch to be sealed now; None to wait for more."""

@@ -80,6 +80,8 @@ def lane_figures(
 def _reach(memory: LaneMemory) -> tuple[Lsn, int | None]:
     """Return up to where the lane is through, and the commit time of what waits longest."""
     (checkpoint, manifest), reader, batch = memory.held, memory.reader, memory.batch
+    if manifest is not None and manifest.is_redrive:  # of which nothing counts as pending
+        return checkpoint.lsn, reader.oldest_time_ns if reader is not None else None
     if batch is not None and batch.records:
         return checkpoint.lsn, batch.records[0].time_ns
     if reader is not None and manifest is None:

@@ -122,7 +122,8 @@ class RouteLanes:
                 since=layout.since,
             )
             begun = Lane(route)
-            begun.figures = figures_of(held[route.key].checkpoint, "starting")
+            asked = self._shared.ledger.count_redrives(route.key)
+            begun.figures = figures_of(held[route.key].checkpoint, "starting", asked)
             begun.flush(max(self._flushed, layout.barrier))
             self.lanes.append(begun)
         for begun in self.lanes:
@@ -424,7 +425,7 @@ def _is_done(lane: Lane) -> bool:
     )
 
 
-def figures_of(checkpoint: Checkpoint, state: str) -> LaneFigures:
+def figures_of(checkpoint: Checkpoint, state: str, redrives: int = 0) -> LaneFigures:
     """Return what is said of a lane that does not run."""
     return LaneFigures(
         state,
@@ -434,4 +435,5 @@ def figures_of(checkpoint: Checkpoint, state: str) -> LaneFigures:
         dead_letters=checkpoint.dead_letters,
         batch_no=checkpoint.batch_no,
         purged=checkpoint.purged,
+        redrives=redrives,
     )

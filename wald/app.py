@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -95,11 +95,8 @@ def check_sinks(settings: Settings) -> None:
         routes.append(RouteSettings("check", "check", settings.auto_sink))
     routes += [fallen_back(route) for route in routes if route.fallback is not None]
     for route in routes:
-        sink = make_sink(route, settings.sinks[route.sink])
-        try:
+        with closing(make_sink(route, settings.sinks[route.sink])) as sink:
             errors = [each for each in promised(route, sink) if each.severity is Severity.ERROR]
-        finally:
-            sink.close()
         for found in errors:
             msg = f"routes.{route.name}: {found.message}"
             raise WrongSetting(msg, hint=found.hint)
@@ -113,15 +110,10 @@ def fallen_back(route: RouteSettings) -> RouteSettings:
 
 def promised(route: RouteSettings, sink: Sink) -> Sequence[Finding]:
     """Return what is wrong or doubtful about the guarantee that a route asks of its sink."""
-    return guarantees.findings(
-        guarantees.Wish(
-            sink.capabilities,
-            bool(getattr(sink, "encoder", "")),
-            route.guarantee,
-            route.on_unknown,
-            route.attempt_timeout_s,
-        )
-    )
+    able, encodes = sink.capabilities, bool(getattr(sink, "encoder", ""))
+    timeout_s = route.attempt_timeout_s
+    wish = guarantees.Wish(able, encodes, route.guarantee, route.on_unknown, timeout_s)
+    return guarantees.findings(wish)
 
 
 # --- the supervisor -----------------------------------------------------------------------------
@@ -400,11 +392,7 @@ def dead_letter_desk(data_dir: str) -> Iterator["Desk"]:
 
 @contextmanager
 def batch_desk(data_dir: str) -> Iterator["BatchDesk"]:
-    """Open the batches of a data directory that no daemon uses, to be asked as a daemon is.
-
-    Raises:
-        DataDirectoryHeld, DataDirectoryUnusable, WaldError: as ``dead_letter_desk``.
-    """
+    """Open the batches of a data directory that no daemon uses; raises as ``dead_letter_desk``."""
     from wald.drainer.batch_desk import BatchDesk
 
     with _ledger_alone(PosixFileSystem(), data_dir) as (ledger, _):

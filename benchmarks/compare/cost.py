@@ -37,7 +37,6 @@ from wald.ports import Sink
 from wald.sinks.sqlite import make as make_sqlite
 
 GOAL = 1 / 0.9
-RECORDS = 100_000
 
 
 def sink_to(target: Path) -> Sink:
@@ -120,7 +119,7 @@ def default_garbage_collector() -> Iterator[None]:
 
 
 def main(times: int) -> int:
-    values = [msgpack.packb(record) for record in flights.read()[:RECORDS]]
+    values = [msgpack.packb(record) for record in flights.read()]
     calm_garbage_collector()  # as every process of wald that delivers does
     if times == 0:  # where the time goes
         profile = cProfile.Profile(time.thread_time)
@@ -138,4 +137,4 @@ def main(times: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 9))
+    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 7))

@@ -431,7 +431,6 @@ class Lane:
         return min(look_s or _IDLE_S, limits.ADVANCE_EVERY_S if behind else _IDLE_S)
 
     def _send(self) -> Event:
-        self._publish()
         memory = self._memory
         known = foregone(self.route, memory)
         took_effect = memory.manifest.current.rev_id

@@ -133,12 +133,10 @@ class LaneReader:
 
     def take(self, bounds: Bounds) -> Batch:
         """Take the next batch off; there must be a record."""
-        records = self._records
-        if len(records) <= bounds.max_records and self._bytes <= bounds.max_bytes:
-            return self._cut(len(records), self._bytes)
-        sizes = list(map(len, map(_VALUE, records[: bounds.max_records])))
-        count = fitting(sizes, bounds)
-        return self._cut(count, sum(sizes[:count]))
+        count = min(len(self._records), bounds.max_records)
+        if self._bytes > bounds.max_bytes:
+            count = fitting(list(map(len, map(_VALUE, self._records[:count]))), bounds)
+        return self._cut(count)
 
     def take_through(self, hi: Lsn, frontier: Frontier) -> Batch | None:
         """Read and take everything up to ``hi``: a batch that was sealed before.
@@ -159,7 +157,7 @@ class LaneReader:
         while self._undecoded and self._undecoded[0].first_lsn <= hi:
             self._decode(self._undecoded.popleft())
         count = sum(record.lsn <= hi for record in self._records)
-        return self._cut(count, sum(map(len, map(_VALUE, self._records[:count]))), hi)
+        return self._cut(count, hi)
 
     @property
     def has_lost(self) -> bool:
@@ -172,14 +170,21 @@ class LaneReader:
         self._lost = [item for item in self._lost if item.last_lsn > self.through]
         return lost
 
-    def _cut(self, count: int, size_bytes: int, hi: Lsn | None = None) -> Batch:
+    def _split(self, count: int) -> list[Record]:
+        """Take so many records off: the shorter part is what is copied and counted."""
         records = self._records
-        if count == len(records):  # no copy
-            self._records = []
-        else:
-            records = records[:count]
-            del self._records[:count]
-        self._bytes -= size_bytes
+        if 2 * count < len(records):
+            taken = records[:count]
+            del records[:count]
+            self._bytes -= _size_bytes(taken)
+            return taken
+        self._records = records[count:]
+        del records[count:]
+        self._bytes = _size_bytes(self._records)
+        return records
+
+    def _cut(self, count: int, hi: Lsn | None = None) -> Batch:
+        records = self._split(count)
         if hi is None:
             hi = records[-1].lsn
         lost = tuple(item for item in self._lost if item.first_lsn <= hi)
@@ -226,6 +231,10 @@ class LaneReader:
         self._bytes += sum(map(len, ours.values))
         if not self._records and not self._undecoded:
             self._anchors.clear()  # of blocks with nothing that is ours: they are passed
+
+
+def _size_bytes(records: Sequence[Record]) -> int:
+    return sum(map(len, map(_VALUE, records)))
 
 
 def _requests(first_lsn: Lsn, section: Section, block: TailBlock) -> Iterator[_Undecoded]:

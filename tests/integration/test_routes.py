@@ -15,6 +15,7 @@ import pytest
 import wald
 from tests.backlog import FS, Backlog, end, eventually
 from tests.daemon import Daemon, wait_until
+from wald.cli.notes import notes
 from wald.config import SinkSettings
 from wald.config.settings import WorkerSettings
 from wald.core import state
@@ -339,3 +340,42 @@ def test_a_new_route_begins_where_its_birth_says_in_every_lane(two, lanes):
     books = {name: (each["accepted"], each["delivered"]) for name, each in done["routes"].items()}
     assert books == {"one": (66, 66), "two": (0, 0), "now": (33, 33), "oldest": (66, 66)}
     assert done["pending"] == 0
+
+
+# --- in words -----------------------------------------------------------------------------------
+
+QUIET: dict[str, object] = {
+    "faults": [],
+    "guarded_batch": 0,
+    "fallback": None,
+    "paused_ns": None,
+    "change": None,
+    "state": "idle",
+    "pending": 3,
+}
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({}, []),
+        ({"paused_ns": 1}, ["wald route resume r"]),
+        (
+            {"change": {"from": 2, "to": 4, "barrier": 48_211, "waits_for": [1], "blocked_by": []}},
+            ["2 lanes become 4 behind LSN 48,211; waits for lane: 1"],
+        ),
+        (
+            {"change": {"from": 2, "to": 1, "barrier": 9, "waits_for": [0], "blocked_by": [0]}},
+            ["lane 0 is parked and blocks it"],
+        ),
+        (
+            {"state": "orphan", "pinned_bytes": 5_000},
+            ["3 records stay in the log (5,000 bytes)", "wald route drop r"],
+        ),
+        ({"state": "dropped"}, ["given up"]),
+    ],
+)
+def test_status_says_in_words_what_holds_a_route_back(said, words):
+    lines = notes("r", {**QUIET, **said})
+    assert len(lines) == bool(words)
+    assert all(word in lines[0] for word in words)

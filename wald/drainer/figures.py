@@ -50,7 +50,9 @@ def summed(
         at_rest: of former lanes that have not: only their counts are the route's.
     """
     every = [*running, *at_rest]
-    worst = max(running, key=lambda each: (badness(each.state), bool(each.last_error), -each.through_lsn))
+    worst = max(
+        running, key=lambda each: (badness(each.state), bool(each.last_error), -each.through_lsn)
+    )
     oldest = [each.oldest_pending_ns for each in running if each.oldest_pending_ns is not None]
     halted = sorted(lsn for each in running for lsn in each.halted)
     return {

@@ -27,8 +27,9 @@ from wald.drainer.range_replay import Asked, Point, replay_range
 from wald.drainer.views import views_of_ledger
 from wald.drainer.where import Sources, Where
 from wald.errors import InputError, RangeGone, ReplayRefused, WaldError
-from wald.model import Attempt, Outcome, ReplayClass, Systemic, SystemicKind
-from wald.ports import Sink
+from wald.model import Attempt, DeadLetter, LaneKey, Outcome, ReplayClass, Systemic, SystemicKind
+from wald.ports import Sink, Transaction
+from wald.storage.ledger_rows import bury, get_lane, put_lane
 from wald.storage.lmdb_store import open_ledger
 from wald.storage.log import Log, LogOptions
 from wald.storage.replays import RESERVED_ROUTES, Replay, Replays
@@ -312,6 +313,38 @@ def test_a_record_that_left_the_log_is_told_as_far_as_the_ledger_tells(case: Cas
         for wrong in ({}, {"stream": "events"}, {"stream": 1, "lsns": [1]}, {"lsns": [1]}):
             with pytest.raises(InputError):
                 where.delivered(wrong)
+
+
+def test_a_record_that_damage_took_is_never_called_delivered(case: Case) -> None:
+    lsns = case.append(10)
+    log_id = case.backlog.log.log_id
+    key = LaneKey(log_id, 1, 0, 0)
+    hole = DeadLetter(
+        "events", lsns[2], "damaged", "a hole", 1, bytes(16), 0, 0, through_lsn=lsns[4], records=3
+    )
+    with closing(case.ledger()) as ledger:
+        where = Where(
+            Sources(
+                FS, case.backlog.data_dir, log_id, CLOCK, ledger,
+                lambda: views_of_ledger(ledger, log_id),
+                lambda: {1: "events"},
+                lambda _: case.backlog.log.frontier,
+            )
+        )  # fmt: skip
+        asked = {"stream": "events", "lsns": lsns[3:]}
+        assert where.delivered(asked)["delivered"] == 7
+
+        def damage(txn: Transaction) -> None:
+            held = get_lane(txn, key)
+            counted = replace(held.checkpoint, dead_letters=3)
+            put_lane(txn, key, held._replace(checkpoint=counted))
+            bury(txn, 1, [hole])
+
+        ledger.store.write(damage)
+        answer = where.delivered(asked)
+        assert (answer["delivered"], answer["next"]["verdict"]) == (0, "refused")
+        assert answer["next"]["routes"]["events"]["fate"] == "lost"
+        assert where.delivered({"stream": "events", "lsns": lsns[5:]})["delivered"] == 5
 
 
 def test_so_many_may_be_unfinished(monkeypatch: pytest.MonkeyPatch) -> None:

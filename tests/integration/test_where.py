@@ -19,6 +19,7 @@ from tests.daemon import Daemon, wait_until
 from wald.cli.where import lines_of
 from wald.client.asking import CONTROL_SUFFIX
 from wald.config.places import CONTROL_SUFFIX as SERVED_SUFFIX
+from wald.core.lanes import lane_of
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 CONFIG = """
@@ -219,6 +220,28 @@ def test_a_lane_that_waits_for_a_person_is_told_at_once(place: Path) -> None:
         assert isinstance(pending.value, wald.DeliveryTimeout)
         said = where(daemon, pending.value.receipt.lsn)["routes"]["halts"]
         assert (said["fate"], said["blocked"].split(":")[0]) == ("sealed", "parked as halted")
+
+
+def test_the_lane_of_the_record_decides_and_no_other(place: Path) -> None:
+    refuse_in(place, "a.db", "halting")
+    halting = (
+        '[routes.halts]\nstream="halting"\nsink="a"\non_reject="halt"\nlanes=3\n'
+        'batch={max_age="20ms"}'
+    )
+    stuck = lane_of("bad", 0, 3)
+    there, elsewhere = (
+        next(key for key in "abcdefgh" if (lane_of(key, 0, 3) == stuck) is same)
+        for same in (True, False)
+    )
+    with daemon_in(place, routes=halting) as daemon, wald.connect(daemon.socket) as producer:
+        with pytest.raises(wald.DeliveryPending):
+            producer.append("halting", 1, key="bad", ack="delivered")
+        good = producer.append("halting", 2, key=elsewhere, ack="delivered")
+        with pytest.raises(wald.DeliveryPending):
+            producer.append("halting", 3, key=there, ack="delivered")
+        said = where(daemon, good.lsn)["routes"]["halts"]
+        assert (said["fate"], said["lane"]) == ("delivered", lane_of(elsewhere, 0, 3))
+        assert said["blocked"] == ""
 
 
 def test_a_wait_survives_restarts_of_the_daemon_and_one_connection_is_kept(place: Path) -> None:

@@ -6,6 +6,7 @@ its history, so that a batch that is closed in between is told as closed.
 
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from wald.model import (
     LostRange,
     Lsn,
     Record,
+    RouteId,
     StreamId,
 )
 from wald.ports import Clock, FileSystem, Ledger
@@ -58,6 +60,14 @@ class Located(NamedTuple):
     why: str = ""
 
 
+@dataclass(slots=True)
+class _Question:
+    """What was read for one question, so that it is read once."""
+
+    progress: dict[LaneKey, LaneProgress] = field(default_factory=dict)
+    damage: dict[RouteId, list[DeadLetter]] = field(default_factory=dict)
+
+
 class Where:
     """Answers; one thread."""
 
@@ -65,6 +75,7 @@ class Where:
         self._sources = sources
         self._lookup = Lookup(sources.ledger.store)
         self._known: dict[Lsn, tuple[StreamId, Key]] = {}
+        self._damaged: dict[RouteId, tuple[list[int], list[DeadLetter]]] = {}
         self.operations: Mapping[str, Callable[[Request], dict[str, Any]]] = {
             "drain.where": self.where,
             "drain.delivered": self.delivered,
@@ -258,11 +269,11 @@ class Where:
         numbers = [natural({"lsn": each}, "lsn", 0) for each in lsns[: limits.WHERE_LSNS_MAX]]
         frontier = self._sources.frontier(0)
         views = [view for view in self._sources.views() if view.birth.stream == stream]
-        progress: dict[LaneKey, LaneProgress] = {}
+        question = _Question()
         room = max(1, _PARTS_MAX // max(1, len(views)))
         for done, lsn in enumerate(numbers[:room]):
             known = frontier is not None and lsn <= frontier.lsn
-            standings = self._standings(views, lsn, progress) if known else {}
+            standings = self._standings(views, lsn, question) if known else {}
             verdict = judge(standing for standing, _ in standings.values())
             if verdict is not Verdict.DELIVERED:
                 routes = {
@@ -274,15 +285,17 @@ class Where:
         return {"delivered": min(room, len(numbers)), "next": None}
 
     def _standings(
-        self, views: Sequence[RouteView], lsn: Lsn, progress: dict[LaneKey, LaneProgress]
+        self, views: Sequence[RouteView], lsn: Lsn, question: _Question
     ) -> dict[str, tuple[Standing, str]]:
         found = {}
         for view in views:
             key = self._lane_of_known(view, lsn)
-            if key is not None and key not in progress:
-                progress[key] = self._sources.ledger.lane(key)
-            checkpoint, manifest = progress[key] if key is not None else (None, None)
+            if key is not None and key not in question.progress:
+                question.progress[key] = self._sources.ledger.lane(key)
+            checkpoint, manifest = question.progress[key] if key is not None else (None, None)
             letter = self._lookup.letter(view.birth.route_id, lsn)
+            if letter is None and checkpoint is not None and lsn <= checkpoint.lsn:
+                letter = self._damage_over(view, lsn, question)
             facts = Facts(
                 lsn,
                 view.birth.birth_lsn,
@@ -299,6 +312,26 @@ class Where:
             standing = Standing(whereabouts(facts).fate, view.why_blocked(key))
             found[view.birth.name] = (standing, why)
         return found
+
+    def _damage_over(self, view: RouteView, lsn: Lsn, question: _Question) -> DeadLetter | None:
+        """Return the letter of the damaged range that an LSN lies in.
+
+        The ranges are read anew once the counts of the route's dead letters have changed.
+        """
+        route_id = view.birth.route_id
+        if route_id not in question.damage:
+            lanes = self._sources.ledger.lanes(route_id).values()
+            stamp = [
+                number
+                for held in lanes
+                for number in (held.checkpoint.dead_letters, held.checkpoint.purged)
+            ]
+            if self._damaged.get(route_id, ([], []))[0] != stamp:
+                found = self._lookup.damaged(route_id) if any(stamp) else []
+                self._damaged[route_id] = stamp, found
+            question.damage[route_id] = self._damaged[route_id][1]
+        ranges = question.damage[route_id]
+        return next((each for each in ranges if each.lsn <= lsn <= each.through_lsn), None)
 
     def _lane_of_known(self, view: RouteView, lsn: Lsn) -> LaneKey | None:
         """Return the lane that has a record; the log is read for its key where that decides."""

@@ -135,6 +135,19 @@ class Lookup:
         found = self._store.read(lambda txn: txn.get("dead", dead_key(route_id, lsn)))
         return None if found is None else letter_of(found)
 
+    def damaged(self, route_id: RouteId) -> list[DeadLetter]:
+        """Return the dead letters that stand for damaged ranges, in order; reads all of a route.
+
+        The number that is read is that of the dead letters of a route, which is bounded.
+        """
+        return self._store.read(
+            lambda txn: [
+                letter
+                for _, value in txn.scan("dead", ROUTE.pack(route_id))
+                if not (letter := letter_of(value)).dead_file
+            ]
+        )
+
     def aside_between(
         self, keys: Collection[LaneKey], lo: Lsn, hi: Lsn
     ) -> tuple[dict[Lsn, DeadLetter], set[Lsn]]:

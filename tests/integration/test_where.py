@@ -28,6 +28,7 @@ sample = 1.0
 [sinks.a]
 type = "sqlite"
 path = "{place}/a.db"
+busy_timeout = "20ms"
 [sinks.b]
 type = "sqlite"
 path = "{place}/b.db"
@@ -179,6 +180,29 @@ def test_a_dead_letter_is_told_with_the_words_of_the_target(place: Path) -> None
         again = where(daemon, lsn)
         assert again["routes"]["first"]["fate"] == "redriven"
         assert producer.wait(refused.value.receipt, timeout=10).level == "delivered"
+
+
+def test_a_sealed_batch_is_told_with_its_attempts_and_last_error(place: Path) -> None:
+    with daemon_in(place) as daemon, wald.connect(daemon.socket) as producer:
+        producer.append("events", 0, key="k", ack="delivered")
+        with closing(sqlite3.connect(place / "a.db", timeout=20)) as target:
+            target.execute("BEGIN IMMEDIATE")
+            receipt = producer.append("events", 1, key="k", headers={"traceparent": TRACE})
+
+            def tried() -> bool:
+                route = producer.status(receipt.lsn).routes["first"]
+                return route.fate == "sealed" and route.attempts >= 2 and "locked" in route.reason
+
+            wait_until(tried, "two attempts were made")
+            said = where(daemon, receipt.lsn)
+            assert said["routes"]["first"]["trace"] == TRACE
+            text = "\n".join(lines_of(said))
+            assert "  first   sealed in batch 2 (" in text
+            assert "last error: busy: " in text
+            assert "database is locked" in text
+            target.execute("ROLLBACK")
+        assert producer.wait(receipt, timeout=20).level == "delivered"
+        assert where(daemon, receipt.lsn)["routes"]["first"]["attempts"] >= 3
 
 
 def test_a_purged_letter_is_told(place: Path) -> None:

@@ -438,3 +438,24 @@ def test_a_batch_that_is_given_up_needs_nothing_of_what_was_frozen(backlog, how)
     assert sent(bench) == []
     newest = {lsns[3], lsns[4], lsns[5]}
     assert bench.dead.keys() == (newest if how is None else set(lsns))
+
+
+def test_a_rest_that_a_smaller_target_cannot_take_and_that_cannot_be_cut_is_not_forgotten(backlog):
+    lsns = backlog.append(*values(5))
+    bench = Bench(backlog, NONE, transform="tests.transforms:twice")
+    wanted = tuple(RejectedRecord(lsn, "busy", "later") for lsn in lsns[:4])
+    bench.target.script.append(Partial(retry=wanted))  # the last took effect: no place to cut
+    bench.run(lambda: len(bench.target.attempts) == 1)
+    bench.run(lambda: bench.step is Step.WAITING)
+    bench.options["max_records"] = 4
+    bench.start()
+    for _ in range(3):
+        bench.run(lambda: bench.step is Step.WAITING)
+        bench.run(lambda: bench.step is not Step.WAITING)
+    assert bench.held.manifest is not None
+    bench.options["max_records"] = 100
+    bench.start()
+    bench.through()
+    assert [record.lsn for record in bench.target.records] == [
+        lsn for lsn in lsns[:4] for _ in range(2)
+    ]

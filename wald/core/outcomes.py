@@ -287,6 +287,7 @@ def settle(
     """
     wanted = {item.lsn: item for item in part.retry}
     named = wanted.keys() | {item.lsn for item in part.rejected}
+    assert named <= set(sent)  # else what was not sent would count as settled
     taken = tuple(lsn for lsn in sent if lsn not in named)
     refused = {item.lsn: item for item in part.rejected}
     if replay is ReplayClass.MONOTONE and taken:

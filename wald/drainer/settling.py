@@ -238,6 +238,8 @@ def _send_less(route: Route, memory: LaneMemory, code: str, message: str) -> Eve
         return _cut_redrive(route, memory, lsns)
     hi = outcomes.cut_at(lsns, memory.manifest.current.settled)
     if hi is None:  # what took effect stands behind it: it cannot be left to the next batch
+        left = freezing.to_send(memory)
+        memory.sent = tuple(dict.fromkeys(record.lsn for record in left))
         wanted = tuple(RejectedRecord(lsn, code, message) for lsn in memory.sent)
         return _settle_part(route, memory, Partial(retry=wanted, message=message))
     revise(route, memory, Change(hi=hi, retries=memory.manifest.current.retries, begins=False))

@@ -20,6 +20,7 @@ import pytest
 import wald
 from tests.backlog import CLOCK, FS, Backlog
 from tests.daemon import Daemon, wait_until
+from wald.cli.replay import _print_range
 from wald.config import SinkSettings
 from wald.drainer.fleet import Fleet
 from wald.drainer.range_count import KeyShare
@@ -383,6 +384,39 @@ def run(place: Path, *arguments: str, expect: int = 0) -> dict[str, Any]:
     )  # fmt: skip
     assert done.returncode == expect, done.stderr
     return dict(json.loads(done.stdout)) if done.stdout else {"stderr": done.stderr}
+
+
+@pytest.mark.parametrize(
+    ("said", "lines", "talk"),
+    [
+        (
+            {"dry_run": True, "records": 3, "bytes": 1500, "class": "none", "notes": ["twice"]},
+            ["LSN 1 to 9 of s -> a: 3 records, 1,500 bytes, none"],
+            ["note: twice"],
+        ),
+        (
+            {
+                "complete": False, "delivered": 2, "refused": 1, "lost": 1, "report": "R.json",
+                "refusals": [{"lsn": 4, "code": "X", "message": "no"}], "parked": None,
+                "last_error": "down", "through_lsn": 5,
+            },
+            ["LSN 1 to 9 of s -> a: 2 delivered, 1 refused, 1 lost", "  LSN 4: X: no"],
+            [
+                "all of them: R.json",
+                "not finished, up to LSN 5: down",
+                "go on with: wald replay --resume ab",
+            ],
+        ),
+    ],
+    ids=["dry run", "interrupted"],
+)  # fmt: skip
+def test_what_the_command_prints(
+    said: dict[str, Any], lines: list[str], talk: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _print_range({"replay": "ab", "after": 0, "until": 9, "stream": "s", "sink": "a", **said})
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == lines
+    assert printed.err.splitlines() == talk
 
 
 def test_the_command_replays_what_a_daemon_delivered(place: Path) -> None:

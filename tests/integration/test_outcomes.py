@@ -11,6 +11,7 @@ from tests.onelane import WINDOW_S, Bench, Dying, Killed, values
 from wald import limits
 from wald.core.delivery import Step
 from wald.core.outcomes import PASSED_OVER, RESENT, RETRIES_EXHAUSTED
+from wald.errors import DiskFull
 from wald.model import (
     Decision,
     FinishedBatch,
@@ -394,6 +395,25 @@ def test_a_manifest_stays_bounded_while_a_target_answers_in_parts_for_ever(backl
     assert bench.dead == {}
     assert bench.held.manifest is not None
     assert len(bench.held.manifest.revisions) == 2
+
+
+@pytest.mark.parametrize("step", ["revise", "finish"])
+def test_what_took_effect_stays_in_doubt_until_the_ledger_says_so(backlog, step):
+    lsns = backlog.append(*values(5))
+    bench = Bench(backlog, NONE, on_unknown="hold")
+    bench.target.per_record = step == "revise"
+    bench.target.wants_later = lambda record: step == "revise" and record.lsn == lsns[4]
+    whole = getattr(bench.ledger, step)
+
+    def full(*_args, **_options):
+        setattr(bench.ledger, step, whole)
+        msg = "no room for the ledger"
+        raise DiskFull(msg, retry_after_s=1.0)
+
+    setattr(bench.ledger, step, full)
+    bench.parked()
+    assert len(bench.target.attempts) == 1
+    assert bench.lane.figures.parked == "uncertain"
 
 
 def test_what_may_have_taken_effect_is_not_cut(backlog):

@@ -18,10 +18,12 @@ from wald.errors import WaldError
 from wald.model import (
     AttemptStamp,
     Decision,
+    Delivered,
     LaneProgress,
     Manifest,
     Mark,
     Outcome,
+    Partial,
     ReplayClass,
     Revision,
 )
@@ -50,8 +52,14 @@ def cleared(memory: LaneMemory) -> int:
 
 
 def take_in(route: Route, memory: LaneMemory, outcome: Outcome, *, in_doubt: bool) -> None:
-    """Remember what an outcome clears; durably where a restart would be in doubt for nothing."""
+    """Remember what an outcome clears; durably where a restart would be in doubt for nothing.
+
+    What took effect is cleared only by the T3 or T5 that says so: until then a second attempt
+    may double it.
+    """
     manifest = memory.manifest
+    if isinstance(outcome, Delivered | Partial):
+        return
     if not outcomes.leaves_no_doubt(outcome, in_doubt=in_doubt):
         return
     memory.cleared = (manifest.number, manifest.attempts)

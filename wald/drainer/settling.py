@@ -90,6 +90,7 @@ class Change:
     outputs: tuple[Output, ...] | None = None
     retries: int = 0
     begins: bool = True
+    settles: bool = False  # the attempt before was answered for each record: it leaves no doubt
 
 
 def revise(route: Route, memory: LaneMemory, change: Change) -> None:
@@ -104,6 +105,8 @@ def revise(route: Route, memory: LaneMemory, change: Change) -> None:
     else:
         letters = _letters(route, memory, rev_id, hi, change.refused)
     stamp = doubt.attempt_stamp(route, memory, begins=change.begins)
+    if change.settles:
+        stamp = replace(stamp, cleared=manifest.attempts)
     revision = replace(
         before,
         rev_id=rev_id,
@@ -185,11 +188,19 @@ def _settle_part(route: Route, memory: LaneMemory, part: Partial) -> Event:
         return unless  # nothing has changed; a window's target wants another id
     if unless is not None:  # what took effect did: the refused ones wait with the rest
         left = _not_taken(memory, found)
-        revise(route, memory, Change((), taken, None, None, left, before.retries, begins=False))
+        revise(
+            route,
+            memory,
+            Change((), taken, None, None, left, before.retries, begins=False, settles=True),
+        )
         return unless
     rest = bool(found.rest)
     retries = found.retries if rest else 0
-    revise(route, memory, Change(refused, taken, None, None, left, retries, begins=not rest))
+    revise(
+        route,
+        memory,
+        Change(refused, taken, None, None, left, retries, begins=not rest, settles=True),
+    )
     return Event.REST if rest else Event.NOTHING_LEFT
 
 
@@ -223,7 +234,9 @@ def _settle_redrive(route: Route, memory: LaneMemory, found: outcomes.Settlement
         exclude_again(route, memory, refused)
     rest = bool(found.rest)
     retries = found.retries if rest else 0
-    revise(route, memory, Change((), taken, None, None, left, retries, begins=not rest))
+    revise(
+        route, memory, Change((), taken, None, None, left, retries, begins=not rest, settles=True)
+    )
     return Event.REST if rest else Event.NOTHING_LEFT
 
 

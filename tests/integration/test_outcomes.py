@@ -416,6 +416,19 @@ def test_what_took_effect_stays_in_doubt_until_the_ledger_says_so(backlog, step)
     assert bench.lane.figures.parked == "uncertain"
 
 
+def test_answers_for_each_record_leave_no_doubt_although_nothing_is_set_aside(backlog):
+    backlog.append(*values(200))
+    batch = replace(backlog.settings.routes["events"].batch, max_records=200)
+    bench = Bench(backlog, NONE, batch=batch, on_unknown="hold")
+    bench.target.per_record = True
+    bench.target.refuses = lambda _: True
+    bench.run(lambda: len(bench.target.attempts) == 5)
+    assert bench.lane.figures.parked is None
+    bench.target.refuses = lambda _: False
+    bench.through()
+    assert bench.dead == {}
+
+
 def test_what_may_have_taken_effect_is_not_cut(backlog):
     lsns = backlog.append(*values(6))
     for said in (TooLarge("413"), Rejected((), "400")):

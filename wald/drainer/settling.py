@@ -185,6 +185,7 @@ def _settle_part(route: Route, memory: LaneMemory, part: Partial) -> Event:
     refused, taken, left = _of_the_log(memory, found)
     unless = may_set_aside(route, memory, refused) if refused else None
     if unless is not None and not taken and memory.replay is not ReplayClass.WINDOW:
+        doubt.clear_uncalled(memory, in_doubt=False)  # each record was answered for: none taken
         return unless  # nothing has changed; a window's target wants another id
     if unless is not None:  # what took effect did: the refused ones wait with the rest
         left = _not_taken(memory, found)

@@ -205,6 +205,19 @@ def test_a_sealed_batch_is_told_with_its_attempts_and_last_error(place: Path) ->
         assert where(daemon, receipt.lsn)["routes"]["first"]["attempts"] >= 3
 
 
+def test_a_record_that_a_newer_one_of_its_key_replaced_is_told(place: Path) -> None:
+    newest = '[routes.newest]\nstream="states"\nsink="a"\ncoalesce="last"\nbatch={max_age="20ms"}'
+    with daemon_in(place, routes=newest) as daemon, wald.connect(daemon.socket) as producer:
+        results = producer.append_many("states", [1, 2, 3], keys=["a", "b", "a"], ack="delivered")
+        fates = [where(daemon, each.lsn)["routes"]["newest"]["fate"] for each in results.accepted]
+        assert fates == ["superseded", "delivered", "delivered"]
+        audited = json.loads(daemon.command("audit", "--route", "newest", "--json"))["routes"][0]
+        assert (audited["delivered"], audited["superseded"]) == (3, 1)
+        assert "coalesce" in audited["cannot_tell"]
+    with closing(sqlite3.connect(place / "a.db")) as target:
+        assert len(target.execute("SELECT lsn FROM states").fetchall()) == 2
+
+
 def test_a_purged_letter_is_told(place: Path) -> None:
     refuse_in(place, "a.db")
     with daemon_in(place) as daemon, wald.connect(daemon.socket) as producer:

@@ -1,30 +1,20 @@
-"""The doors to the outside, as protocols whose docstrings are the contract.
-
-Real and simulated implementations pass the same contract tests. Blocking code only.
-"""
+"""The door to what the drainer remembers: transactions, dead letters, manifests."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from wald.model import (
     AskedRedrive,
-    Attempt,
     AttemptStamp,
-    Capabilities,
     Checkpoint,
     DeadLetter,
-    Finding,
     FinishedBatch,
     LaneKey,
     LaneProgress,
     Lsn,
     Manifest,
     Mark,
-    Outcome,
-    ProgressRow,
     Purged,
-    Record,
-    RejectedRecord,
     Revision,
     RevisionId,
     RouteBirth,
@@ -32,240 +22,6 @@ from wald.model import (
 )
 
 _T = TypeVar("_T")
-
-
-class Clock(Protocol):
-    """Time as an argument: monotonic for durations, wall clock for people and for records."""
-
-    def wall_ns(self) -> int:
-        """Return the wall clock, nanoseconds since the epoch. May jump either way."""
-        ...
-
-    def monotonic_ns(self) -> int:
-        """Return a clock that never goes back, in nanoseconds; comparable in one process only."""
-        ...
-
-    def boot_ns(self) -> int:
-        """Return nanoseconds since boot, suspend included; comparable within one boot."""
-        ...
-
-    def boot_id(self) -> str:
-        """Return what names this boot of this machine."""
-        ...
-
-    def sleep(self, seconds: float) -> None:
-        """Wait; only drivers of real processes call it, never the core."""
-        ...
-
-
-class Chance(Protocol):
-    """Randomness as an argument; ``random.Random`` and ``random.SystemRandom`` fit."""
-
-    def randbytes(self, n: int, /) -> bytes:
-        """Return n random bytes."""
-        ...
-
-    def uniform(self, a: float, b: float, /) -> float:
-        """Return a float between a and b."""
-        ...
-
-
-class FileStat(NamedTuple):
-    """What a file system says of a name."""
-
-    size_bytes: int
-    inode: int
-    device: int
-    block_size_bytes: int
-    is_directory: bool
-    is_symlink: bool
-    uid: int
-    mode: int
-    modified_ns: int
-
-
-class File(Protocol):
-    """An open file. One thread at a time. Every method raises ``OSError`` as the system does.
-
-    Nothing is durable before ``sync`` returned without an error. After ``sync`` raised once, the
-    file's unsynced bytes may be lost although a later ``sync`` succeeds and a read shows them:
-    no caller may sync this file again and believe it.
-    """
-
-    def pread(self, length: int, offset: int) -> bytes:
-        """Read up to ``length`` bytes; short only at the end of the file."""
-        ...
-
-    def pwritev(self, parts: Sequence[bytes], offset: int) -> None:
-        """Write all parts at ``offset``, or raise; after an error any prefix may be written."""
-        ...
-
-    def sync(self) -> None:
-        """Make bytes and size durable (fdatasync)."""
-        ...
-
-    def allocate(self, offset: int, length: int) -> None:
-        """Reserve room and extend the size (posix_fallocate); bytes read as zeros."""
-        ...
-
-    def truncate(self, size_bytes: int) -> None:
-        """Cut or extend with zeros; durable after ``sync``."""
-        ...
-
-    def size(self) -> int:
-        """Return the size in bytes."""
-        ...
-
-    def lock(self) -> bool:
-        """Take the exclusive lock of the file without waiting; False if another holds it.
-
-        The lock ends with the process or with ``close`` (flock; descriptors are close-on-exec).
-        """
-        ...
-
-    def close(self) -> None:
-        """Close; harmless to repeat. Does not sync."""
-        ...
-
-
-class FileSystem(Protocol):
-    """Names. Paths are absolute or relative strings with ``/``. Raises ``OSError``.
-
-    A new, removed or changed name is durable only after ``sync_directory`` of its directory.
-    Files are opened without following a symbolic link in the last component.
-    """
-
-    def open(self, path: str, *, write: bool = False) -> File:
-        """Open an existing file."""
-        ...
-
-    def create(self, path: str, *, mode: int = 0o600) -> File:
-        """Make a new, empty file to read and write; ``FileExistsError`` if the name is used."""
-        ...
-
-    def make_directory(self, path: str, *, mode: int = 0o700) -> None:
-        """Make a directory; ``FileExistsError`` if the name is used."""
-        ...
-
-    def list_directory(self, path: str) -> list[str]:
-        """Return the names in a directory, sorted."""
-        ...
-
-    def stat(self, path: str) -> FileStat | None:
-        """Return what is at the name, itself if a link; None if nothing is there."""
-        ...
-
-    def link(self, source: str, target: str) -> None:
-        """Give a file a second name; ``FileExistsError`` if ``target`` is used."""
-        ...
-
-    def unlink(self, path: str) -> None:
-        """Remove a name."""
-        ...
-
-    def rename(self, source: str, target: str) -> None:
-        """Move a name to one that must not exist (RENAME_NOREPLACE); ``FileExistsError`` if so."""
-        ...
-
-    def replace(self, source: str, target: str) -> None:
-        """Move a name over another in one step: for small whole files, never for the log."""
-        ...
-
-    def sync_directory(self, path: str) -> None:
-        """Make the names in a directory durable."""
-        ...
-
-    def free_bytes(self, path: str) -> int:
-        """Return how many bytes may still be written on the file system of ``path``."""
-        ...
-
-    def machine_id(self) -> str:
-        """Return what names this machine; empty where the system has none."""
-        ...
-
-
-class Sink(Protocol):
-    """The code that writes to one kind of target; one instance per lane, one thread at a time.
-
-    Methods return values and never raise for what a target does; a raised exception is a bug of
-    the sink, counts as ``Unknown``, and the sink is closed and made anew.
-    """
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What the target can express; constant, known without a connection."""
-        ...
-
-    def read_row(self, key: LaneKey) -> ProgressRow | Outcome | None:
-        """Ask the target what it remembers of the lane; connects if need be.
-
-        Returns None where it remembers nothing, an ``Outcome`` (``Systemic``) where it cannot
-        be asked.
-        """
-        ...
-
-    def deliver(self, attempt: Attempt) -> Outcome:
-        """Move the row and apply the records in one transaction of the target.
-
-        Durable at the target when ``Delivered`` is returned. ``RowMoved`` if the row was not
-        (row.batch_no - 1, prev_rev, owner).
-        """
-        ...
-
-    def probe(
-        self, attempt: Attempt, records: Sequence[Record]
-    ) -> Sequence[RejectedRecord] | Outcome:
-        """Try some records of an attempt and roll back, whatever comes of it.
-
-        Returns the records that the target names as refused, an empty sequence if all would be
-        taken; ``Rejected`` without records where it refuses but does not say which.
-        """
-        ...
-
-    def check(self) -> Sequence[Finding]:
-        """Verify at the target what can be verified without writing data."""
-        ...
-
-    def close(self) -> None:
-        """Close the connection; harmless to repeat."""
-        ...
-
-
-class SinkFactory(Protocol):
-    """Makes the sink of one route; registered under the sink's ``type``."""
-
-    def __call__(self, route: str, stream: str, settings: Mapping[str, object]) -> Sink:
-        """Make a sink from the merged tables of sink and route; connects lazily.
-
-        Raises:
-            ConfigError: a setting is unknown, missing or wrong.
-        """
-        ...
-
-
-class EncodingSink(Sink, Protocol):
-    """A sink whose requests are encoded once and kept: ``Capabilities.freezes``."""
-
-    @property
-    def encoder(self) -> str:
-        """Name and version of the encoding; another version may encode otherwise."""
-        ...
-
-    def encode(self, attempt: Attempt) -> bytes:
-        """Return the body that ``deliver`` sends as ``Attempt.body``; the same for the same."""
-        ...
-
-
-class AuditableSink(Sink, Protocol):
-    """A sink that can tell which records its target has; what it says is compared by audits."""
-
-    def holds(self, log_id: bytes, lsns: Sequence[Lsn]) -> Mapping[Lsn, int] | Outcome | None:
-        """Return which of some records of a log the target has, and how often each.
-
-        None where the target does not keep what names a record; an ``Outcome`` (``Systemic``)
-        where it cannot be asked. Records are in order.
-        """
-        ...
 
 
 class Transaction(Protocol):

@@ -2,9 +2,21 @@
 
 import sys
 
-from benchmarks.compare import client, drain, ingest, lanes, pack, policy, size
+from benchmarks.compare import (
+    client,
+    cost,
+    drain,
+    ingest,
+    lanes,
+    ledger,
+    pack,
+    policy,
+    scale,
+    size,
+)
 
 if __name__ == "__main__":
     times = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    parts = (ingest, client, drain, lanes, size, pack, policy)
-    sys.exit(max([part.main(times) for part in parts]))
+    parts = (ingest, client, drain, cost, lanes, size, pack, policy)
+    codes = [part.main(times) for part in parts]
+    sys.exit(max(*codes, scale.main(scale.RECORDS), ledger.main(ledger.BATCHES)))

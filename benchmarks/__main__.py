@@ -6,6 +6,7 @@ from benchmarks.compare import (
     client,
     cost,
     drain,
+    idle,
     ingest,
     lanes,
     ledger,
@@ -19,4 +20,6 @@ if __name__ == "__main__":
     times = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     parts = (ingest, client, drain, cost, lanes, size, pack, policy)
     codes = [part.main(times) for part in parts]
-    sys.exit(max(*codes, scale.main(scale.RECORDS), ledger.main(ledger.BATCHES)))
+    sys.exit(
+        max(*codes, scale.main(scale.RECORDS), ledger.main(ledger.BATCHES), idle.main(idle.SECONDS))
+    )

@@ -7,20 +7,21 @@ can tell, it is the fourth. Lanes go on meanwhile: what seems to differ is looke
 
 import logging
 import threading
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, cast
 
 from wald import limits
 from wald.config import RouteSettings, Settings
-from wald.core.lanes import lane_of
+from wald.core.lanes import Layout, lane_of
 from wald.drainer.fleet import settings_of
 from wald.drainer.records import open_records
 from wald.drainer.route import Shared
 from wald.drainer.views import RouteView
 from wald.errors import SinkFailed, Unavailable, WaldError
 from wald.model import Checkpoint, Frontier, LaneKey, LaneProgress, LostRange, Lsn, Record
-from wald.ports import AuditableSink, FileSystem
+from wald.ports import AuditableSink, FileSystem, Sink
 from wald.storage.lookup import Lookup
 from wald.storage.progress import TwoSlotPage
 
@@ -202,11 +203,11 @@ class Audit:
         accepted = self._accepted(view, max(held.checkpoint.lsn for held in lanes.values()))
         found.accepted = accepted.records
         settings = settings_of(self._settings, birth)
-        target = _Target(shared, settings, self._settings, found)
+        targets = _Targets(shared, settings, self._settings, found)
         try:
-            self._examine(view, lanes, accepted, found, target)
+            self._examine(view, lanes, accepted, found, targets)
         finally:
-            target.close()
+            targets.close()
         rest = found.accepted - found.delivered - found.dead_letters - found.purged - found.pending
         if found.damaged_ranges and rest > 0:
             # the lane has not come to them yet: they become dead letters, of which nobody knows
@@ -261,13 +262,12 @@ class Audit:
         lanes: Mapping[LaneKey, LaneProgress],
         accepted: Accepted,
         found: RouteAudit,
-        target: "_Target",
+        targets: "_Targets",
     ) -> None:
         """Look at every record that is still there, up to what was counted as accepted."""
         birth, shared = view.birth, self._shared
         frontier = shared.board.current() or self._frontier
-        settled: list[Lsn] = []
-        open_lsns: list[Lsn] = []
+        steps: defaultdict[str, _Step] = defaultdict(_Step)  # by sink, as layouts name it
         floor = min(held.checkpoint.lsn for held in lanes.values())
         for item in open_records(
             shared.fs, shared.data_dir, shared.log_id, shared.clock,
@@ -279,21 +279,23 @@ class Audit:
             if isinstance(item, LostRange):
                 found.damaged_ranges += item.last_lsn > floor
                 continue
-            held = lanes.get(self._lane_of(view, item))
+            layout = view.layout_of(item.lsn) or view.layouts[-1].following()
+            step = steps[layout.sink]
+            held = lanes.get(self._lane_of(view, layout, item))
             found.examined += 1
             self.done, self.total = item.lsn, accepted.through_lsn
             if held is not None and item.lsn <= held.checkpoint.lsn:
-                settled.append(item.lsn)
+                step.settled.append(item.lsn)
             else:
                 found.pending += 1
                 if not _is_open(held, item.lsn):
-                    open_lsns.append(item.lsn)
-            if len(settled) + len(open_lsns) >= limits.AUDIT_STEP_RECORDS:
-                self._compare(view, target, found, settled, open_lsns)
-        self._compare(view, target, found, settled, open_lsns)
+                    step.pending.append(item.lsn)
+            if len(step.settled) + len(step.pending) >= limits.AUDIT_STEP_RECORDS:
+                self._compare(view, targets.at(layout.sink), found, steps.pop(layout.sink))
+        for sink, step in steps.items():
+            self._compare(view, targets.at(sink), found, step)
 
-    def _lane_of(self, view: RouteView, record: Record) -> LaneKey:
-        layout = view.layout_of(record.lsn) or view.layouts[-1].following()
+    def _lane_of(self, view: RouteView, layout: Layout, record: Record) -> LaneKey:
         lane = lane_of(record.key, record.lsn, layout.lanes)
         return LaneKey(self._shared.log_id, view.birth.route_id, layout.number, lane)
 
@@ -302,20 +304,17 @@ class Audit:
         view: RouteView,
         target: "_Target",
         found: RouteAudit,
-        settled: list[Lsn],
-        pending: list[Lsn],
+        step: "_Step",
     ) -> None:
-        done = frozenset(settled)
-        for difference in self._differences(view, target, settled, pending):
+        done = frozenset(step.settled)
+        for difference in self._differences(view, target, step.settled, step.pending):
             # once more: a redrive, or the next batch, may have come between
             again = [difference.lsn]
             both = (again, []) if difference.lsn in done else ([], again)
             if difference in self._differences(view, target, *both):
                 found.name(difference)
         if target.can_tell:
-            found.compared += len(settled) + len(pending)
-        settled.clear()
-        pending.clear()
+            found.compared += len(step.settled) + len(step.pending)
 
     def _differences(
         self,
@@ -377,8 +376,16 @@ def _is_open(held: LaneProgress | None, lsn: Lsn) -> bool:
     return held is not None and held.manifest is not None and lsn <= held.manifest.revisions[0].hi
 
 
-class _Target:
-    """The target of a route, where it can be compared; says in the audit why not."""
+@dataclass(slots=True)
+class _Step:
+    """Records to be compared with one target in one go."""
+
+    settled: list[Lsn] = field(default_factory=list)
+    pending: list[Lsn] = field(default_factory=list)
+
+
+class _Targets:
+    """The targets of a route: its own, and the fallback that stood in for it for a while."""
 
     def __init__(
         self,
@@ -387,20 +394,58 @@ class _Target:
         settings: Settings,
         found: RouteAudit,
     ) -> None:
+        self._shared = shared
+        self._route = route
+        self._settings = settings
         self._found = found
-        self._log_id = shared.log_id
-        self._sink = None
-        if route is None:
-            found.cannot_tell = "the configuration does not name the route"
-        elif route.coalesce or route.transform:
-            found.cannot_tell = "what is sent is not what is in the log: coalesce or transform"
-        else:
-            self._sink = shared.make_sink(route, settings.sinks[route.sink])
+        self._opened: dict[str, _Target] = {}
 
-    @property
-    def can_tell(self) -> bool:
-        """Whether it was compared."""
-        return not self._found.cannot_tell
+    def at(self, sink: str) -> "_Target":
+        """Return the target that a layout delivers to; empty: the route's own."""
+        if sink not in self._opened:
+            self._opened[sink] = self._open(sink)
+        return self._opened[sink]
+
+    def _open(self, sink: str) -> "_Target":
+        route = self._route
+        if route is None:
+            return _Target(
+                self._found, self._shared.log_id, None, "the configuration does not name the route"
+            )
+        if route.coalesce or route.transform:
+            why = "what is sent is not what is in the log: coalesce or transform"
+            return _Target(self._found, self._shared.log_id, None, why)
+        if not sink:
+            made = self._shared.make_sink(route, self._settings.sinks[route.sink])
+            return _Target(self._found, self._shared.log_id, made)
+        fallback = route.fallback or sink  # it may have another name now
+        if fallback not in self._settings.sinks:
+            why = f"the configuration does not name the fallback {sink!r}"
+            return _Target(self._found, self._shared.log_id, None, why)
+        there = replace(route, sink=fallback, options={})
+        return _Target(
+            self._found,
+            self._shared.log_id,
+            self._shared.make_sink(there, self._settings.sinks[fallback]),
+        )
+
+    def close(self) -> None:
+        """Close the sinks."""
+        for target in self._opened.values():
+            target.close()
+
+
+class _Target:
+    """One target, where it can be compared; says in the audit why not."""
+
+    def __init__(
+        self, found: RouteAudit, log_id: bytes, sink: Sink | None, why_not: str = ""
+    ) -> None:
+        self._found = found
+        self._log_id = log_id
+        self._sink = sink
+        self.can_tell = sink is not None
+        found.cannot_tell = found.cannot_tell or why_not
 
     def holds(self, lsns: Sequence[Lsn]) -> Mapping[Lsn, int] | None:
         """Return which records it has; None if it cannot tell."""
@@ -408,6 +453,7 @@ class _Target:
             return None
         held = held_at(self._sink, self._log_id, lsns)
         if held is None:
+            self.can_tell = False
             self._found.cannot_tell = "the target does not keep what names a record"
         return held
 

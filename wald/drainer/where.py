@@ -136,12 +136,15 @@ class Where:
         key, chosen = ranked[0]
         row = whereabouts(chosen)
         line = chosen.redriven if row.fate is Fate.REDRIVEN else chosen.line
+        layout = view.layout_of(lsn)
+        fallback = layout.sink if layout is not None else ""
         said: dict[str, Any] = {
             "fate": row.fate.value,
             "case": row.label,
             "when": row.when,
             "stream": view.birth.stream,
-            "sink": view.birth.sink,
+            "sink": fallback or view.birth.sink,
+            "is_fallback": bool(fallback),
             "blocked": "" if row.fate in _OVER else view.why_blocked(key),
         }
         if key is not None and len(facts) == 1:

@@ -14,7 +14,7 @@ import msgpack
 import pytest
 
 from tests.unit.test_dead import bury
-from wald import app, limits
+from wald import limits, offline
 from wald.cli import dlq, run_command
 from wald.cli.letters import Choice, Letters, Moment, decoded_value, exported
 from wald.cli.output import books
@@ -212,7 +212,7 @@ def command(desk, monkeypatch):
     def opened(_):
         yield desk
 
-    monkeypatch.setattr(app, "dead_letter_desk", opened)
+    monkeypatch.setattr(offline, "dead_letter_desk", opened)
 
     def call(*arguments, answer=None):
         out, err = io.StringIO(), io.StringIO()
@@ -298,7 +298,7 @@ def test_a_directory_without_dead_letters_says_so(tmp_path, monkeypatch, made, w
     if made:
         known = type("Known", (), {"log_id": LOG_ID})()
         monkeypatch.setattr("wald.storage.identity.read", lambda *_: known)
-    with pytest.raises(DataDirectoryUnusable, match=words), app.dead_letter_desk(str(tmp_path)):
+    with pytest.raises(DataDirectoryUnusable, match=words), offline.dead_letter_desk(str(tmp_path)):
         pass
 
 

@@ -164,7 +164,7 @@ def _desk(socket: str | None, data_dir: str | None) -> "Iterator[Control | Batch
         with Control(socket_path(socket)) as control:
             yield control
         return
-    from wald import app
+    from wald import offline
 
-    with app.batch_desk(data_dir.rstrip("/") or "/") as desk:
+    with offline.batch_desk(data_dir.rstrip("/") or "/") as desk:
         yield desk

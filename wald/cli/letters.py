@@ -163,14 +163,14 @@ class Letters:
         Raises:
             FormatDamaged: it cannot be read.
         """
-        from wald import app
+        from wald import offline
 
         for _ in range(2):  # it may have been moved to another file since it was listed
             if not letter["dead_file"]:
                 return None
             place = (letter["dead_file"], letter["dead_offset"])
             try:
-                return app.dead_letter_body(self._data_dir, *place, letter["lsn"])
+                return offline.dead_letter_body(self._data_dir, *place, letter["lsn"])
             except FormatDamaged:
                 choice = Choice(letter["route"], lsns=[letter["lsn"]])
                 found = [each for each in self.each(choice) if each["lsn"] == letter["lsn"]]
@@ -189,10 +189,10 @@ def open_letters(socket: str | None, data_dir: str | None) -> Iterator[Letters]:
         DataDirectoryHeld: one runs on the directory that is named.
     """
     if data_dir is not None:
-        from wald import app
+        from wald import offline
 
         place = data_dir.rstrip("/") or "/"
-        with app.dead_letter_desk(place) as desk:
+        with offline.dead_letter_desk(place) as desk:
             yield Letters(desk, place, runs=False)
         return
     with Control(socket_path(socket)) as control:

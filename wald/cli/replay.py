@@ -104,7 +104,7 @@ def replay(
     a progress row of its own: the route's own cursors stay. Refused records go to a report. An
     interrupted replay goes on with --resume; until then its range stays in the log.
     """
-    from wald import app
+    from wald import app, offline
 
     wanted = _Range(**said)
     past = wanted.check()
@@ -113,7 +113,7 @@ def replay(
     try:
         if past:
             return _replay_range(loaded.settings, wanted, patience_s, as_json=as_json)
-        result = app.replay(loaded.settings, patience_s)
+        result = offline.replay(loaded.settings, patience_s)
     except WaldError as error:
         raise placed(error, loaded) from error
     if as_json:
@@ -136,7 +136,7 @@ def _print(routes: Mapping[str, Any]) -> None:
 
 
 def _replay_range(settings: Any, wanted: _Range, patience_s: float, *, as_json: bool) -> int:  # noqa: ANN401 - settings
-    from wald import app
+    from wald import offline
     from wald.drainer.range_replay import Asked, Point
 
     asked = Asked(
@@ -150,7 +150,7 @@ def _replay_range(settings: Any, wanted: _Range, patience_s: float, *, as_json: 
         wanted.forget or "",
     )
     with progress_bar() as tell:
-        result = app.replay_range(settings, asked, patience_s, tell)
+        result = offline.replay_range(settings, asked, patience_s, tell)
     if as_json:
         print_json(result)
     elif result.get("forgotten"):

@@ -268,9 +268,9 @@ def takeover(
 def _asked(data_dir: str | None, socket: str | None) -> Any:  # noqa: ANN401 - a context of Asked
     if data_dir is None:
         return Control(socket_path(socket))
-    from wald import app
+    from wald import offline
 
-    return app.route_desk(data_dir.rstrip("/") or "/")
+    return offline.route_desk(data_dir.rstrip("/") or "/")
 
 
 def _meant(name: str | None, *, every: bool) -> dict[str, object]:

@@ -43,9 +43,9 @@ def show(lsn: int, socket: str | None, data_dir: str | None, *, as_json: bool) -
 
 def _ask(lsn: int, socket: str | None, data_dir: str | None) -> dict[str, Any]:
     if data_dir is not None:
-        from wald import app
+        from wald import offline
 
-        with app.where_desk(data_dir) as where:
+        with offline.where_desk(data_dir) as where:
             return where.where({"lsn": lsn})
     with Control(socket_path(socket)) as control:
         return control.ask("drain.where", lsn=lsn)

@@ -146,6 +146,17 @@ def test_what_was_appended_is_in_the_log_with_key_and_headers(door: Door):
     ]
 
 
+def test_what_is_urgent_says_so_in_a_header(door: Door):
+    with wald.connect(door.path) as producer:
+        producer.append("s", b"1", headers={"h": "x"}, urgent=True)
+        producer.append_many("s", [b"2", b"3"], urgent=True)
+    header = limits.URGENT_HEADER_NAME
+    assert stored(door) == [
+        Body(0, [b"1"], None, [{header: "", "h": "x"}]),
+        Body(0, [b"2", b"3"], None, [{header: ""}, {header: ""}]),
+    ]
+
+
 # --- results ------------------------------------------------------------------------------------
 
 

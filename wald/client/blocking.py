@@ -24,6 +24,7 @@ from wald.client.requests import (
     body_of_one,
     columns_for,
     outgoing,
+    with_urgent,
 )
 from wald.client.results import LEVEL, Results, Sent, results_of
 from wald.client.session import Session
@@ -113,6 +114,7 @@ class Producer:
         key: Text | None = None,
         headers: Headers | None = None,
         dedup_id: Text | None = None,
+        urgent: bool = False,
         ack: Ack = "durable",
         timeout: float | None = None,
     ) -> Receipt:
@@ -124,6 +126,7 @@ class Producer:
             key: records of one key are delivered in order.
             headers: names to text or bytes.
             dedup_id: the application's own identifier of the record.
+            urgent: its batch waits for no others; the record gets the header "wald-urgent".
             ack: "delivered" waits on, until every route of the stream has delivered the record.
             timeout: seconds; by default the producer's.
 
@@ -136,6 +139,7 @@ class Producer:
             check_ack(ack)
         deadline = Deadline(self._clock, self._timeout_s if timeout is None else timeout)
         columns = NO_COLUMNS
+        headers = with_urgent(headers) if urgent else headers
         if key is not None or headers is not None or dedup_id is not None:
             columns = Columns(
                 None if key is None else [key],
@@ -162,6 +166,7 @@ class Producer:
         keys: Sequence[Text | None] | None = None,
         headers: Headers | None = None,
         dedup_ids: Sequence[Text | None] | None = None,
+        urgent: bool = False,
         ack: Ack = "durable",
         timeout: float | None = None,
     ) -> Results:
@@ -174,6 +179,7 @@ class Producer:
             keys: one for each value, instead of ``key``.
             headers: for all.
             dedup_ids: one for each value.
+            urgent: as in ``append``.
             ack: "delivered" waits on, until every route of the stream has delivered what was
                 accepted.
             timeout: seconds for all of it; by default the producer's.
@@ -193,6 +199,7 @@ class Producer:
             raise TypeError(msg)
         deadline = self._deadline(timeout)
         values = values if isinstance(values, list | tuple) else list(values)
+        headers = with_urgent(headers) if urgent else headers
         ready, refused = outgoing(values, columns_for(values, key, keys, headers, dedup_ids))
         sent: list[Sent] = []
         for each in ready:

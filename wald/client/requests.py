@@ -42,6 +42,11 @@ class Columns(NamedTuple):
 NO_COLUMNS = Columns()
 
 
+def with_urgent(headers: Headers | None) -> Headers:
+    """Return headers that say that a record waits for no others."""
+    return {limits.URGENT_HEADER_NAME: "", **(headers or {})}
+
+
 def columns_for(
     values: Sequence[object],
     key: Key,

@@ -89,6 +89,12 @@ def test_every_command_and_option_has_help() -> None:
                 assert parameter.help, f"{path} {parameter.name}"
 
 
+def test_an_option_means_one_thing_in_a_command() -> None:
+    for path, command in commands():
+        named = [name for parameter in command.params for name in parameter.opts]
+        assert len(named) == len(set(named)), path
+
+
 def test_commands_that_read_have_json() -> None:
     talk = {"wald", "wald run", "wald serve", "wald log", "wald dlq", "wald batch", "wald route"}
     talk.add("wald dlq export")  # writes JSON lines, always

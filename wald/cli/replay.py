@@ -1,27 +1,38 @@
 """``wald replay``: deliver what is pending, or a past range once more, with no daemon."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import click
 
 from wald.cli.bar import progress_bar
 from wald.cli.letters import Moment
-from wald.cli.options import Duration, json_option, load_settings, placed, settings_options
+from wald.cli.options import (
+    Duration,
+    config_option,
+    data_dir_option,
+    json_option,
+    load_settings,
+    placed,
+    socket_option,
+)
 from wald.cli.output import books, counted, print_json, printable, say
 from wald.errors import EXIT_NO, WaldError
 from wald.limits import LSN_MAX
 
+_Place: TypeAlias = tuple[int | None, int | None]  # an LSN, or nanoseconds since the epoch
 
-class Place(click.ParamType[tuple[int | None, int | None]]):
+
+class Place(click.ParamType[_Place]):
     """A place in the log: an LSN, or a time as ``Moment`` reads it."""
 
     name = "lsn or time"
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int | None, int | None]:
+    ) -> _Place:
         """Return (LSN, None) or (None, nanoseconds since the epoch)."""
         if isinstance(value, tuple):
             return value
@@ -33,13 +44,41 @@ class Place(click.ParamType[tuple[int | None, int | None]]):
         return None, Moment().convert(text, param, ctx)
 
 
+class PlaceOrTarget(click.ParamType[str | _Place]):
+    """The end of a range, or a target as other commands take it: its type, a colon, its name."""
+
+    name = "lsn, time or target"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | _Place:
+        """Return a target as it is, else as ``Place``."""
+        if isinstance(value, str) and re.match(r"[a-z_][\w-]*:", value):
+            return value
+        return Place().convert(value, param, ctx)
+
+
+def _told_apart(ends: Sequence[str | _Place]) -> tuple[str | None, _Place | None]:
+    """Return the target and the end of the range among what ``--to`` said.
+
+    Raises:
+        UsageError: one of them was said twice.
+    """
+    targets = [each for each in ends if isinstance(each, str)]
+    places = [each for each in ends if not isinstance(each, str)]
+    if max(len(targets), len(places)) > 1:
+        msg = "--to names one target, and one end of the range"
+        raise click.UsageError(msg)
+    return next(iter(targets), None), next(iter(places), None)
+
+
 @dataclass(frozen=True, slots=True)
 class _Range:
     """The options of a past range."""
 
     route: str | None
-    begin: tuple[int | None, int | None] | None
-    end: tuple[int | None, int | None] | None
+    begin: _Place | None
+    end: _Place | None
     sink: str | None
     key: str | None
     resume: str | None
@@ -67,10 +106,19 @@ class _Range:
 
 
 @click.command()
-@settings_options
+@config_option
+@data_dir_option
+@socket_option
 @click.option("--route", metavar="NAME", help="Deliver a past range of this route's stream again.")
 @click.option("--from", "begin", type=Place(), help='First LSN, or a time: ISO 8601, or "2h" ago.')
-@click.option("--to", "end", type=Place(), help="Last LSN, or a time; else all there is.")
+@click.option(
+    "--to",
+    "ends",
+    type=PlaceOrTarget(),
+    multiple=True,
+    metavar="PLACE | TYPE:TARGET",
+    help="With --route: last LSN, or a time; else all there is. In place of --config: a target.",
+)
 @click.option("--sink", metavar="NAME", help="To this sink instead of the route's.")
 @click.option("--where", "key", metavar="KEY", help="Only records of this key.")
 @click.option("--dry-run", is_flag=True, help="Only say what that would be.")
@@ -87,9 +135,9 @@ class _Range:
 @json_option
 def replay(
     config: str | None,
-    target: str | None,
     data_dir: str | None,
     socket: str | None,
+    ends: tuple[str | _Place, ...],
     patience_s: float,
     *,
     as_json: bool,
@@ -106,7 +154,8 @@ def replay(
     """
     from wald import app, offline
 
-    wanted = _Range(**said)
+    target, end = _told_apart(ends)
+    wanted = _Range(end=end, **said)
     past = wanted.check()
     loaded = load_settings(config, target, data_dir, socket)
     app.configure_logging()

@@ -141,11 +141,11 @@ class Backlog:
 
 def end(fleet: Fleet) -> None:
     fleet.stop(0.0)
-    assert fleet.join(10.0) == []
+    assert fleet.join(60.0) == []
 
 
 def eventually(
-    holds: Callable[[], bool], explain: Callable[[], object] = str, timeout_s: float = 10.0
+    holds: Callable[[], bool], explain: Callable[[], object] = str, timeout_s: float = 60.0
 ) -> None:
     """Wait until something holds that other threads bring about."""
     deadline = time.monotonic() + timeout_s

@@ -16,7 +16,7 @@ from typing import Self
 import psutil
 
 
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 20.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
     """Poll until a condition holds; the time is a bound on failure, not a pace."""
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -50,7 +50,11 @@ class Daemon:
         self.family: list[psutil.Process] = []
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)  # a with block leaves only then
+            raise
         return self
 
     def __exit__(
@@ -59,15 +63,20 @@ class Daemon:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(30)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+        self.end()
         if error is not None:
             print(self.log.read_text()[-4000:], file=sys.stderr)
+
+    def end(self) -> None:
+        """Stop it in order, by force if it does not; nothing of it is left running."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
     def start(self) -> None:
         """Start the supervisor and wait until it answers."""
@@ -79,7 +88,7 @@ class Daemon:
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "NOTIFY_SOCKET": ""},
             )
-        wait_until(self._ready, "the daemon is ready", 30.0)
+        wait_until(self._ready, "the daemon is ready")
 
     def _ready(self) -> bool:
         assert self.process is not None
@@ -89,7 +98,7 @@ class Daemon:
     def ask(self, **request: object) -> dict[str, object] | None:
         """Ask the control socket; None while nobody answers."""
         with socket.socket(socket.AF_UNIX) as asking:
-            asking.settimeout(5.0)
+            asking.settimeout(30.0)
             try:
                 asking.connect(f"{self.socket}.ctl")
                 asking.sendall(json.dumps(request).encode() + b"\n")
@@ -118,8 +127,8 @@ class Daemon:
     def wait_dead(self) -> None:
         """Wait until a killed supervisor and the children that die with it are gone."""
         assert self.process is not None
-        self.process.wait(30)
-        _, alive = psutil.wait_procs(self.family, timeout=30)
+        self.process.wait(60)
+        _, alive = psutil.wait_procs(self.family, timeout=60)
         assert not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
 
     def command(self, name: str, *arguments: str, expect: int = 0) -> str:

@@ -18,7 +18,7 @@ from wald.ingest.server import run
 from wald.ports import FileSystem
 from wald.system import PosixFileSystem, SystemClock
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 @contextmanager

@@ -77,7 +77,7 @@ def target(directory: Path, seed: int) -> Iterator[Path]:
         yield database
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def strike(daemon: Daemon) -> bool:
@@ -94,7 +94,7 @@ def strike(daemon: Daemon) -> bool:
         process.resume()
         return False
     process.send_signal(signal.SIGKILL)
-    wait_until(lambda: daemon.pids().get("drain") not in (None, pid), "drain is back", 30.0)
+    wait_until(lambda: daemon.pids().get("drain") not in (None, pid), "drain is back")
     return True
 
 

@@ -254,7 +254,7 @@ def test_an_append_that_is_interrupted_says_what_it_stored(
     with Daemon(directory, to=f"sqlite:{directory}/x.db") as daemon:
         running = partly(directory, daemon, *arguments)
         running.send_signal(number)
-        _, said = running.communicate(timeout=30)
+        _, said = running.communicate(timeout=60)
         assert running.returncode == 128 + number
         accepted, explained = said.splitlines()
 
@@ -275,7 +275,7 @@ def test_an_append_that_fails_midway_says_what_it_stored(directory: Path, *, as_
         running = partly(directory, daemon, "--timeout", "1s", *["--json"] * as_json)
     assert running.stdin is not None
     running.stdin.write("y\n" * 2_000)
-    out, said = running.communicate(timeout=30)
+    out, said = running.communicate(timeout=60)
     assert running.returncode == 69
     if as_json:
         report = json.loads(out)
@@ -558,7 +558,7 @@ def test_an_interrupt_while_run_delivers_still_prints_the_books(directory: Path)
     said = running.stderr.readline()
     assert "delivering things" in said
     running.send_signal(signal.SIGINT)
-    _, rest = running.communicate(timeout=40)
+    _, rest = running.communicate(timeout=60)
     assert running.returncode == 130
     assert "1 accepted = 0 delivered + 1 pending" in rest
     assert f"interrupted before everything was delivered; kept in {target}.wald" in rest

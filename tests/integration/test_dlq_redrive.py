@@ -284,7 +284,7 @@ def test_a_target_restored_between_a_redrives_commit_and_t8_gets_it_again(backlo
             raise LedgerFailed(msg)
 
     with running(backlog, backlog.shared(sink_of(target), ledger=Failing())):
-        assert failed.wait(10.0)
+        assert failed.wait(60.0)
     assert target.lsns.count(bad[0]) == 1
     target.records[:], target.rows, target.down = backup[0], backup[1], None
     shared = backlog.shared(sink_of(target), ledger=ledger)

@@ -489,7 +489,7 @@ def test_a_dead_route_ends_its_lane(backlog):
     backlog.log.append_group([state.route_death(1)])
     fleet.follow(backlog.log.state.routes)
     assert fleet.figures() == {}
-    assert lane.join(10.0)
+    assert lane.join(60.0)
 
 
 def test_a_batch_is_sealed_by_age_alone(backlog):
@@ -512,14 +512,14 @@ def test_stopping_delivers_what_is_there_unless_the_target_is_down(place):
     shared = backlog.shared(sink_of(target))
     fleet = backlog.fleet(shared)
     fleet.stop(10.0)
-    assert fleet.join(10.0) == []
+    assert fleet.join(60.0) == []
     assert len(target.records) == 3
     target.down = DOWN
     backlog.append(*values(3))
     shared.board.pin(backlog.log.frontier)
     fleet = backlog.fleet(shared)
     fleet.stop(3600.0)
-    assert fleet.join(10.0) == []
+    assert fleet.join(60.0) == []
     backlog.close()
 
 
@@ -548,12 +548,12 @@ class Running:
 
     def __enter__(self):
         self.thread.start()
-        assert self.ready.wait(10.0)
+        assert self.ready.wait(60.0)
         return self
 
     def __exit__(self, *_):
         self.stop.set()
-        self.thread.join(20.0)
+        self.thread.join(60.0)
         assert not self.thread.is_alive()
 
     def ask(self, line):

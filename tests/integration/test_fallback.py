@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,11 +33,12 @@ class Pair:
             sinks={**settings.sinks, "spare": SinkSettings("spare", "test")},
         )
 
-    def fleet(self) -> Fleet:
+    def fleet(self, **doors: Any) -> Fleet:
         targets = {"one": self.own, "spare": self.spare}
-        self.shared = self.backlog.shared(
+        shared = self.backlog.shared(
             lambda _, sink: RecordingSink(targets[sink.name]), ledger=self.ledger
         )
+        self.shared = replace(shared, **doors)
         return self.backlog.fleet(self.shared)
 
     def append(self, count: int, fleet: Fleet | None = None) -> list[int]:

@@ -70,12 +70,12 @@ def draining(backlog, targets):
 
     thread = threading.Thread(target=serve)
     thread.start()
-    assert ready.wait(10.0)
+    assert ready.wait(60.0)
     try:
         yield
     finally:
         stop.set()
-        thread.join(20.0)
+        thread.join(60.0)
         assert not thread.is_alive()
 
 

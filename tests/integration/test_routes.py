@@ -128,7 +128,7 @@ def test_an_orphan_keeps_its_records_until_it_is_dropped_and_then_dies(short):
         assert "gone" in routes_of(daemon)
         answer = json.loads(daemon.command("route", "drop", "gone", "--yes", "--json"))
         assert answer["records"] == 4
-        wait_until(lambda: "gone" not in routes_of(daemon), "its death is in the log", 5.0)
+        wait_until(lambda: "gone" not in routes_of(daemon), "its death is in the log")
         daemon.command("route", "drop", "gone", "--yes", expect=2)
     with Daemon(short, config=config(short, "kept")) as daemon:
         wait_until(lambda: "kept" in routes_of(daemon), "it is up")
@@ -360,6 +360,7 @@ QUIET: dict[str, object] = {
     [
         ({}, []),
         ({"paused_ns": 1}, ["wald route resume r"]),
+        ({"faults": ["game day: down, for 3 s more"]}, ["r: GAME DAY: down, for 3 s more; to end"]),
         (
             {"change": {"from": 2, "to": 4, "barrier": 48_211, "waits_for": [1], "blocked_by": []}},
             ["2 lanes become 4 behind LSN 48,211; waits for lane: 1"],
@@ -379,3 +380,8 @@ def test_status_says_in_words_what_holds_a_route_back(said, words):
     lines = notes("r", {**QUIET, **said})
     assert len(lines) == bool(words)
     assert all(word in lines[0] for word in words)
+
+
+def test_what_the_switch_of_all_routes_holds_back_is_not_resumed_by_name():
+    assert notes("r", {**QUIET, "paused_ns": 5}, paused_all_ns=5) == []
+    assert "wald route resume r" in notes("r", {**QUIET, "paused_ns": 4}, paused_all_ns=5)[0]

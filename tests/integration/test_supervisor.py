@@ -132,7 +132,7 @@ def test_a_second_start_is_told_who_holds_the_directory_and_harms_nothing(
             ("socket.held", ["--data-dir", f"{directory}/d2", "--socket", str(daemon.socket)]),
         ):
             second = serve(*target, *arguments)
-            _, said = second.communicate(timeout=30)
+            _, said = second.communicate(timeout=60)
             assert second.returncode == 69
             assert f"error[{code}]" in said
             assert f"pid {held}" in said
@@ -148,7 +148,7 @@ def test_a_clean_stop_delivers_and_leaves_no_process_and_no_socket(directory: Pa
         children = [psutil.Process(daemon.pids()[role]) for role in ("ingest", "drain")]
         assert daemon.process is not None
         daemon.process.send_signal(signal.SIGINT)
-        assert daemon.process.wait(30) == 0
+        assert daemon.process.wait(60) == 0
         assert all(ended(child) for child in children)
     assert not daemon.socket.exists()
     assert not Path(f"{daemon.socket}.ctl").exists()
@@ -159,7 +159,7 @@ def test_a_clean_stop_delivers_and_leaves_no_process_and_no_socket(directory: Pa
 def test_the_service_manager_is_told_ready_and_stopping(directory: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(directory / "notify"))
-        manager.settimeout(30)
+        manager.settimeout(60)
         daemon = serve(
             *("--to", f"sqlite:{directory}/x.db", "--socket", f"{directory}/w.sock"),
             notify=str(directory / "notify"),
@@ -175,7 +175,7 @@ def test_the_service_manager_is_told_ready_and_stopping(directory: Path) -> None
                 said = manager.recv(4_096).decode()
         finally:
             daemon.terminate()
-            daemon.communicate(timeout=30)
+            daemon.communicate(timeout=60)
     assert daemon.returncode == 0
 
 
@@ -199,7 +199,7 @@ def test_a_socket_of_the_service_manager_is_served_and_left(directory: Path) -> 
             assert producer.append("things", {"n": 1}).lsn == 1
     finally:
         daemon.terminate()
-        assert daemon.wait(30) == 0
+        assert daemon.wait(60) == 0
     assert (directory / "w.sock").exists()
 
 

@@ -338,5 +338,5 @@ def test_a_producer_that_is_closed_ends_its_waits_and_a_child_has_its_own_connec
         waiting = threading.Thread(target=wait)
         waiting.start()
         producer.close()
-        waiting.join(20)
+        waiting.join(60)
         assert [type(each) for each in ended] == [wald.Closed]

@@ -61,7 +61,7 @@ class Answering:
                     connection.sendall(answer)
 
     def end(self) -> None:
-        self._thread.join(10)
+        self._thread.join(60)
         assert not self._thread.is_alive()
         self._listening.close()
 

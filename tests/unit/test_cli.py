@@ -214,3 +214,36 @@ def test_a_duration_option_takes_units() -> None:
     assert Duration().convert(2.5, None, None) == 2.5
     with pytest.raises(click.BadParameter, match="not a duration"):
         Duration().convert("x", None, None)
+
+
+@pytest.mark.parametrize(
+    ("wide", "left", "gone"),
+    [
+        pytest.param(14, ["A", "BB", "CCCC"], [], id="it fits"),
+        pytest.param(7, ["A", "CCCC"], ["BB"], id="the first that may go is enough"),
+        pytest.param(6, ["CCCC"], ["BB", "A"], id="both"),
+        pytest.param(1, ["CCCC"], ["BB", "A"], id="what may not go stays, however narrow it is"),
+    ],
+)
+def test_a_narrow_terminal_gets_fewer_columns(wide: int, left: list[str], gone: list[str]) -> None:
+    lines = [["A", "BB", "CCCC"], ["1", "22222", "333"]]
+    assert output.fit(lines, ("BB", "A"), wide) == gone
+    assert lines[0] == left
+    assert len(lines[1]) == len(left)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["statsu"], "Did you mean 'status'?"),
+        (["route", "fault", "r", "--reject", "500%"], "'500%' is not a share from 0% to 100%"),
+        (["route", "fault", "r", "--lose-answers", "x"], "'x' is not a share from 0% to 100%"),
+        (["route", "fault", "r", "--slow", "1s", "--for", "2h"], "--for: at most 1h"),
+        (["route", "fault", "r", "--down", "2h"], "--down: at most 1h"),
+    ],
+)
+def test_a_usage_error_says_what_was_meant(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run_command(arguments) == 2
+    assert words in capsys.readouterr().err

@@ -41,3 +41,8 @@ LARGE = "large: its pending records keep 512.0 MiB on the disk"
 )
 def test_what_is_said_of_the_disk(said, verbose, lines):
     assert list(disk.lines(said, verbose=verbose)) == lines
+
+
+def test_a_route_that_is_through_keeps_nothing():
+    routes = {"small": {"pending": 0}, "large": {"pending": 1}}
+    assert list(disk.lines(SAID, verbose=True, routes=routes))[1:] == [LARGE]

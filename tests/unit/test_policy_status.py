@@ -34,7 +34,14 @@ def said(pending=1_200, oldest_s=3.0, now_ns=NOW, **changed):
 
 def shown(**changed):
     route = said(**changed)
-    return {**route, "oldest_pending_s": changed.get("oldest_s", 3.0)}
+    return {
+        **route,
+        "oldest_pending_s": changed.get("oldest_s", 3.0),
+        "attempts": 0,
+        "parked": None,
+        "paused_ns": None,
+        "last_error": "unreachable: connection refused",
+    }
 
 
 def test_the_estimate_follows_from_what_is_pending_and_the_rate():
@@ -80,7 +87,7 @@ def test_an_open_breaker_says_why_and_when_the_next_probe_comes():
         ({"due_ns": NOW - NS}, "open: connection refused, probe with the next batch"),
         ({"state": "half-open"}, "half-open: connection refused, probing"),
         ({"message": ""}, "open: unreachable, probe in 4.0 s"),
-        ({"message": "x" * 90}, f"open: {'x' * 45}..., probe in 4.0 s"),
+        ({"message": "x" * 25}, "open: unreachable, probe in 4.0 s"),
         ({"message": "\x1b[2J"}, "open: \\x1b[2J, probe in 4.0 s"),
     ],
 )
@@ -105,6 +112,32 @@ def test_rate_estimate_and_age_are_shown():
     assert policy.cells(shown(pending=0)) == ("400/s", "-", "closed")
     assert policy.oldest(shown()) == "3.0 s"
     assert policy.oldest(shown(oldest_s=38.0)) == "38 s (goal 5.0 s)"
+
+
+@pytest.mark.parametrize(
+    "standing", [{"parked": "halted"}, {"paused_ns": NOW}, shown(breaker=OPEN)]
+)
+def test_a_route_that_stands_has_no_estimate(standing):
+    assert policy.cells({**shown(), **standing})[:2] == ("400/s", "-")
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({}, True),
+        ({"message": ""}, False),
+        ({"message": "another one"}, False),
+    ],
+)
+def test_what_the_breaker_says_is_not_said_twice(changed, told):
+    assert policy.tells(shown(breaker={**OPEN, **changed})) is told
+    assert policy.tells(shown()) is False
+
+
+def test_how_often_it_was_tried_stands_beside_the_reason():
+    assert list(policy.hints({"b": {**shown(breaker=OPEN), "attempts": 7}})) == [
+        "b: unreachable (its target, for 30 s, attempt 7): connection refused; start the target"
+    ]
 
 
 def test_the_size_of_batches_is_shown_with_its_reason():

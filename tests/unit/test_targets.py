@@ -20,14 +20,14 @@ def at_once(call):
     barrier, found = threading.Barrier(LANES), []
 
     def run():
-        barrier.wait(10)
+        barrier.wait(60)
         found.append(call())
 
     threads = [threading.Thread(target=run) for _ in range(LANES)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert len(found) == LANES
     return found
 

@@ -74,7 +74,7 @@ class RecordingTarget:
         """What was applied, in order."""
         return [record.lsn for record in self.records]
 
-    def wait_for(self, holds: Callable[[], bool], timeout_s: float = 10.0) -> bool:
+    def wait_for(self, holds: Callable[[], bool], timeout_s: float = 60.0) -> bool:
         """Wait until something holds that attempts may change; False if it never did."""
         with self.changed:
             return self.changed.wait_for(holds, timeout_s)

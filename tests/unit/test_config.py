@@ -136,6 +136,24 @@ batch = { max_records = 7, max_bytes = "64KiB", max_age = "250ms" }
         ),
         (ROUTE + "start = 'new'\n", WrongSetting, "expected 'oldest' or 'now', got 'new'", ""),
         (
+            ROUTE + "fallback = 'db'\n",
+            ConfigError,
+            "the fallback 'db' is the sink of the route itself",
+            "name another one of [sinks]",
+        ),
+        (
+            ROUTE + "fallback = 'bd'\n",
+            ConfigError,
+            "there is no sink 'bd' to fall back to",
+            "did you mean db?",
+        ),
+        (
+            ROUTE + "workers = { min = 3, max = 2 }\n",
+            WrongSetting,
+            "workers.min: 3 is more than max, 2",
+            "at most max",
+        ),
+        (
             ROUTE + "batch = { max_records = true }\n",
             WrongSetting,
             "wald.toml:7: routes.signups.batch.max_records: expected a whole number, got true",

@@ -4,6 +4,7 @@ Data goes to standard output, talk to standard error. A user's mistake is two li
 traceback: ``error[code]: message`` and ``hint: ...``, and the exit code of its class.
 """
 
+import difflib
 import os
 import sys
 from importlib import import_module
@@ -39,6 +40,17 @@ class LazyGroup(click.Group):
         """Return the names in the order of a record's life, not of the alphabet."""
         del ctx
         return list(COMMANDS)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Say which command was probably meant by a slip of the fingers."""
+        wrong = args[0]
+        close = difflib.get_close_matches(wrong, COMMANDS, n=1)
+        if wrong not in COMMANDS and close:
+            msg = f"No such command {wrong!r}. Did you mean {close[0]!r}?"
+            raise click.UsageError(msg, ctx)
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return a command; None if there is none of that name."""

@@ -1,19 +1,24 @@
 """What ``wald status`` says of the disk: how much the log takes, and who keeps it."""
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from wald import limits
 
+_ANY: Mapping[str, Any] = MappingProxyType({"pending": None})
 _UNITS = {"GiB": 1024 * limits.MIB, "MiB": limits.MIB, "KiB": limits.KIB}
 
 
-def lines(disk: Mapping[str, Any], *, verbose: bool) -> Iterator[str]:
+def lines(
+    disk: Mapping[str, Any], *, verbose: bool, routes: Mapping[str, Any] = MappingProxyType({})
+) -> Iterator[str]:
     """Yield what routes keep much, what packing is in trouble with, and all sizes if asked.
 
     Args:
         disk: what the drainer says of it; empty before its first statement.
         verbose: whether the sizes are said too.
+        routes: their figures; one that is through keeps nothing for itself.
     """
     if not disk:
         return
@@ -24,6 +29,8 @@ def lines(disk: Mapping[str, Any], *, verbose: bool) -> Iterator[str]:
             f"archive {_size(disk['archive_bytes'])}{files}"
         )
     for name, size_bytes in sorted(disk["pinned"].items(), key=lambda item: -item[1]):
+        if routes.get(name, _ANY)["pending"] == 0:
+            continue  # the file that is written to has records of others
         if verbose or size_bytes > limits.RETAIN_AFTER_DELIVERY_BYTES:
             yield f"{name}: its pending records keep {_size(size_bytes)} on the disk"
     if disk["trouble"]:

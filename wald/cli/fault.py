@@ -8,6 +8,7 @@ import click
 from wald.cli.ask import Control
 from wald.cli.options import Duration, json_option, socket_option, socket_path
 from wald.cli.output import print_json, say
+from wald.limits import FAULT_MAX_S
 
 
 @click.command("fault")
@@ -25,7 +26,7 @@ from wald.cli.output import print_json, say
     type=Duration(),
     default="60s",
     show_default=True,
-    help="When slow, reject and lose-answers end; at most 1h.",
+    help="How long slow, reject and lose-answers last; at most 1h.",
 )
 @click.option("--clear", is_flag=True, help="End all faults of the route now.")
 @socket_option
@@ -47,6 +48,10 @@ def fault(
     Records that are refused become dead letters, which can be sent again: wald dlq redrive. A
     fault ends by itself, at the latest when the drainer ends; until then status says it.
     """
+    for name, length_s in (("--down", down), ("--slow", slow), ("--for", for_s)):
+        if length_s is not None and length_s > FAULT_MAX_S:
+            msg = f"{name}: at most {FAULT_MAX_S / 3_600:g}h: a game day ends by itself"
+            raise click.UsageError(msg)
     shares = {"reject": reject, "lose-answers": lose_answers}
     asked = _asked(down, slow, shares, for_s)
     if clear:
@@ -82,7 +87,10 @@ def _asked(
 
 def _share(text: str) -> float:
     try:
-        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
-    except ValueError as error:
-        msg = f"{text!r} is not a share, such as 1% or 0.01"
-        raise click.UsageError(msg) from error
+        share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        msg = f"{text!r} is not a share from 0% to 100%, such as 1% or 0.01"
+        raise click.UsageError(msg)
+    return share

@@ -7,9 +7,18 @@ from wald.cli.output import counted, duration
 from wald.limits import CLOCK_NS_PER_S
 
 
-def notes(name: str, each: Mapping[str, Any]) -> list[str]:
-    """Return what is worth a line: a fault, a pause, a change of lanes, an orphan."""
-    said = [f"{name}: {fault.upper()}: wald route fault {name} --clear" for fault in each["faults"]]
+def notes(name: str, each: Mapping[str, Any], paused_all_ns: int | None = None) -> list[str]:
+    """Return what is worth a line: a fault, a pause, a change of lanes, an orphan.
+
+    Args:
+        name: the route.
+        each: its figures.
+        paused_all_ns: since when all routes are paused: by its name none of them goes on.
+    """
+    said = [
+        f"{name}: {_loud(fault)}; to end it: wald route fault {name} --clear"
+        for fault in each["faults"]
+    ]
     if each["guarded_batch"]:
         said.append(
             f"{name}: batch {each['guarded_batch']:,} ended the drainer twice, and is tried in a "
@@ -21,7 +30,7 @@ def notes(name: str, each: Mapping[str, Any]) -> list[str]:
             f"{name}: FALLBACK: {each['sink']} is down; {sink} takes what is behind LSN "
             f"{after_lsn:,}"
         )
-    if each["paused_ns"]:
+    if each["paused_ns"] and each["paused_ns"] != paused_all_ns:
         said.append(f"{name}: paused {since(each['paused_ns'])}: wald route resume {name}")
     change = each["change"]
     if change:
@@ -43,9 +52,21 @@ def notes(name: str, each: Mapping[str, Any]) -> list[str]:
     return said
 
 
+def _loud(fault: str) -> str:
+    """Return a fault so that nobody takes it for a real one."""
+    return fault.replace("game day", "GAME DAY", 1)
+
+
+def paused_everywhere(paused_all_ns: int | None) -> list[str]:
+    """Return the line of the switch that holds all routes back, if it does."""
+    if not paused_all_ns:
+        return []
+    return [f"all routes are paused {since(paused_all_ns)}: wald route resume --all"]
+
+
 def since(time_ns: int) -> str:
-    """Return how long ago something was, as people say it."""
+    """Return how long something has lasted, as people say it."""
     from wald.system import SystemClock
 
     ago_s = max(0.0, (SystemClock().wall_ns() - time_ns) / CLOCK_NS_PER_S)
-    return f"since {duration(ago_s)}"
+    return f"for {duration(ago_s)}"

@@ -1,6 +1,8 @@
 """What commands print, and how: errors, JSON, numbers, plain tables."""
 
 import json
+import shutil
+import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,13 +29,42 @@ def print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
-def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print aligned columns, two blanks apart."""
-    lines = [head, *[[printable(cell) for cell in row] for row in rows]]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+def print_table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], may_go: Sequence[str] = ()
+) -> None:
+    """Print aligned columns, two blanks apart.
+
+    On a terminal that is too narrow, columns of ``may_go`` are left out, the first ones first, and
+    that is said. What is piped is whole.
+    """
+    lines = [list(head), *[[printable(cell) for cell in row] for row in rows]]
+    wide = terminal_columns()
+    gone = [] if wide is None else fit(lines, may_go, wide)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
         click.echo("  ".join(cells).rstrip())
+    if gone:
+        say(f"left out, for {wide} columns: {', '.join(gone)}")
+
+
+def fit(lines: list[list[str]], may_go: Sequence[str], wide: int) -> list[str]:
+    """Take columns out of a table, its head first, until it fits; return which ones."""
+    gone: list[str] = []
+    for name in may_go:
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        if sum(widths) + 2 * (len(widths) - 1) <= wide:
+            break
+        at = lines[0].index(name)
+        for line in lines:
+            del line[at]
+        gone.append(name)
+    return gone
+
+
+def terminal_columns() -> int | None:
+    """Return how wide the terminal is that is printed to; None if it is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def printable(text: str) -> str:

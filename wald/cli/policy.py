@@ -6,13 +6,18 @@ from typing import Any
 from wald.cli.output import duration, printable
 
 HEAD = ("RATE", "ETA", "BREAKER")
-_SHORT_CHARS = 48
+_SHORT_CHARS = 24  # a longer message has a line of its own below the table
 
 
 def cells(route: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the cells of ``HEAD``."""
-    eta_s = route["eta_s"]
+    eta_s = None if _stands(route) else route["eta_s"]
     return (f"{route['rate_per_s']:,.0f}/s", "-" if not eta_s else duration(eta_s), breaker(route))
+
+
+def _stands(route: Mapping[str, Any]) -> bool:
+    """Whether nothing is sent now: the rate of before says nothing of when it is through."""
+    return route["breaker"]["state"] != "closed" or bool(route["parked"] or route["paused_ns"])
 
 
 def oldest(route: Mapping[str, Any]) -> str:
@@ -26,9 +31,7 @@ def breaker(route: Mapping[str, Any]) -> str:
     said = route["breaker"]
     if said["state"] == "closed":
         return "closed"
-    message = said["message"]
-    if len(message) > _SHORT_CHARS:
-        message = f"{message[: _SHORT_CHARS - 3]}..."
+    message = said["message"] if len(said["message"]) <= _SHORT_CHARS else ""
     probe_in_s = said["probe_in_s"]
     probe = f"probe in {duration(probe_in_s)}" if probe_in_s > 0 else "probe with the next batch"
     if said["state"] == "half-open":
@@ -42,10 +45,19 @@ def hints(routes: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         said = route["breaker"]
         if said["state"] != "closed":
             whose = "its target" if said["scope"] == "target" else "this route"
+            tried = f", attempt {route['attempts']}" if route["attempts"] else ""
             yield printable(
-                f"{name}: {said['kind']} ({whose}, for {duration(said['open_for_s'])}): "
+                f"{name}: {said['kind']} ({whose}, for {duration(said['open_for_s'])}{tried}): "
                 f"{said['message']}; {said['hint']}"
             )
+
+
+def tells(route: Mapping[str, Any]) -> bool:
+    """Whether ``hints`` has the last error of a route already."""
+    said = route["breaker"]
+    if said["state"] == "closed" or not said["message"]:
+        return False
+    return bool(route["last_error"] == f"{said['kind']}: {said['message']}")
 
 
 def details(routes: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

@@ -8,7 +8,7 @@ import click
 
 from wald.cli import disk, policy, where
 from wald.cli.ask import Control
-from wald.cli.notes import notes
+from wald.cli.notes import notes, paused_everywhere
 from wald.cli.options import Duration, json_option, socket_option, socket_path
 from wald.cli.output import counted, print_json, print_table, printable, say
 from wald.core import healing
@@ -21,14 +21,16 @@ _ASK_S = 5.0
 _MOMENT_S = 0.2
 _SLOW_S = 2.0
 _STANDING = {  # what no amount of waiting delivers, and what to do
-    "orphan": "the configuration does not name the route: add it, and start the daemon again",
+    "orphan": "the configuration does not name the route: add it, and start the daemon again, or"
+    " give it up: wald route drop {name}",
     "dropped": "the route was given up",
-    "paused": "let it go on: wald route resume",
+    "paused": "let it go on: wald route resume {name}",
 }
 _HEAD = (
     *("STREAM", "ROUTE", "CLASS", "STATE", "ACCEPTED", "DELIVERED", "PENDING", "DEAD", "OLDEST"),
     *policy.HEAD,
 )
+_MAY_GO = ("CLASS", "DELIVERED", "ACCEPTED", "STREAM", "RATE", "ETA", "OLDEST")
 
 
 @click.command()
@@ -37,7 +39,10 @@ _HEAD = (
     "-v", "--verbose", is_flag=True, help="Show how large the batches of each route are, and why."
 )
 @click.option(
-    "--lsn", type=click.IntRange(1, LSN_MAX), help="Show where this one record is instead."
+    "--lsn",
+    metavar="LSN",
+    type=click.IntRange(1, LSN_MAX),
+    help="Show where this one record is instead.",
 )
 @click.option(
     "--data-dir", metavar="DIR", help="With --lsn: read this directory, while no daemon runs."
@@ -68,10 +73,11 @@ def _show_all(socket: str | None, *, verbose: bool, as_json: bool) -> None:
     if as_json:
         print_json(answer)
         return
-    print_table(_HEAD, [_row(name, route) for name, route in sorted(answer["routes"].items())])
-    for line in _lines(answer["routes"], verbose=verbose):
+    rows = [_row(name, route) for name, route in sorted(answer["routes"].items())]
+    print_table(_HEAD, rows, _MAY_GO)
+    for line in _lines(answer["routes"], answer["paused_all_ns"], verbose=verbose):
         click.echo(line)
-    for line in disk.lines(answer["disk"], verbose=verbose):
+    for line in disk.lines(answer["disk"], verbose=verbose, routes=answer["routes"]):
         click.echo(printable(line))
     if not answer["routes"]:
         say("no routes yet: the configuration names them; with --to each stream gets its own")
@@ -114,13 +120,14 @@ def _row(name: str, route: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _lines(routes: Mapping[str, Any], *, verbose: bool) -> Iterator[str]:
+def _lines(routes: Mapping[str, Any], paused_all_ns: int | None, *, verbose: bool) -> Iterator[str]:
+    yield from paused_everywhere(paused_all_ns)
     for name, route in sorted(routes.items()):
-        if route["last_error"]:
+        if route["last_error"] and not policy.tells(route):
             yield f"{name}: {_last_error(route)}"
         if route["healing"]:
             yield f"{name}: {healing.words(route['healing'], _time_of_day)}"
-        yield from map(printable, notes(name, route))
+        yield from map(printable, notes(name, route, paused_all_ns))
     yield from policy.hints(routes)
     yield from _dead_letter_lines(routes)
     if verbose:
@@ -287,7 +294,8 @@ def _refuse_undeliverable(waiting: Mapping[str, Any]) -> None:
         f"{name} is {why} ({waiting[name]['pending']:,} pending)" for name, why in stands.items()
     )
     errors = [_last_error(waiting[name]) for name in stands if waiting[name]["last_error"]]
-    hint = _STANDING.get(waiting[next(iter(stands))]["state"], "see 'wald status'")
+    first = next(iter(stands))
+    hint = _STANDING.get(waiting[first]["state"], "see 'wald status'").format(name=first)
     raise Undeliverable(left, hint=errors[0] if errors else hint)
 
 

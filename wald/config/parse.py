@@ -11,7 +11,13 @@ from wald import limits
 from wald.config import schema
 from wald.config.places import Places
 from wald.config.schema import Setting
-from wald.config.settings import ROUTE_TABLES, RouteSettings, Settings, SinkSettings
+from wald.config.settings import (
+    ROUTE_TABLES,
+    RouteSettings,
+    Settings,
+    SinkSettings,
+    WorkerSettings,
+)
 from wald.errors import ConfigError, UnknownSetting, WrongSetting
 
 KeyPath: TypeAlias = tuple[str, ...]
@@ -129,6 +135,7 @@ class _Reader:
             inner = self.table(path, table, key)
             self.no_others((*path, key), inner, known, {})
             nested[key] = ROUTE_TABLES[key](**self.fields((*path, key), inner, known))
+        self._workers_fit(path, nested["workers"])
         options = {
             key: table[key] for key in table if key not in schema.ROUTE and key not in nested
         }
@@ -150,10 +157,22 @@ class _Reader:
             msg = f"{self._at(('routes', route.name, 'sink'))}: there is no sink {route.sink!r}"
             raise ConfigError(msg, hint=_suggestion(route.sink, sinks) or "add [sinks.NAME]")
         fallback = route.fallback
-        if fallback is not None and (fallback not in sinks or fallback == route.sink):
-            place = self._at(("routes", route.name, "fallback"))
-            msg = f"{place}: {fallback!r} is not another sink of [sinks]"
-            raise ConfigError(msg, hint=_suggestion(fallback, sinks) or "add [sinks.NAME]")
+        if fallback is None:
+            return
+        place = self._at(("routes", route.name, "fallback"))
+        if fallback == route.sink:
+            msg = f"{place}: the fallback {fallback!r} is the sink of the route itself"
+            raise ConfigError(msg, hint="name another one of [sinks], or leave fallback out")
+        if fallback not in sinks:
+            msg = f"{place}: there is no sink {fallback!r} to fall back to"
+            raise ConfigError(msg, hint=_suggestion(fallback, sinks) or f"add [sinks.{fallback}]")
+
+    def _workers_fit(self, path: KeyPath, workers: WorkerSettings) -> None:
+        """Refuse bounds that exclude each other; a ``max`` of 0 is all lanes."""
+        if workers.max and workers.min > workers.max:
+            place = self._at((*path, "workers", "min"))
+            msg = f"{place}.min: {workers.min} is more than max, {workers.max}"
+            raise WrongSetting(msg, hint="so many lanes are always at work, and at most max")
 
     def _unknown(self, path: KeyPath, known: Iterable[str] | Mapping[str, str]) -> UnknownSetting:
         names = known if isinstance(known, Mapping) else {k.rpartition(".")[2]: k for k in known}

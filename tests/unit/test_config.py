@@ -142,9 +142,9 @@ batch = { max_records = 7, max_bytes = "64KiB", max_age = "250ms" }
             "name another one of [sinks]",
         ),
         (
-            ROUTE + "fallback = 'bd'\n",
+            ROUTE + "fallback = 'dbs'\n",
             ConfigError,
-            "there is no sink 'bd' to fall back to",
+            "there is no sink 'dbs' to fall back to",
             "did you mean db?",
         ),
         (

@@ -5,6 +5,7 @@ import os
 import sqlite3
 import uuid
 from contextlib import closing
+from dataclasses import replace
 
 import msgpack
 import pytest
@@ -365,6 +366,41 @@ def test_a_locked_database_is_busy(path, open_sink):
         assert outcome.kind is SystemicKind.BUSY
         assert isinstance(sink.probe(attempt(record(1, 1)), [record(1, 1)]), Systemic)
     assert sink.deliver(attempt(record(1, 1))) == Delivered()
+
+
+def test_another_writer_is_waited_for_no_longer_than_the_attempt_may_take(path, open_sink):
+    sink = open_sink(busy_timeout="10min")
+    sink.read_row(KEY)
+    short = replace(attempt(record(1, 1)), timeout_s=0.05)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        outcome = sink.deliver(short)
+        assert isinstance(outcome, Systemic)
+        assert outcome.kind is SystemicKind.BUSY
+    assert sink.deliver(short) == Delivered()
+
+
+def test_an_attempt_that_works_beyond_its_time_is_interrupted_and_takes_no_effect(path, open_sink):
+    sink = open_sink()
+    sink.read_row(KEY)
+    query(
+        path,
+        "CREATE VIEW endless AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n)"
+        " SELECT x FROM n",
+    )
+    query(
+        path,
+        "CREATE TRIGGER slow BEFORE INSERT ON events BEGIN SELECT max(x) FROM endless; END",
+    )
+    short = replace(attempt(record(1, 1)), timeout_s=0.05)
+    for outcome in (sink.deliver(short), sink.probe(short, short.records)):
+        assert isinstance(outcome, Systemic)
+        assert outcome.kind is SystemicKind.BUSY
+        assert "interrupted" in outcome.message
+    assert sink.read_row(KEY) is None
+    query(path, "DROP TRIGGER slow")
+    assert sink.deliver(short) == Delivered()
+    assert sink.deliver(replace(short, timeout_s=None)) != Delivered()  # it has it already
 
 
 @pytest.mark.parametrize(

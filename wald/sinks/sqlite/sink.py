@@ -8,7 +8,9 @@ IMMEDIATE``. Driver errors become outcomes here and nowhere else, by the primary
 import contextlib
 import os
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from math import ceil
 from operator import length_hint
 from pathlib import Path
 from struct import Struct
@@ -67,6 +69,7 @@ _SYSTEMIC = {
     sqlite3.SQLITE_BUSY: SystemicKind.BUSY,
     sqlite3.SQLITE_LOCKED: SystemicKind.BUSY,
     sqlite3.SQLITE_PROTOCOL: SystemicKind.BUSY,
+    sqlite3.SQLITE_INTERRUPT: SystemicKind.BUSY,  # by us, when an attempt has had its time
     sqlite3.SQLITE_FULL: SystemicKind.FULL,
     sqlite3.SQLITE_IOERR: SystemicKind.UNREACHABLE,
     sqlite3.SQLITE_CANTOPEN: SystemicKind.UNREACHABLE,
@@ -82,6 +85,7 @@ _OF_A_RECORD = {
     sqlite3.SQLITE_MISMATCH: "SQLITE_MISMATCH",
     sqlite3.SQLITE_TOOBIG: "SQLITE_TOOBIG",
 }
+_STEPS_BETWEEN_LOOKS = 20_000  # of SQLite's machine: some hundred microseconds
 _LATER_NAMES = {3091: "SQLITE_CONSTRAINT_DATATYPE"}  # of a STRICT table; Python 3.11 has none
 _UNBINDABLE = (sqlite3.ProgrammingError, sqlite3.InterfaceError, OverflowError, ValueError)
 _ROW_ERRORS = (sqlite3.Error, OverflowError, ValueError)
@@ -134,7 +138,8 @@ class SqliteSink:
             rows = self._rows(attempt, attempt.records)
             if rows.refused:
                 return Rejected(rows.refused, rows.refused[0].message)
-            outcome = self._transact(database, attempt, rows)
+            with self._within(database, attempt):
+                outcome = self._transact(database, attempt, rows)
             if outcome is None:  # a value that SQLite cannot take: convert each with care
                 self._careful = True
                 return self.deliver(attempt)
@@ -152,10 +157,30 @@ class SqliteSink:
             rows = self._rows(attempt, records)
             if rows.refused:
                 return rows.refused
-            with _transaction(database):
+            with self._within(database, attempt), _transaction(database):
                 return self._refused_rows(database, rows.rows, records)
         except sqlite3.Error as error:
             return self._failed(error)
+
+    @contextlib.contextmanager
+    def _within(self, database: sqlite3.Connection, attempt: Attempt) -> Iterator[None]:
+        """Bound by the attempt's time how long it waits for other writers, and how long it works.
+
+        What is interrupted is rolled back, so that its outcome is known.
+        """
+        if attempt.timeout_s is None:
+            yield
+            return
+        now_s = time.monotonic  # noqa: TID251 - the driver's time: a factory gets no clock
+        end_s = now_s() + attempt.timeout_s
+        busy_s = min(self._options.busy_timeout_s, attempt.timeout_s)
+        database.execute(f"PRAGMA busy_timeout = {ceil(busy_s * 1_000)}").fetchall()
+        database.set_progress_handler(lambda: now_s() > end_s, _STEPS_BETWEEN_LOOKS)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(sqlite3.ProgrammingError):  # it was closed inside
+                database.set_progress_handler(None, 0)
 
     def _rows(self, attempt: Attempt, records: Sequence[Record]) -> Rows:
         return self._shape.rows(attempt.key.log_id, records, careful=self._careful)

@@ -19,9 +19,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from wald import limits
 from wald.config import RouteSettings, Settings, SinkSettings
@@ -41,6 +40,9 @@ from wald.model import (
     Unknown,
 )
 from wald.ports import Sink
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection  # a drainer seldom needs it: 14 ms
 
 _log = logging.getLogger("wald.drain")
 _COMMAND = (sys.executable, "-P", "-m", "wald.app", "sink")
@@ -149,6 +151,8 @@ class GuardedSink:
 
     def _connected(self) -> "Connection[Any, Any]":
         if self._connection is None:
+            from multiprocessing.connection import Connection
+
             ours, its = socket.socketpair()
             with its:
                 self._process = subprocess.Popen(  # noqa: S603 - our own interpreter, no shell
@@ -188,6 +192,8 @@ class _DiedError(Exception):
 
 def serve_sink(fd: int, sink: Sink, *, memory_bytes: int = limits.GUARDED_MEMORY_BYTES) -> int:
     """Answer what a ``GuardedSink`` asks, until it closes its end: the child's whole life."""
+    from multiprocessing.connection import Connection
+
     with contextlib.suppress(OSError):  # whoever runs out of memory: this process goes first
         Path("/proc/self/oom_score_adj").write_bytes(_OOM_SCORE_MAX)
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))

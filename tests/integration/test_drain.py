@@ -585,7 +585,9 @@ def serve_frontier(backlog, *, stop):
 
     def serve():
         while not stop.is_set():
-            with contextlib.suppress(TimeoutError):
+            with contextlib.suppress(
+                TimeoutError, ConnectionError
+            ):  # who asks may go, and ask again
                 connection, _ = listening.accept()
                 with connection:
                     connection.recv(4096)

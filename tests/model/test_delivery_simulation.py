@@ -164,7 +164,12 @@ BUGS = (
             Patch(
                 sending,
                 "foregone",
-                [("elif left or memory.replay is ReplayClass.TRANSACTIONAL:", "elif left:")],
+                [
+                    (
+                        "to_send(memory) or memory.replay is ReplayClass.TRANSACTIONAL:",
+                        "to_send(memory):",
+                    )
+                ],
                 also=[lane],
             ),
         ),

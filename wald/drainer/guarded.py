@@ -151,7 +151,7 @@ class GuardedSink:
 
     def _connected(self) -> "Connection[Any, Any]":
         if self._connection is None:
-            from multiprocessing.connection import Connection
+            from multiprocessing.connection import Connection  # noqa: PLC0415 - only when used
 
             ours, its = socket.socketpair()
             with its:
@@ -192,7 +192,7 @@ class _DiedError(Exception):
 
 def serve_sink(fd: int, sink: Sink, *, memory_bytes: int = limits.GUARDED_MEMORY_BYTES) -> int:
     """Answer what a ``GuardedSink`` asks, until it closes its end: the child's whole life."""
-    from multiprocessing.connection import Connection
+    from multiprocessing.connection import Connection  # noqa: PLC0415 - only when used
 
     with contextlib.suppress(OSError):  # whoever runs out of memory: this process goes first
         Path("/proc/self/oom_score_adj").write_bytes(_OOM_SCORE_MAX)

@@ -40,7 +40,5 @@ def test_an_urgent_record_takes_with_it_what_waits_for_a_full_batch(place: Path)
             producer.wait(waiting, "delivered", timeout=0.5)
         producer.append("events", 2, urgent=True, ack="delivered", timeout=20)
         with closing(sqlite3.connect(place / "a.db")) as target:
-            assert target.execute("SELECT value FROM events ORDER BY lsn").fetchall() == [
-                (1,),
-                (2,),
-            ]
+            values = target.execute("SELECT value FROM events ORDER BY lsn").fetchall()
+        assert values == [("1",), ("2",)]

@@ -78,7 +78,8 @@ def _head(said: Mapping[str, Any]) -> str:
 def text_of(route: Mapping[str, Any]) -> str:
     """Return what became of a record at a route, in words."""
     words = _WORDS[Fate(route["fate"])]
-    text = words(route)
+    at = f", at the fallback {route['sink']}" if route["is_fallback"] else ""
+    text = f"{words(route)}{at}"
     return f"{text}; {route['blocked']}" if route["blocked"] else text
 
 

@@ -1,4 +1,4 @@
-"""The documents: names in ARCHITECTURE.md exist, shown commands exist, links lead somewhere."""
+"""The documents: names and paths exist, shown commands exist, links lead somewhere."""
 
 import importlib
 import importlib.util
@@ -13,6 +13,7 @@ from wald import cli, errors
 ROOT = Path(__file__).parents[1]
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
 README = (ROOT / "README.md").read_text()
+INSIDE = (ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs" / "explanation").glob("*.md")))
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
@@ -42,17 +43,39 @@ def exists(dotted: str) -> bool:
     return False
 
 
-def test_every_dotted_name_of_the_architecture_exists() -> None:
-    names = re.findall(r"\bwald(?:\.[A-Za-z_]\w*)+", " ".join(in_backticks(ARCHITECTURE)))
-    names = [name for name in names if not name.endswith((".toml", ".sock", ".db", ".service"))]
-    assert len(names) > 10
-    assert [name for name in names if name != "wald.sinks" and not exists(name)] == []
+def dotted_names(path: Path) -> list[str]:
+    names = re.findall(r"\bwald(?:\.[A-Za-z_]\w*)+", " ".join(in_backticks(path.read_text())))
+    files = (".toml", ".sock", ".db", ".service", ".socket")
+    return [name for name in names if not name.endswith(files)]
 
 
-def test_every_path_of_the_architecture_exists() -> None:
-    paths = re.findall(r"\b(?:wald|docs|tests|config|benchmarks)/[\w./-]*", ARCHITECTURE)
-    assert paths
-    assert [path for path in paths if not (ROOT / path.rstrip(".")).exists()] == []
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_dotted_name_of_a_document_exists(path: Path) -> None:
+    names = [name for name in dotted_names(path) if name != "wald.sinks"]
+    assert [name for name in names if not exists(name)] == []
+
+
+def test_the_documents_of_the_inside_name_symbols() -> None:
+    for path in INSIDE:
+        assert len(dotted_names(path)) > 3, path.name
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / "ARCHITECTURE.md", *EXPLANATION], ids=lambda each: each.name
+)
+def test_every_path_of_the_inside_exists(path: Path) -> None:
+    paths = re.findall(
+        r"(?<![\w./])(?:wald|docs|tests|config|benchmarks)/[\w./-]*", path.read_text()
+    )
+    assert [each for each in paths if not (ROOT / each.rstrip(".")).exists()] == []
+
+
+def test_every_document_is_listed_in_the_index() -> None:
+    index = ROOT / "docs" / "README.md"
+    listed = re.findall(r"\]\(([^)#]+)", index.read_text())
+    listed_paths = {(index.parent / target).resolve() for target in listed}
+    missing = {path for path in DOCUMENTS if path.parent != ROOT} - listed_paths - {index}
+    assert missing == set()
 
 
 def test_the_code_map_names_every_package() -> None:

@@ -1,11 +1,10 @@
 """The breaker's table row by row; what opens it, for how long, and what closes it."""
 
-import re
-from pathlib import Path
 from random import Random
 
 import pytest
 
+from tests.documents import printed_table
 from wald import limits
 from wald.core.breaker import (
     BREAKER,
@@ -262,15 +261,8 @@ def test_an_answer_without_a_batch_proves_what_it_can(kind, state):
 # --- the document -------------------------------------------------------------------------------
 
 
-def documented(heading):
-    text = (Path(__file__).parents[2] / "ARCHITECTURE.md").read_text()
-    part = re.split(r"^##", text.split(f"# {heading}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
-    lines = [line for line in part.splitlines() if line.startswith("| `")]
-    return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines]
-
-
 def test_the_document_prints_the_table():
-    assert documented("Delivery policy") == [
+    assert printed_table("Delivery policy") == [
         (f"`{row.label}`", row.state.value, row.event.value, row.then.value, row.what)
         for row in BREAKER
     ]
@@ -280,7 +272,7 @@ def test_the_document_prints_what_opens_it():
     def count(failures):
         return {0: "never", 1: "at once"}.get(failures, f"after {failures}")
 
-    assert documented("What opens a breaker") == [
+    assert printed_table("What opens a breaker") == [
         (f"`{kind.value}`", f"the {trip.scope.value}'s", count(trip.failures))
         for kind, trip in TRIPS.items()
     ]

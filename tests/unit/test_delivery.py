@@ -1,13 +1,12 @@
 """The tables of delivery row by row; retry, reject guard, the search for refused records."""
 
-import re
-from pathlib import Path
 from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.documents import printed_table
 from wald import limits
 from wald.core import delivery, manifests
 from wald.core.delivery import (
@@ -88,18 +87,9 @@ def test_a_known_count_of_a_lost_range_is_less_what_was_set_aside():
 
 # --- the documents ------------------------------------------------------------------------------
 
-ARCHITECTURE = Path(__file__).parents[2] / "ARCHITECTURE.md"
-
-
-def documented(heading):
-    text = ARCHITECTURE.read_text().split(f"# {heading}\n", 1)[1]
-    section = re.split(r"^##", text, maxsplit=1, flags=re.MULTILINE)[0]
-    lines = [line for line in section.splitlines() if line.startswith("| `")]
-    return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines]
-
 
 def test_the_document_prints_the_life_of_a_batch():
-    assert documented("Life of a batch") == [
+    assert printed_table("Life of a batch") == [
         (f"`{item.label}`", item.step.value, item.event.value, item.then.value, item.durable)
         for item in LIFE_OF_A_BATCH
     ]

@@ -2,10 +2,10 @@
 
 import random
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
+from tests.documents import printed_table
 from wald.core.lanes import (
     LANE_CHANGES,
     WHOLE,
@@ -333,13 +333,9 @@ def test_a_switch_that_was_not_told_of_is_found_again():
 
 # --- the documents ------------------------------------------------------------------------------
 
-ARCHITECTURE = Path(__file__).parents[2] / "ARCHITECTURE.md"
-
 
 def test_the_document_prints_the_table_of_lane_changes():
-    chapter = ARCHITECTURE.read_text().split("### Lanes\n", 1)[1].split("\n##", 1)[0]
-    rows = [line for line in chapter.splitlines() if line.startswith("| `")]
-    assert [tuple(cell.strip() for cell in row.strip("|").split("|")) for row in rows] == [
+    assert printed_table("Lanes") == [
         (f"`{case.label}`", case.when, case.done) for case in LANE_CHANGES
     ]
 

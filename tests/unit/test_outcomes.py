@@ -1,12 +1,11 @@
 """The tables of outcomes row by row: what an attempt came to, what is sent again, what is left."""
 
 import itertools
-import re
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from tests.documents import printed_table
 from wald import limits
 from wald.core import outcomes
 from wald.core.delivery import LIFE_OF_A_BATCH, Event, Step
@@ -296,15 +295,6 @@ def test_a_batch_is_cut_in_half_but_not_below_what_took_effect(sent, settled, hi
 
 # --- the documents ------------------------------------------------------------------------------
 
-ARCHITECTURE = Path(__file__).parents[2] / "ARCHITECTURE.md"
-
-
-def documented(heading):
-    text = ARCHITECTURE.read_text().split(f"# {heading}\n", 1)[1]
-    section = re.split(r"^##", text, maxsplit=1, flags=re.MULTILINE)[0]
-    lines = [line for line in section.splitlines() if line.startswith("| `")]
-    return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines]
-
 
 def classes_in_words(classes):
     if classes == outcomes.EVERY_CLASS:
@@ -316,7 +306,7 @@ def classes_in_words(classes):
 
 
 def test_the_document_prints_the_table_of_outcomes():
-    assert documented("Outcomes") == [
+    assert printed_table("Outcomes") == [
         (
             f"`{row.label}`",
             row.outcome.__name__,
@@ -329,7 +319,7 @@ def test_the_document_prints_the_table_of_outcomes():
 
 
 def test_the_document_prints_the_table_of_sending_again():
-    assert documented("Sending again") == [
+    assert printed_table("Sending again") == [
         (
             f"`{row.label}`",
             classes_in_words(row.classes),

@@ -1,11 +1,11 @@
 """The recovery table, row by row: facts in, plan out."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from tests.documents import printed_table
 from wald import limits
 from wald.core.chain import Chain, SegmentScan
 from wald.core.frame import BlockFlag, BlockHeader, BlockKind, SegmentHeader, SegmentKind
@@ -570,10 +570,6 @@ def test_an_empty_file_folds_to_nothing():
 
 
 def test_the_architecture_prints_the_same_table():
-    document = (Path(__file__).parents[2] / "ARCHITECTURE.md").read_text()
-    printed = document.split("## Recovery")[1].split("## Crash safety")[0]
-    rows = [line for line in printed.splitlines() if line.startswith("| `")]
-    assert rows == [
-        f"| `{case.label}` | {case.found} | {case.done} | {'yes' if case.is_loss else 'no'} |"
-        for case in Case
+    assert printed_table("Recovery") == [
+        (f"`{case.label}`", case.found, case.done, "yes" if case.is_loss else "no") for case in Case
     ]

@@ -1,14 +1,13 @@
 """The table of the progress row, case by case; the counts of an adopted row; the words of it."""
 
-import re
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.documents import printed_table
 from wald.core.delivery import Event, Parked
 from wald.core.healing import Healing, from_numbers, words
 from wald.core.row import (
@@ -235,13 +234,7 @@ FOLLOWS = {
 
 
 def test_the_document_prints_the_table_of_the_row():
-    text = (Path(__file__).parents[2] / "ARCHITECTURE.md").read_text()
-    section = re.split(
-        r"^##", text.split("# The progress row\n", 1)[1], maxsplit=1, flags=re.MULTILINE
-    )[0]
-    lines = [line for line in section.splitlines() if line.startswith("| `")]
-    printed = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines]
-    assert printed == [
+    assert printed_table("The progress row") == [
         (
             f"`{case.label}`",
             case.when,

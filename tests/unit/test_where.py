@@ -1,10 +1,10 @@
 """Where a record is: each row of the table, what all routes come to, which traces are kept."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
+from tests.documents import printed_table
 from wald.core.where import (
     REFUSED,
     SETTLED,
@@ -21,7 +21,6 @@ from wald.core.where import (
 from wald.limits import TRACES_PER_BATCH_MAX
 from wald.model import DeadLetter, FinishedBatch, Manifest, Revision
 
-ARCHITECTURE = (Path(__file__).parents[2] / "ARCHITECTURE.md").read_text()
 REV = bytes(15) + b"r"
 LETTER = DeadLetter("r", 7, "SQLITE_CONSTRAINT", "no", 3, REV, 1, 0, dead_file=1, through_lsn=7)
 HOLE = replace(LETTER, code="damaged", dead_file=0, lsn=5, through_lsn=9)
@@ -65,8 +64,9 @@ def test_every_row_has_a_case_and_every_fate_a_row() -> None:
 
 
 def test_the_architecture_prints_the_table() -> None:
-    for row in WHEREABOUTS:
-        assert f"| `{row.label}` | {row.when} | {row.fate.value} |" in ARCHITECTURE
+    assert printed_table("Where a record is") == [
+        (f"`{row.label}`", row.when, row.fate.value) for row in WHEREABOUTS
+    ]
 
 
 JUDGED = [

@@ -156,6 +156,9 @@ ASKS_CONNECTIONS_MAX: Final = 16
 LAYOUTS_TOLD_MAX: Final = 3  # of a route, in ``progress``: for a ledger that went back
 DROPS_KEPT_MAX: Final = 2_048  # routes that were given up, as the ledger remembers them
 FORMER_LANE_IDLE_S: Final = 30.0  # a lane of a former layout with nothing to do leaves
+HEALING_TOGETHER_S: Final = (
+    60.0  # lanes that find their target set back within this met one restore
+)
 PROBES_MAX: Final = 8  # targets that people ask at a time; a hung one holds its place
 DEAD_LETTERS_PER_ANSWER: Final = 1_000
 DEAD_LETTERS_SCANNED_PER_ANSWER: Final = 5_000

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from wald.storage.log import Log
 
 _log = logging.getLogger("wald")
+_AS_THE_USER = "run the command as the user of the daemon: sudo -u USER wald ..."
 
 
 def replay(settings: Settings, patience_s: float) -> dict[str, Any]:
@@ -184,14 +185,15 @@ def _ledger_alone(fs: FileSystem, data_dir: str) -> Iterator[tuple[Ledger, bytes
     from wald.storage import identity
     from wald.storage.lmdb_store import open_ledger
 
-    known = identity.read(fs, data_dir)
-    if known is None:
-        msg = f"{data_dir} is not a data directory: it has no identity file"
-        raise DataDirectoryUnusable(msg)
-    if fs.stat(f"{data_dir}/ledger") is None:
-        msg = f"{data_dir} has no ledger: nothing was delivered from it yet"
-        raise DataDirectoryUnusable(msg)
-    lock = fs.open(f"{data_dir}/ledger.lock", write=True)
+    try:
+        known = identity.required(fs, data_dir)
+        if fs.stat(f"{data_dir}/ledger") is None:
+            msg = f"{data_dir} has no ledger: nothing was delivered from it yet"
+            raise DataDirectoryUnusable(msg, hint="'wald log inspect' shows what its log holds")
+        lock = fs.open(f"{data_dir}/ledger.lock", write=True)
+    except PermissionError as error:
+        msg = f"{data_dir}: {error.strerror}"
+        raise DataDirectoryUnusable(msg, hint=_AS_THE_USER) from error
     try:
         if not lock.lock():
             msg = f"{data_dir}: a drainer holds the ledger"
@@ -218,8 +220,7 @@ def dead_letter_body(data_dir: str, file: int, offset: int, lsn: int) -> Record:
         entry = DeadLog(PosixFileSystem(), data_dir).read(DeadPlace(file, offset))
     except PermissionError as error:
         msg = f"{data_dir}/dead: {error.strerror}"
-        hint = "run the command as the user of the daemon: sudo -u USER wald ..."
-        raise DataDirectoryUnusable(msg, hint=hint) from error
+        raise DataDirectoryUnusable(msg, hint=_AS_THE_USER) from error
     for record in entry.excluded:
         if record.lsn == lsn:
             return record

@@ -114,8 +114,8 @@ def test_a_decision_is_carried_out_at_once_by_a_running_drainer(held, decision):
     finished = held.ask("list", finished=5)["finished"]
     assert [line["number"] for line in finished] == [1]
     assert held.ask("show", batch=finished[0]["batch"][:8])["batch"] == finished[0]
-    with pytest.raises(InputError, match="there is no batch"):
-        held.ask("resolve", batch=batch, decision=decision.value)
+    with pytest.raises(NotUncertain, match="of route 'events' is finished"):
+        held.ask("resolve", batch=finished[0]["batch"], decision=decision.value)
 
 
 def test_what_cannot_be_decided_is_refused_with_a_reason(held):

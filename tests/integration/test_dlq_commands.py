@@ -167,7 +167,7 @@ def test_export_is_a_line_of_json_a_letter_with_all_that_is_known(daemon: Daemon
         (["redrive", "--route", "seats", "--wait", "soon"], 2, "is not a duration"),
         (["set-aside", "seats"], 2, "no lane of route 'seats' is halted"),
         (["set-aside", "seats", "--lsn", "5"], 2, "is halted at LSN 5"),
-        (["list", "--data-dir", "/nothing/here"], 74, "is not a data directory"),
+        (["list", "--data-dir", "/nothing/here"], 78, "there is no such directory"),
     ],
 )
 def test_what_cannot_be_meant_is_told_in_two_lines(

@@ -120,7 +120,7 @@ BAD_INPUT = [
     (("--lsn", "x"), 2, "error[usage]"),
     (("--lsn", "99"), 1, "error[record.none]: LSN 99 is not used yet: the highest is 1"),
     (("--data-dir", "x"), 2, "--data-dir goes with --lsn"),
-    (("--lsn", "1", "--data-dir", "/nowhere"), 74, "is not a data directory"),
+    (("--lsn", "1", "--data-dir", "/nowhere"), 78, "is not a data directory"),
 ]
 
 

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from wald import cli, errors
-from wald.cli import output
+from wald.cli import batch, output
 from wald.cli.options import Duration
 
 
@@ -247,3 +247,23 @@ def test_a_usage_error_says_what_was_meant(
 ) -> None:
     assert cli.run_command(arguments) == 2
     assert words in capsys.readouterr().err
+
+
+def test_what_people_read_of_a_batch_has_units_and_no_words_of_python() -> None:
+    assert [batch._label(name) for name in ("lo", "hi", "sealed_ns", "state")] == [
+        "first_lsn", "last_lsn", "sealed_at", "state",
+    ]  # fmt: skip
+    shown = [
+        ("lo", 14_813, "14,813"),
+        ("redrive", False, "no"),
+        ("redrive", True, "yes"),
+        ("sealed_ns", 1_700_000_000_123_456_789, "2023-11-14T22:13:20.123Z"),
+        ("finished_ns", 0, "-"),
+        ("last_error", "", "-"),
+        ("held", None, "-"),
+    ]
+    assert [batch._shown(name, value) for name, value, _ in shown] == [text for *_, text in shown]
+
+
+def test_how_long_something_took_is_not_rounded_to_nothing() -> None:
+    assert [output.took(each) for each in (0.0, 0.0124, 2.0)] == ["1 ms", "12 ms", "2.0 s"]

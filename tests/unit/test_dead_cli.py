@@ -20,7 +20,13 @@ from wald.cli.letters import Choice, Letters, Moment, decoded_value, exported
 from wald.cli.output import books
 from wald.client.encoding import encode_value
 from wald.drainer.desk import Desk, letter_as_json
-from wald.errors import DataDirectoryUnusable, FormatDamaged, InputError, NoDeadLetter
+from wald.errors import (
+    DataDirectoryForeign,
+    DataDirectoryUnusable,
+    FormatDamaged,
+    InputError,
+    NoDeadLetter,
+)
 from wald.model import Content, DeadLetter, LaneKey, Record, RouteBirth
 from wald.storage.deadlog import DeadEntry, DeadLog
 from wald.system import PosixFileSystem
@@ -292,14 +298,38 @@ def test_a_redrive_that_is_waited_for_tells_how_many_were_refused_again(capsys):
 
 
 @pytest.mark.parametrize(
-    ("made", "words"), [((), "is not a data directory"), (("identity",), "nothing was delivered")]
+    ("made", "error", "words"),
+    [
+        ((), DataDirectoryForeign, "is not a data directory"),
+        (("identity",), DataDirectoryUnusable, "nothing was delivered"),
+    ],
 )
-def test_a_directory_without_dead_letters_says_so(tmp_path, monkeypatch, made, words):
+def test_a_directory_without_dead_letters_says_so(tmp_path, monkeypatch, made, error, words):
     if made:
         known = type("Known", (), {"log_id": LOG_ID})()
         monkeypatch.setattr("wald.storage.identity.read", lambda *_: known)
-    with pytest.raises(DataDirectoryUnusable, match=words), offline.dead_letter_desk(str(tmp_path)):
+    with pytest.raises(error, match=words), offline.dead_letter_desk(str(tmp_path)):
         pass
+
+
+@pytest.mark.parametrize("name", ["identity", "ledger.lock"])
+def test_a_directory_of_another_user_is_an_error_with_what_to_do(monkeypatch, tmp_path, name):
+    (tmp_path / "ledger").mkdir()
+    if name != "identity":
+        known = type("Known", (), {"log_id": LOG_ID})()
+        monkeypatch.setattr("wald.storage.identity.read", lambda *_: known)
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "identity").touch()
+    monkeypatch.setattr(PosixFileSystem, "open", refuse)
+    with (
+        pytest.raises(DataDirectoryUnusable, match="Permission denied") as said,
+        offline.dead_letter_desk(str(tmp_path)),
+    ):
+        pass
+    assert "sudo -u USER" in said.value.hint
 
 
 def test_the_books_say_what_was_purged_so_that_they_balance():

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _HEAD = ("BATCH", "ROUTE", "LANE", "STATE", "RECORDS", "LSN", "ATTEMPTS", "LAST ERROR")
 _ID_SHOWN = 8
+_LABELS = {"lo": "first_lsn", "hi": "last_lsn"}
 _ERROR_SHOWN = 100
 _data_dir_option = click.option(
     "--data-dir", metavar="DIR", help="Work on this data directory, while no daemon runs."
@@ -106,17 +107,32 @@ def show(
             for revision in value:
                 click.echo("revision:")
                 for field, content in revision.items():
-                    click.echo(f"  {field + ':':<18} {_shown(field, content)}")
+                    click.echo(f"  {_label(field) + ':':<18} {_shown(field, content)}")
         else:
-            click.echo(f"{name + ':':<20} {_shown(name, value)}")
+            click.echo(f"{_label(name) + ':':<20} {_shown(name, value)}")
+
+
+def _label(name: str) -> str:
+    """Return the name of a field as it stands before what people read."""
+    return _LABELS.get(name, name.removesuffix("_ns") + "_at" * name.endswith("_ns"))
 
 
 def _shown(name: str, value: object) -> str:
-    if name.endswith("_ns") and isinstance(value, int) and value:
-        return datetime.fromtimestamp(value / CLOCK_NS_PER_S, UTC).isoformat()
+    """Return a value as people read it."""
+    if name.endswith("_ns"):
+        return _moment(value) if isinstance(value, int) and value else "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, list):
         return f"{len(value)} records: {', '.join(map(str, value[:10]))}" if value else "-"
-    return printable(str(value)) or "-"
+    if name in {"lo", "hi"}:
+        return f"{value:,}"
+    return "-" if value is None else printable(str(value)) or "-"
+
+
+def _moment(time_ns: int) -> str:
+    moment = datetime.fromtimestamp(time_ns / CLOCK_NS_PER_S, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 @batch.command()

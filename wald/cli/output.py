@@ -91,6 +91,11 @@ def duration(seconds: float | None) -> str:
     return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
+def took(seconds: float) -> str:
+    """Return how long something took, in milliseconds where it was short: ``3 ms``, ``2.0 s``."""
+    return duration(seconds) if seconds >= 1 else f"{max(1, round(seconds * 1_000))} ms"
+
+
 def counted(number: int, what: str) -> str:
     """Return a number with its noun: ``1 record``, ``2 records``."""
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

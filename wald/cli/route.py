@@ -10,7 +10,7 @@ from wald.cli.ask import Control
 from wald.cli.fault import fault
 from wald.cli.notes import notes, since
 from wald.cli.options import Duration, json_option, socket_option, socket_path
-from wald.cli.output import counted, duration, print_json, print_table, printable, say
+from wald.cli.output import counted, duration, print_json, print_table, printable, say, took
 from wald.errors import EXIT_NO, InputError, WaitTimeout
 from wald.limits import CLOCK_NS_PER_S
 from wald.system import SystemClock
@@ -188,13 +188,18 @@ def probe(name: str, timeout_s: float, socket: str | None, *, as_json: bool) -> 
         return EXIT_NO if found["error"] else 0
     for each in found["findings"]:
         hint = f" ({each['hint']})" if each["hint"] else ""
-        click.echo(printable(f"{each['severity']}: {each['message']}{hint}"))
+        click.echo(printable(f"{name}: {each['severity']}: {each['message']}{hint}"))
     row = found["row"]
     if row:
-        click.echo(f"it remembers batch {row['batch_no']:,}, through LSN {row['hi_lsn']:,}")
-    error = f": {found['error']}" if found["error"] else ""
-    say(f"{name}: the target answered in {duration(found['seconds'])}{error}")
-    why = f": {after['last_error']}" if after["last_error"] else ""
+        click.echo(
+            f"{name}: the target remembers batch {row['batch_no']:,}, through LSN {row['hi_lsn']:,}"
+        )
+    answered = f"failed after {took(found['seconds'])}: {found['error']}"
+    if not found["error"]:
+        answered = f"answered in {took(found['seconds'])}"
+    say(f"{name}: the target {answered}")
+    # what is on its way now still has the error of the attempt before
+    why = f": {after['last_error']}" if after["last_error"] and found["error"] else ""
     say(f"{name}: {after['state']}, {after['pending']:,} pending{why}")
     return EXIT_NO if found["error"] else 0
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from wald import limits
 from wald.model import Lsn
 
 
@@ -55,6 +56,26 @@ class Healing:
         """Return what ``status --json`` says."""
         names = ("time_ns", "held_batch", "had_batch", "records", "again", "done_ns")
         return {name: getattr(self, name) for name in names}
+
+
+def of_lanes(notes: Sequence[Healing]) -> Healing:
+    """Return the note of a route: the newest one, with the records of all lanes that met the same.
+
+    Each lane looks by itself, so that what one restore did is found at slightly different times.
+    """
+    newest = max(notes, key=lambda note: note.time_ns)
+    same = [
+        note
+        for note in notes
+        if newest.time_ns - note.time_ns <= limits.HEALING_TOGETHER_S * limits.CLOCK_NS_PER_S
+        and note.went_back is newest.went_back
+    ]
+    return replace(
+        newest,
+        records=sum(note.records for note in same),
+        again=sum(note.again for note in same),
+        done_ns=max(note.done_ns for note in same) if all(note.done_ns for note in same) else 0,
+    )
 
 
 def from_numbers(numbers: object) -> Healing | None:

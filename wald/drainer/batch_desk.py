@@ -98,12 +98,7 @@ class BatchDesk:
         found = self._matching(prefix, route)
         if found:
             return {"batch": self._line(found[0]) | _revisions_as_json(found[0].manifest)}
-        lines = [
-            finished_as_json(birth, key, line)
-            for birth, key in self._lane_keys(route)
-            for line in self._ledger.history(key)
-            if line.rev_id.hex().startswith(prefix)
-        ]
+        lines = self._finished(prefix, route)
         if len(lines) != 1:
             raise _not_one(prefix, len(lines))
         return {"batch": lines[0]}
@@ -113,7 +108,11 @@ class BatchDesk:
         decision = _decision(request)
         found = self._matching(prefix, request.get("route"))
         if not found:
-            raise _not_one(prefix, 0)
+            lines = self._finished(prefix, request.get("route"))
+            if len(lines) != 1:
+                raise _not_one(prefix, len(lines))
+            msg = f"batch {lines[0]['batch'][:8]} of route {lines[0]['route']!r} is finished"
+            raise NotUncertain(msg, hint=_LIST_HINT)
         birth, key, manifest = found[0]
         rev_id = manifest.current.rev_id
         if not (
@@ -162,6 +161,15 @@ class BatchDesk:
         if len(found) > 1:
             raise _not_one(prefix, len(found))
         return found
+
+    def _finished(self, prefix: str, route: object) -> list[dict[str, Any]]:
+        """Return the finished batches that are named by the beginning of their id."""
+        return [
+            finished_as_json(birth, key, line)
+            for birth, key in self._lane_keys(route)
+            for line in self._ledger.history(key)
+            if line.rev_id.hex().startswith(prefix)
+        ]
 
     def _line(self, batch: _Open) -> dict[str, Any]:
         birth, key, manifest = batch

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from wald import limits
+from wald.core import healing
 from wald.core.lanes import Layout, badness
 from wald.drainer.lane import Lane
 from wald.drainer.lane_figures import LaneFigures
@@ -77,8 +78,10 @@ def summed(
 
 
 def _newest_healing(running: Sequence[LaneFigures]) -> dict[str, Any]:
-    notes = [each.policy["healing"] for each in running if each.policy.get("healing")]
-    return {"healing": max(notes)} if notes else {}
+    """Return the newest note with the records of all lanes that met the same going back."""
+    numbers = [each.policy["healing"] for each in running if each.policy.get("healing")]
+    notes = [note for note in map(healing.from_numbers, numbers) if note is not None]
+    return {"healing": healing.of_lanes(notes).numbers()} if notes else {}
 
 
 def lane_line(lane: Lane) -> dict[str, Any]:

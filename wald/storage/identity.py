@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from struct import Struct
 
 from wald.core import frame
-from wald.errors import FormatDamaged, FormatNewer
+from wald.errors import DataDirectoryForeign, FormatDamaged, FormatNewer
 from wald.ports import FileSystem
 
 FORMAT = 1
@@ -112,6 +112,22 @@ def read(fs: FileSystem, data_dir: str) -> Identity | None:
         return decode(file.pread(FILE_MAX_BYTES, 0))
     finally:
         file.close()
+
+
+def required(fs: FileSystem, data_dir: str) -> Identity:
+    """Return what the file says.
+
+    Raises:
+        DataDirectoryForeign: there is none, or no such directory.
+        FormatNewer, FormatDamaged, OSError: as ``read``.
+    """
+    known = read(fs, data_dir)
+    if known is None:
+        msg = f"{data_dir} is not a data directory: it has no identity file"
+        if fs.stat(data_dir) is None:
+            msg = f"{data_dir} is not a data directory: there is no such directory"
+        raise DataDirectoryForeign(msg, path=data_dir)
+    return known
 
 
 def write(fs: FileSystem, data_dir: str, identity: Identity) -> None:

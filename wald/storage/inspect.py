@@ -13,7 +13,7 @@ from wald.core import frame, recovery
 from wald.core.chain import Chain, Hole, SegmentScan
 from wald.core.frame import BlockHeader, BlockKind, SectionKind, SegmentHeader, SegmentKind
 from wald.core.state import LogState, RouteState
-from wald.errors import DataDirectoryForeign, DataDirectoryUnusable, FormatDamaged
+from wald.errors import DataDirectoryUnusable, FormatDamaged
 from wald.model import Lsn, StreamId
 from wald.ports import File, FileSystem
 from wald.storage import identity as identities
@@ -171,14 +171,10 @@ def _with_what_a_start_did(
 
 def _identity(fs: FileSystem, data_dir: str, look: _Look) -> identities.Identity | None:
     try:
-        identity = identities.read(fs, data_dir)
+        return identities.required(fs, data_dir)
     except FormatDamaged as error:
         look.damages.append(Damage(identities.NAME, 0, 0, error.message, 1, 0, 0))
         return None
-    if identity is None:
-        msg = f"{data_dir} is not a data directory: it has no identity file"
-        raise DataDirectoryForeign(msg, path=data_dir)
-    return identity
 
 
 def _find(

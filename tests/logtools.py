@@ -3,6 +3,7 @@
 from random import Random
 
 from wald.core import body, frame, state
+from wald.core.events import APPEND_CODEC
 from wald.core.frame import BlockKind, Section, SectionKind
 from wald.model import Frontier
 from wald.ports import Chance, Clock, FileSystem
@@ -56,7 +57,7 @@ def append(sequence: int, *values: bytes, answered: int = 0, session: int = SESS
     entry = frame.RequestEntry(len(values), len(values), len(data), frame.crc32c(data))
     return Section(
         SectionKind.APPEND,
-        body.CODEC,
+        APPEND_CODEC,
         STREAM,
         session,
         sequence,

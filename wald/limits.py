@@ -96,7 +96,6 @@ FALLBACK_BACK_S: Final = 10.0  # a target that is well for so long takes over fr
 RETRY_BASE_S: Final = 0.1
 RETRY_CAP_S: Final = 30.0
 HISTORY_BATCHES_PER_LANE: Final = 1_024
-DEAD_LETTER_BODY_MAX_BYTES: Final = RECORD_MAX_BYTES + KEY_MAX_BYTES + HEADERS_MAX_BYTES
 LEDGER_MAP_BYTES: Final = 1 << 30
 STOP_DELIVER_S: Final = 5.0
 PARKED_REREAD_S: Final = 5.0  # a parked lane asks again whether its row fits

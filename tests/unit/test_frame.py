@@ -19,7 +19,6 @@ from wald.core.frame import (
     SegmentKind,
 )
 from wald.errors import FormatDamaged, FormatNewer
-from wald.model import Frontier
 
 LOG_ID = bytes(range(1, 17))
 SEGMENT = SegmentHeader(
@@ -182,10 +181,9 @@ def test_a_block_belongs_to_one_place_of_one_life_of_a_file(changed: BlockHeader
     assert not frame.belongs(changed, SEGMENT, 8192)
 
 
-def test_a_block_says_where_it_ends_and_what_is_durable_then():
+def test_a_block_says_where_it_ends():
     assert BLOCK.last_lsn == 507
     assert BLOCK.end(4096) == 12_288
-    assert frame.position_after(BLOCK, 4096) == Frontier(9, 12_288, 507)
     assert BLOCK._replace(records=0).last_lsn == 500
     assert frame.block_bytes(4096 - 96, 4096) == 4096
     assert frame.block_bytes(4096 - 95, 4096) == 8192

@@ -1,6 +1,6 @@
 import pytest
 
-from wald.core.units import format_duration, format_size, parse_duration_s, parse_size_bytes
+from wald.core.units import format_size, parse_duration_s, parse_size_bytes
 
 
 @pytest.mark.parametrize(
@@ -14,8 +14,7 @@ from wald.core.units import format_duration, format_size, parse_duration_s, pars
         (86_400.0, "1d"),
     ],
 )
-def test_durations_are_said_in_the_largest_unit_without_a_fraction(seconds: float, text: str):
-    assert format_duration(seconds) == text
+def test_durations_are_read_with_their_unit(seconds: float, text: str):
     assert parse_duration_s(text) == pytest.approx(seconds)
 
 

@@ -25,7 +25,6 @@ from wald import limits
 from wald.errors import FormatDamaged
 from wald.model import Content
 
-CODEC = 1
 Text: TypeAlias = str | bytes
 Headers: TypeAlias = Mapping[str, Text]
 

@@ -31,11 +31,6 @@ class Selection:
     keys: frozenset[str | bytes] = frozenset()
     lsns: frozenset[Lsn] = frozenset()
 
-    @property
-    def is_everything(self) -> bool:
-        """Whether nothing is left out."""
-        return self == Selection()
-
     def has(self, letter: DeadLetter) -> bool:
         """Tell whether a letter is meant."""
         return (

@@ -58,7 +58,7 @@ import msgpack
 
 from wald import limits
 from wald.errors import FormatDamaged, FormatNewer
-from wald.model import Frontier, Lsn
+from wald.model import Lsn
 
 FORMAT = 1
 SEGMENT_MAGIC = b"WALDSEG1"
@@ -363,11 +363,6 @@ def belongs(header: BlockHeader, segment: SegmentHeader, offset: int) -> bool:
 def short_log_id(log_id: bytes) -> int:
     """Return the part of a log id that stands in each block: its first 8 bytes."""
     return int.from_bytes(log_id[:8], "little")
-
-
-def position_after(header: BlockHeader, alignment: int) -> Frontier:
-    """Return the frontier that a durable block makes."""
-    return Frontier(header.segment, header.end(alignment), header.last_lsn)
 
 
 # --- sections -----------------------------------------------------------------------------------

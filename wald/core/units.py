@@ -35,14 +35,6 @@ def parse_size_bytes(text: str) -> int:
     return int(_quantity(text, _SIZES_BYTES, "a size", '"64KiB", "4MiB" or "1GB"'))
 
 
-def format_duration(seconds: float) -> str:
-    """Return seconds in the largest unit that needs no fraction; inverse of parsing."""
-    for unit, size in reversed(_DURATIONS_S.items()):
-        if seconds >= size and (seconds / size).is_integer():
-            return f"{seconds / size:.0f}{unit}"
-    return f"{seconds * 1000:g}ms"
-
-
 def format_size(size_bytes: int) -> str:
     """Return bytes in the largest binary unit that needs no fraction; inverse of parsing."""
     for unit in ("TiB", "GiB", "MiB", "KiB"):

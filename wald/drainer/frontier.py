@@ -10,7 +10,6 @@ import logging
 import socket
 import threading
 from collections.abc import Callable
-from typing import Protocol
 
 from wald import limits
 from wald.core.delivery import backoff_s
@@ -24,18 +23,6 @@ from wald.storage.progress import TwoSlotPage
 _log = logging.getLogger("wald.drain")
 _COALESCE_S = 0.005  # lanes wake at most so often, however small the groups are
 _RECONNECT_CAP_S = 1.0
-
-
-class FrontierSource(Protocol):
-    """Pins frontiers to a board until it is stopped."""
-
-    def start(self) -> None:
-        """Begin; returns at once."""
-        ...
-
-    def stop(self) -> None:
-        """End; nothing is pinned after it returned."""
-        ...
 
 
 class FrontierBoard:

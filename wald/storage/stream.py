@@ -6,6 +6,7 @@ it: so whatever the log calls lost is first looked for in the packed files of th
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 
 from wald.core.frame import BlockHeader
@@ -13,7 +14,7 @@ from wald.core.packing import covered_through
 from wald.model import NO_ANCHOR, Anchor, Frontier, LostRange, Lsn, PackedRange, StreamId
 from wald.ports import FileSystem
 from wald.storage.packed import OpenPack
-from wald.storage.tail import TailBlock, TailReader, records_of_stream
+from wald.storage.tail import TailBlock, TailReader, anchor_among, records_of_stream
 
 Files = Callable[[], Sequence[PackedRange]]
 
@@ -167,12 +168,5 @@ def find_anchor(reader: StreamReader, lsn: Lsn, frontier: Frontier) -> Anchor | 
     """
     if lsn == 0:
         return NO_ANCHOR
-    try:
-        for item in reader.read(frontier):
-            if isinstance(item, TailBlock) and item.header.records:
-                return item.anchor if item.header.first_lsn <= lsn else None
-            if isinstance(item, LostRange):
-                return None
-    finally:
-        reader.close()
-    return None
+    with closing(reader):
+        return anchor_among(reader.read(frontier), lsn)

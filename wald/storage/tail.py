@@ -10,7 +10,8 @@ A frontier may be old: ingest began anew, and the segment that it names was cut 
 block, or is gone. That is not damage: reading ends there, and goes on with a newer frontier.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from typing import NamedTuple
 
 from wald import limits
@@ -425,14 +426,22 @@ def find_anchor(
     if lsn == 0:
         return NO_ANCHOR
     reader = TailReader(fs, data_dir, log_id, after=lsn - 1, wants_block=lambda _: False)
-    try:
-        for item in reader.read(frontier):
-            if isinstance(item, TailBlock) and item.header.records:
-                return item.anchor if item.header.first_lsn <= lsn else None
-            if isinstance(item, LostRange):
-                return None
-    finally:
-        reader.close()
+    with closing(reader):
+        return anchor_among(reader.read(frontier), lsn)
+
+
+def anchor_among(items: Iterable[object], lsn: Lsn) -> Anchor | None:
+    """Return the anchor of the first block with records, if that holds the LSN.
+
+    Args:
+        items: what a reader found behind the LSN before.
+        lsn: the one that is looked for.
+    """
+    for item in items:
+        if isinstance(item, TailBlock) and item.header.records:
+            return item.anchor if item.header.first_lsn <= lsn else None
+        if isinstance(item, LostRange):
+            return None
     return None
 
 

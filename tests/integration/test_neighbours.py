@@ -1,11 +1,12 @@
 """A target that hangs, in whatever call, keeps nobody but its own route waiting."""
 
 import threading
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 
 from tests.backlog import Backlog, end, eventually
+from wald.core.lanes import lane_of
 from wald.testing.recording_sink import RecordingSink, RecordingTarget
 
 
@@ -23,26 +24,26 @@ class Hanging(RecordingSink):
             self.hangs.set()
             self._free.wait(8.0)
 
-    def read_row(self, key):  # type: ignore[no-untyped-def]
+    def read_row(self, key):
         self._hang_in("read_row")
         return super().read_row(key)
 
-    def deliver(self, attempt):  # type: ignore[no-untyped-def]
+    def deliver(self, attempt):
         self._hang_in("deliver")
         return super().deliver(attempt)
 
-    def probe(self, attempt, records):  # type: ignore[no-untyped-def]
+    def probe(self, attempt, records):
         self._hang_in("probe")
         return super().probe(attempt, records)
 
 
 @pytest.mark.parametrize("call", ["make", "read_row", "deliver", "probe"])
-def test_a_target_that_hangs_delays_no_other_route(tmp_path: Path, call: str) -> None:
+def test_a_target_that_hangs_delays_no_other_route(tmp_path, call):
     backlog = Backlog(tmp_path, "one", "two")
     stuck, good, free, hangs = RecordingTarget(), RecordingTarget(), threading.Event(), []
     stuck.refuses = lambda record: record.value == b"bad"
 
-    def make(route, _):  # type: ignore[no-untyped-def]
+    def make(route, _):
         if route.name == "two":
             return RecordingSink(good)
         sink = Hanging(stuck, call, free)
@@ -70,5 +71,42 @@ def test_a_target_that_hangs_delays_no_other_route(tmp_path: Path, call: str) ->
         assert fleet.figures()["two"]["delivered"] == len(sent)
     finally:
         free.set()
+        end(fleet)
+        backlog.close()
+
+
+def test_a_record_at_which_a_route_halts_parks_the_lane_of_its_key_only(tmp_path):
+    backlog = Backlog(tmp_path, "one")
+    route = replace(backlog.settings.routes["one"], lanes=3, on_reject="halt")
+    backlog.settings = replace(backlog.settings, routes={"one": route})
+    target = RecordingTarget()
+    target.refuses = lambda record: record.value == b"bad"
+    keys: list[str | bytes | None] = [f"k{n % 12}" for n in range(60)]
+    values = [b"bad" if n == 30 else b"good" for n in range(60)]
+    lsns = backlog.append(*values, keys=keys)
+    parked = lane_of(keys[30], lsns[30], 3)
+    others = [lsn for lsn, key in zip(lsns, keys, strict=True) if lane_of(key, lsn, 3) != parked]
+    fleet = backlog.fleet(backlog.shared(lambda *_: RecordingSink(target)))
+
+    def stands() -> bool:
+        fleet.poll()
+        figures = fleet.figures()["one"]
+        return set(others) <= set(target.lsns) and figures["parked"] is not None
+
+    try:
+        eventually(stands, fleet.figures)
+        figures = fleet.figures()["one"]
+        assert (figures["parked"], str(keys[30]) in figures["last_error"]) == ("halted", True)
+        assert figures["halted"] == [lsns[30]]
+        assert figures["dead_letters"] == 0
+        more = backlog.append(*[b"good"] * 24, keys=keys[:24])
+        fleet.flush(backlog.log.frontier.lsn)
+        fleet.routes[1].template.shared.board.pin(backlog.log.frontier)
+        wanted = [
+            lsn for lsn, key in zip(more, keys[:24], strict=True) if lane_of(key, lsn, 3) != parked
+        ]
+        eventually(lambda: set(wanted) <= set(target.lsns), fleet.figures)
+        assert not [lsn for lsn in target.lsns if lsn in set(lsns[30:] + more) - {*others, *wanted}]
+    finally:
         end(fleet)
         backlog.close()

@@ -56,8 +56,8 @@ def test_every_dotted_name_of_a_document_exists(path: Path) -> None:
 
 
 def test_the_documents_of_the_inside_name_symbols() -> None:
-    for path in INSIDE:
-        assert len(dotted_names(path)) > 3, path.name
+    assert {path.name: len(dotted_names(path)) for path in INSIDE}["ARCHITECTURE.md"] > 10
+    assert all(dotted_names(path) for path in INSIDE)
 
 
 @pytest.mark.parametrize("path", INSIDE, ids=lambda path: path.name)
@@ -80,6 +80,22 @@ def test_the_code_map_names_every_package() -> None:
         if path.name.startswith("_") or path.suffix not in ("", ".py"):
             continue
         assert f"`wald.{path.stem}`" in named, path.name
+
+
+@pytest.mark.parametrize("package", ["core", "storage", "drainer"])
+def test_the_list_of_modules_names_each_once(package: str) -> None:
+    listed = section((ROOT / "docs/explanation/modules.md").read_text(), f"wald.{package}")
+    rows = "\n".join(line for line in listed.splitlines() if line.startswith("|"))
+    there = [path.stem for path in (ROOT / "wald" / package).glob("[!_]*.py")]
+    assert sorted(in_backticks(rows)) == sorted(there)
+
+
+@pytest.mark.parametrize("path", INSIDE, ids=lambda path: path.name)
+def test_every_class_of_the_inside_exists(path: Path) -> None:
+    source = "\n".join(each.read_text() for each in (ROOT / "wald").rglob("*.py"))
+    known = set(re.findall(r"\w+", source))
+    named = re.findall(r"`([A-Z][A-Za-z]+)(?:\.([a-z_]+))?`", path.read_text())
+    assert [name for names in named for name in names if name and name not in known] == []
 
 
 def test_every_command_that_a_document_shows_exists() -> None:

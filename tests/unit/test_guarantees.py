@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.unit.test_outcomes import documented
+from tests.documents import printed_table
 from wald.app import check_sinks
 from wald.config import RouteSettings, Settings, SinkSettings
 from wald.core.guarantees import PROMISES, Wish, findings
@@ -84,6 +84,6 @@ def test_a_route_that_asks_for_more_than_its_sink_can_give_is_refused_at_the_sta
 
 
 def test_the_document_prints_what_each_class_promises():
-    assert documented("Classes of targets") == [
+    assert printed_table("Classes of targets") == [
         (f"`{row.replay.value}`", row.promise, row.why) for row in PROMISES
     ]

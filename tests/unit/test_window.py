@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.unit.test_outcomes import documented
+from tests.documents import printed_table
 from wald.core.window import WINDOW_CASES, Moment, Window, WindowFacts, judge_window
 from wald.limits import CLOCK_NS_PER_S as S
 from wald.testing.clock import ManualClock
@@ -45,7 +45,7 @@ def test_every_row_of_the_table_is_tested():
 
 
 def test_the_document_prints_the_table_of_the_window():
-    assert documented("Windows") == [
+    assert printed_table("Windows") == [
         (f"`{case.label}`", case.when, case.window.value) for case in WINDOW_CASES
     ]
 

@@ -11,7 +11,7 @@ from tests.backlog import CLOCK, FS, Backlog, eventually
 from wald import limits
 from wald.drainer import process
 from wald.ingest.figures import Progress
-from wald.model import LaneKey, ProgressRow, Systemic, SystemicKind
+from wald.model import Anchor, Anchor, LaneKey, ProgressRow, Systemic, SystemicKind
 from wald.storage.lmdb_store import open_ledger
 from wald.storage.log import LogOptions
 from wald.storage.packed import list_packed, packed_path, read_tail
@@ -81,7 +81,7 @@ def draining(backlog, targets):
 
 def fill(backlog, segments):
     """Append single records of both streams until so many segments are closed."""
-    lsns = {1: [], 2: []}
+    lsns: dict[int, list[int]] = {1: [], 2: []}
     until = backlog.log.frontier.segment + segments
     number = 0
     while backlog.log.frontier.segment < until:
@@ -208,7 +208,7 @@ def test_a_parked_route_is_packed_at_once_and_a_route_that_moves_is_not(two):
     fill(two, 2)
     targets = {"stuck": RecordingTarget(), "healthy": RecordingTarget(down=DOWN)}
     key = LaneKey(two.log.log_id, 1, 0, 0)
-    targets["stuck"].rows[key] = ProgressRow(7, b"x" * 16, 3, (0, 0), 12345, bytes(16))
+    targets["stuck"].rows[key] = ProgressRow(7, b"x" * 16, 3, Anchor(0, 0), 12345, bytes(16))
     with draining(two, targets):
         eventually(lambda: figure(two, "parked"))
         eventually(lambda: page(two)["disk"]["pinned"].keys() == {"stuck", "healthy"})

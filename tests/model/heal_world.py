@@ -4,6 +4,9 @@ The lane, the ledger, the dead log and the log are the real code; time is a cloc
 world may restore target and ledger from copies, lose answers, let attempts land late, kill the
 drainer before or behind any durable step, let the log retire what was delivered, and purge or send
 again what was set aside. At each quiet point the promises are checked.
+
+Its target is transactional. Targets of the other classes, with their partial results, windows and
+batches held for a person, are played by ``delivery_world``.
 """
 
 from collections.abc import Iterator

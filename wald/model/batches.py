@@ -18,7 +18,7 @@ class LaneKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ProgressRow:
-    """What a transactional target remembers of a lane (protocols: one chain per lane)."""
+    """What a transactional target remembers of a lane: the end of its one chain."""
 
     batch_no: int
     rev_id: RevisionId

@@ -11,7 +11,7 @@ from tests.backlog import CLOCK, FS, Backlog, eventually
 from wald import limits
 from wald.drainer import process
 from wald.ingest.figures import Progress
-from wald.model import Anchor, Anchor, LaneKey, ProgressRow, Systemic, SystemicKind
+from wald.model import Anchor, LaneKey, ProgressRow, Systemic, SystemicKind
 from wald.storage.lmdb_store import open_ledger
 from wald.storage.log import LogOptions
 from wald.storage.packed import list_packed, packed_path, read_tail

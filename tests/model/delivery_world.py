@@ -5,8 +5,8 @@ answers, applies them late, is down, or is put back to an earlier state, and a p
 any call of a port. What was promised is checked after each step and, once all is calm, in full.
 What does not hold raises ``Violation``.
 
-It plays targets of all classes. Ledgers that are restored, purges, redrives and segments that retire
-are played by ``heal_world``.
+It plays targets of all classes. Ledgers that are restored, purges, redrives and segments that
+retire are played by ``heal_world``.
 """
 
 from collections.abc import Callable, Sequence

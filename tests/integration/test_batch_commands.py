@@ -98,6 +98,14 @@ def test_an_uncertain_batch_is_listed_and_shown_with_all_that_is_known(held):
     assert held.ask("show", batch=shown["revisions"][0]["revision"][:10])["batch"] == shown
 
 
+def test_a_batch_that_waits_says_what_it_waits_for(held):
+    held.target.down = Systemic(SystemicKind.UNREACHABLE, "it is down")
+    held.ask("resolve", batch=held.batch, decision="not-delivered")
+    eventually(lambda: "it is down" in held.figures["last_error"], lambda: held.figures)
+    (line,) = held.ask("list")["batches"]
+    assert "it is down" in line["last_error"]
+
+
 @pytest.mark.parametrize("decision", list(Decision))
 def test_a_decision_is_carried_out_at_once_by_a_running_drainer(held, decision):
     batch = held.batch

@@ -10,6 +10,7 @@ import pytest
 from tests.backlog import Backlog, end, eventually
 from wald import limits
 from wald.config import SinkSettings
+from wald.drainer.faults import Fault, FaultKind
 from wald.drainer.fleet import Fleet
 from wald.model import Systemic, SystemicKind, Unknown
 from wald.testing.memory_ledger import MemoryLedger
@@ -90,6 +91,25 @@ def test_while_the_own_target_is_down_the_fallback_takes_over_and_then_gives_bac
     assert sorted(pair.own.lsns + pair.spare.lsns) == before + meanwhile + after
     assert pair.own.lsns[-10:] == after
     assert (figures["delivered"], figures["dead_letters"]) == (50, 0)
+
+
+def test_a_game_day_takes_the_own_target_down_and_not_the_fallback(pair: Pair) -> None:
+    fleet = pair.fleet()
+    now_ns = pair.shared.clock.monotonic_ns()
+    pair.shared.faults.add(
+        "one", Fault(FaultKind.DOWN, 0.0, now_ns + 3_600 * limits.CLOCK_NS_PER_S)
+    )
+    try:
+        first = pair.append(10, fleet)
+        until(fleet, lambda: fleet.figures()["one"].get("fallback"))
+        meanwhile = pair.append(10, fleet)
+        until(fleet, lambda: pair.spare.lsns[-10:] == meanwhile)
+        assert pair.own.lsns == []
+        pair.shared.faults.clear("one")
+        until(fleet, lambda: not fleet.figures()["one"].get("fallback"))
+        until(fleet, lambda: sorted(pair.own.lsns + pair.spare.lsns) == first + meanwhile)
+    finally:
+        end(fleet)
 
 
 def test_what_may_have_reached_the_own_target_stays_with_it(pair: Pair) -> None:

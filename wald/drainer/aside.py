@@ -68,7 +68,8 @@ def _park_full(route: Route, memory: LaneMemory, found: Sequence[RejectedRecord]
     memory.park(
         Parked.QUOTA,
         f"dead-letter-quota: with {len(found)} more the route's dead letters were above "
-        f"{route.settings.dead_letters.quota_records:,}; the first: {found[0].message}",
+        f"{route.settings.dead_letters.quota_records:,}; wald dlq redrive or purge makes room; "
+        f"the first: {found[0].message}",
     )
     if memory.last_error != before:
         _log.error("route %s: %r", route.birth.name, memory.last_error)

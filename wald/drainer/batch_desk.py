@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from wald import limits
-from wald.drainer.desk import Request, natural
+from wald.drainer.asks import Request, natural
+from wald.drainer.lane_figures import LaneFigures
 from wald.errors import InputError, NotUncertain
 from wald.model import (
     Decision,
@@ -33,6 +34,11 @@ class LaneLike(Protocol):
     @property
     def state(self) -> str:
         """What it does now."""
+        ...
+
+    @property
+    def figures(self) -> LaneFigures:
+        """What is known of it as of its last step."""
         ...
 
 
@@ -175,6 +181,8 @@ class BatchDesk:
         birth, key, manifest = batch
         lane = self._lanes(birth.route_id).get(key) if self._lanes is not None else None
         doing = "waits for a drainer" if lane is None else lane.state
+        # an attempt that took no effect is not written down before the next one
+        now = "" if lane is None else lane.figures.last_error
         state = "uncertain" if manifest.held else (manifest.decision or doing)
         return {
             "batch": manifest.current.rev_id.hex(),
@@ -187,7 +195,7 @@ class BatchDesk:
             "lo": manifest.lo,
             "hi": manifest.current.hi,
             "attempts": manifest.attempts,
-            "last_error": manifest.held or manifest.last_error,
+            "last_error": manifest.held or now or manifest.last_error,
             "sealed_ns": manifest.sealed_time_ns,
             "attempt_ns": manifest.attempt_time_ns,
             "redrive": manifest.is_redrive,

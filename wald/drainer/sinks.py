@@ -56,7 +56,10 @@ def _open(route: Route, *, guarded: bool) -> Sink:
         capabilities, encoder = sink.capabilities, str(getattr(sink, "encoder", ""))
         sink.close()
         sink = shared.guard(route.settings, route.sink, capabilities, encoder)
-    tended = TendedSink(sink, route.birth.name, shared.faults, shared.clock, shared.chance)
+    # a fault is one of the route's own target: a fallback is there to take over from it
+    is_fallback = route.settings.sink == route.settings.fallback
+    board = FaultBoard() if is_fallback else shared.faults
+    tended = TendedSink(sink, route.birth.name, board, shared.clock, shared.chance)
     tended.guarded = guarded
     return tended
 

@@ -20,7 +20,7 @@ from wald.system import PosixFileSystem, SystemClock
 
 if TYPE_CHECKING:
     from wald.drainer.batch_desk import BatchDesk
-    from wald.drainer.desk import Desk
+    from wald.drainer.letter_desk import LetterDesk
     from wald.drainer.range_replay import Asked
     from wald.drainer.route_offline import OfflineRoutes
     from wald.drainer.where import Where
@@ -113,7 +113,7 @@ def _log_alone(
 
 
 @contextmanager
-def dead_letter_desk(data_dir: str) -> Iterator["Desk"]:
+def dead_letter_desk(data_dir: str) -> Iterator["LetterDesk"]:
     """Open the dead letters of a data directory that no daemon uses, to be asked as a daemon is.
 
     Raises:
@@ -121,10 +121,10 @@ def dead_letter_desk(data_dir: str) -> Iterator["Desk"]:
         DataDirectoryUnusable: there is no data directory, or nothing was delivered from it yet.
         WaldError: the ledger cannot be read.
     """
-    from wald.drainer.desk import Desk
+    from wald.drainer.letter_desk import LetterDesk
 
     with _ledger_alone(PosixFileSystem(), data_dir) as (ledger, _):
-        yield Desk(ledger, SystemClock(), ledger.births)
+        yield LetterDesk(ledger, SystemClock(), ledger.births)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from tests.backlog import CLOCK, FS, Backlog, end, eventually
 from tests.integration.test_drain import LEDGER, SINK, Fuse, sink_of, values
 from wald import limits
 from wald.config import BatchSettings, DeadLetterSettings
-from wald.drainer.desk import Desk
+from wald.drainer.letter_desk import LetterDesk
 from wald.errors import InputError, LedgerFailed, RedriveRefused
 from wald.model import LaneKey, Record, ReplayClass, Systemic, SystemicKind, Unknown
 from wald.sinks.sqlite import make as make_sqlite
@@ -36,7 +36,7 @@ def desk_of(fleet):
             one.route.key: one for one in fleet.each_lane() if one.route.birth.route_id == route_id
         }
 
-    return Desk(ledger, CLOCK, ledger.births, lanes)
+    return LetterDesk(ledger, CLOCK, ledger.births, lanes)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from wald.cli import dlq, run_command
 from wald.cli.letters import Choice, Letters, Moment, decoded_value, exported
 from wald.cli.output import books
 from wald.client.encoding import encode_value
-from wald.drainer.desk import Desk, letter_as_json
+from wald.drainer.letter_desk import LetterDesk, letter_as_json
 from wald.errors import (
     DataDirectoryForeign,
     DataDirectoryUnusable,
@@ -150,7 +150,7 @@ def desk():
     ledger.birth(RouteBirth(2, "b", 1, "s", "db", 0, 9))
     bury(ledger, *[letter(lsn) for lsn in range(10, 40)], key=LaneKey(LOG_ID, 1, 0, 0))
     bury(ledger, *[letter(lsn, "b") for lsn in range(10, 15)], key=LaneKey(LOG_ID, 2, 0, 0))
-    return Desk(ledger, ManualClock(), ledger.births)
+    return LetterDesk(ledger, ManualClock(), ledger.births)
 
 
 def test_letters_come_page_by_page_within_the_bounds_of_an_answer(desk, monkeypatch):

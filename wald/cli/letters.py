@@ -21,7 +21,7 @@ from wald.limits import CLOCK_NS_PER_S, DEAD_LETTERS_PER_ANSWER
 from wald.model import Content, Record
 
 if TYPE_CHECKING:
-    from wald.drainer.desk import Desk
+    from wald.drainer.letter_desk import LetterDesk
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _TEXT_EXTENSIONS = frozenset({1, 2, 3})  # datetime, date, Decimal
@@ -113,7 +113,7 @@ class Choice:
 class Letters:
     """The dead letters of a running daemon, or of a data directory without one."""
 
-    def __init__(self, asked: "Control | Desk", data_dir: str, *, runs: bool) -> None:
+    def __init__(self, asked: "Control | LetterDesk", data_dir: str, *, runs: bool) -> None:
         self._asked = asked
         self._data_dir = data_dir
         self.runs = runs

@@ -176,7 +176,7 @@ def backoff_s(
     return max(drawn, min(floor_s or 0.0, limits.RETRY_AFTER_MAX_S))
 
 
-# --- poison -------------------------------------------------------------------------------------
+# --- refused records ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

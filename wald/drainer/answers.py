@@ -5,12 +5,13 @@ from dataclasses import asdict
 from typing import Any
 
 from wald.drainer import takeover
+from wald.drainer.asks import Request, natural
 from wald.drainer.audit_desk import AuditDesk
 from wald.drainer.batch_desk import BatchDesk
-from wald.drainer.desk import Desk, Request, natural
 from wald.drainer.faults import asked_fault
 from wald.drainer.fleet import Fleet
 from wald.drainer.frontier import FrontierBoard
+from wald.drainer.letter_desk import LetterDesk
 from wald.drainer.route_desk import RouteDesk
 from wald.drainer.views import views_of_fleet
 from wald.drainer.where import Sources, Where
@@ -34,7 +35,7 @@ class Answers:
         self._board = board
         self.trouble = ""
         ledger = fleet.shared.ledger
-        self.desk = Desk(ledger, fleet.shared.clock, ledger.births, fleet.lanes_of)
+        self.desk = LetterDesk(ledger, fleet.shared.clock, ledger.births, fleet.lanes_of)
         self.followed: Frontier | None = None  # up to it every route that was born is known
         self._where = Where(self._sources())
         self.audits = AuditDesk(

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from wald import limits
-from wald.errors import WaldError
+from wald.errors import InputError, WaldError
+
+Request = Mapping[str, Any]
 
 _log = logging.getLogger("wald.drain")
 
@@ -106,6 +108,26 @@ class Asks:
 def refusal(code: str, message: str, hint: str = "") -> dict[str, Any]:
     """Return an answer that says no."""
     return {"ok": False, "error": {"code": code, "message": message, "hint": hint}}
+
+
+def natural(request: Request, name: str, default: int) -> int:
+    """Return a whole number that a request says.
+
+    Raises:
+        InputError: it says something else.
+    """
+    value = request.get(name, default)
+    if type(value) is not int or not 0 <= value < limits.LSN_MAX:
+        raise wrong_value(name, value, f"a number from 0 to {limits.LSN_MAX - 1}")
+    return value
+
+
+def wrong_value(name: str, value: object, wanted: str) -> InputError:
+    """Return what is said of a field of a request that is not what it should be."""
+    return InputError(f"{name} is {str(value)[:80]!r}, not {wanted}")
+
+
+# --- answers ------------------------------------------------------------------------------------
 
 
 def _listen(path: str) -> socket.socket:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from wald.config import Settings
+from wald.drainer.asks import Request
 from wald.drainer.auditing import Audit
-from wald.drainer.desk import Request
 from wald.drainer.route import Shared
 from wald.drainer.views import RouteView
 from wald.errors import InputError

@@ -12,7 +12,7 @@ from typing import Any
 
 from wald import limits
 from wald.core.lanes import Share
-from wald.drainer.desk import Request, natural
+from wald.drainer.asks import Request, natural
 from wald.drainer.fleet import Fleet
 from wald.drainer.layout import RouteLanes
 from wald.drainer.route import Route

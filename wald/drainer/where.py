@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from wald import limits
 from wald.core.lanes import Key, lane_of
 from wald.core.where import Facts, Fate, Standing, Verdict, judge, whereabouts
-from wald.drainer.desk import Request, natural
+from wald.drainer.asks import Request, natural
 from wald.drainer.producers import trace_of
 from wald.drainer.records import open_records
 from wald.drainer.views import RouteView

@@ -13,12 +13,11 @@ from typing import Any, Protocol
 
 from wald import limits
 from wald.core.dead import Selection
+from wald.drainer.asks import Request, natural, wrong_value
 from wald.drainer.redriving import MONOTONE_WHY, load_transform
 from wald.errors import InputError, RedriveRefused
 from wald.model import DeadLetter, LaneKey, Lsn, ReplayClass, RouteBirth, RouteId
 from wald.ports import Clock, Ledger
-
-Request = Mapping[str, Any]
 
 
 class LaneLike(Protocol):
@@ -39,7 +38,7 @@ class LaneLike(Protocol):
         ...
 
 
-class Desk:
+class LetterDesk:
     """Answers requests about dead letters; one thread.
 
     Args:
@@ -109,7 +108,7 @@ class Desk:
         transform = request.get("transform") or ""
         if not isinstance(transform, str):
             msg = "transform"
-            raise _wrong(msg, transform, "a text")
+            raise wrong_value(msg, transform, "a text")
         self._refuse_redrive(birth)
         load_transform(transform)
         found, following = self._chosen(birth, request)
@@ -227,38 +226,19 @@ def _lsns(request: Request) -> frozenset[Lsn]:
 def _texts(request: Request, name: str) -> Iterator[str]:
     for item in _items(request, name):
         if not isinstance(item, str):
-            raise _wrong(name, item, "a text")
+            raise wrong_value(name, item, "a text")
         yield item
 
 
 def _items(request: Request, name: str) -> list[object]:
     items = request.get(name, [])
     if not isinstance(items, list) or len(items) > limits.DEAD_LETTERS_PER_ANSWER:
-        raise _wrong(name, items, f"a list of at most {limits.DEAD_LETTERS_PER_ANSWER}")
+        raise wrong_value(name, items, f"a list of at most {limits.DEAD_LETTERS_PER_ANSWER}")
     return items
 
 
 def _natural_or_none(request: Request, name: str) -> int | None:
     return None if request.get(name) is None else natural(request, name, 0)
-
-
-def natural(request: Request, name: str, default: int) -> int:
-    """Return a whole number that a request says.
-
-    Raises:
-        InputError: it says something else.
-    """
-    value = request.get(name, default)
-    if type(value) is not int or not 0 <= value < limits.LSN_MAX:
-        raise _wrong(name, value, f"a number from 0 to {limits.LSN_MAX - 1}")
-    return value
-
-
-def _wrong(name: str, value: object, wanted: str) -> InputError:
-    return InputError(f"{name} is {str(value)[:80]!r}, not {wanted}")
-
-
-# --- answers ------------------------------------------------------------------------------------
 
 
 def letter_as_json(letter: DeadLetter) -> dict[str, Any]:

@@ -20,7 +20,7 @@ HEADERS_MAX_COUNT: Final = 64
 URGENT_HEADER_NAME: Final = "wald-urgent"  # whatever its value: the record waits for no others
 DEDUP_ID_MAX_BYTES: Final = 256
 STREAM_NAME_MAX_BYTES: Final = 64
-STREAM_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+STREAM_NAME: Final = re.compile(rf"[a-z0-9][a-z0-9._-]{{0,{STREAM_NAME_MAX_BYTES - 1}}}")
 PRODUCER_NAME_MAX_BYTES: Final = 128
 MSGPACK_MAX_DEPTH: Final = 1_024  # of the C codec, both ways
 

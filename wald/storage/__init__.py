@@ -1,1 +1,1 @@
-"""storage."""
+"""Durable state: log, packed files, ledger, dead log; blocking code through the ports."""

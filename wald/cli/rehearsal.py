@@ -104,9 +104,14 @@ class Result:
 
 
 class Producer(threading.Thread):
-    """One producer: its share of the records, in requests, each answered before the next."""
+    """One producer: its share of the records, in requests, each answered before the next.
 
-    def __init__(self, socket: str, number: int, share: Sequence[Row]) -> None:
+    It makes none while ``may_send`` is not set.
+    """
+
+    def __init__(
+        self, socket: str, number: int, share: Sequence[Row], may_send: threading.Event
+    ) -> None:
         super().__init__(name=f"producer-{number}", daemon=True)
         self.sent = 0
         self.answered = 0
@@ -114,6 +119,7 @@ class Producer(threading.Thread):
         self.error: WaldError | None = None
         self._socket = socket
         self.share = share
+        self._may_send = may_send
 
     def run(self) -> None:
         """Append all; a record that is not acknowledged is an error."""
@@ -123,6 +129,7 @@ class Producer(threading.Thread):
             with wald.connect(self._socket, name=self.name, timeout=_TIMEOUT_S) as daemon:
                 for start in range(0, len(self.share), RECORDS_PER_REQUEST):
                     values = self.share[start : start + RECORDS_PER_REQUEST]
+                    self._may_send.wait(_TIMEOUT_S)
                     self.sent += 1
                     results = daemon.append_many(STREAM, values, key=self.name)
                     self.answered += 1
@@ -161,8 +168,10 @@ class Rehearsal:
         arguments = ["--to", f"sqlite:{self._target}", "--data-dir", str(directory / "data")]
         log = directory / "serve.log"
         self._daemon = OwnDaemon(arguments, str(directory / "wald.sock"), log, clock)
+        self._may_send = threading.Event()
+        self._may_send.set()
         self._producers = [
-            Producer(self._daemon.socket, number, records[number::PRODUCERS])
+            Producer(self._daemon.socket, number, records[number::PRODUCERS], self._may_send)
             for number in range(PRODUCERS)
         ]
 
@@ -215,8 +224,12 @@ class Rehearsal:
         self._progress(self._answered_records(), f"killed {role}")
         began_ns = self._clock.monotonic_ns()
         if role == "supervisor":
-            self._daemon.wait_ended()
-            self._daemon.start()  # what is left of the old one ends beside it
+            self._may_send.clear()  # else ingest, back first, has all before the last kill
+            try:
+                self._daemon.wait_ended()
+                self._daemon.start()  # what is left of the old one ends beside it
+            finally:
+                self._may_send.set()
         else:
             self._wait(lambda: self._daemon.ready_pid(role) not in (None, pid), f"{role} starts")
         kill.back_after_s = self._since(began_ns)

@@ -93,7 +93,7 @@ def _go_on(route: Route, memory: LaneMemory, before: Checkpoint, between: int) -
     memory.counted = NO_REVISION
     behind = after.lsn < before.lsn
     if behind:
-        route.crew.go_back(route.layout)
+        route.crew.go_back(route.layout, route.settings.sink)
     # the log may let go of what was delivered once, until ingest hears that it is wanted again
     memory.pause_s = limits.REWIND_PAUSE_S if behind else 0.0
     until_lsn, had = before.lsn, before.batch_no

@@ -6,7 +6,7 @@ wait for one get it in the order in which they asked.
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from wald import limits
 
@@ -28,7 +28,7 @@ class Crew:
         self._at_work: set[object] = set()
         self._waiting: deque[object] = deque()
         self._paused_ns: int | None = None
-        self._first: int | None = None
+        self._first: Mapping[str, int] = {}  # by sink: the layouts behind it wait
         self._gone_back = False
 
     @property
@@ -44,18 +44,21 @@ class Crew:
 
     # --- former layouts first -------------------------------------------------------------------
 
-    def must_wait(self, layout: int) -> bool:
-        """Tell whether lanes of a layout wait for those of a former one: the order of each key."""
-        return self._first is not None and layout > self._first
+    def must_wait(self, layout: int, sink: str) -> bool:
+        """Tell whether lanes of a layout wait for those of a former one to the same sink.
 
-    def go_back(self, layout: int) -> None:
+        So the order of each key is kept at a target; what goes to another one waits for nobody.
+        """
+        return layout > self._first.get(sink, layout)
+
+    def go_back(self, layout: int, sink: str) -> None:
         """Take in that a lane's target went back: who knows whether to before the layout.
 
-        The lanes of all layouts but the first wait, until ``let`` says which.
+        The lanes of all layouts to it but the first wait, until ``let`` says which.
         """
         with self._lock:
             if layout > 0:
-                self._gone_back, self._first = True, 0
+                self._gone_back, self._first = True, {**self._first, sink: 0}
 
     def take_gone_back(self) -> bool:
         """Tell whether a target went back since this was asked last."""
@@ -63,8 +66,8 @@ class Crew:
             gone_back, self._gone_back = self._gone_back, False
         return gone_back
 
-    def let(self, first: int | None) -> None:
-        """Let the layouts up to one go on, or all, unless a target went back meanwhile."""
+    def let(self, first: Mapping[str, int]) -> None:
+        """Let the layouts to each sink go on up to one, or all, unless a target went back."""
         with self._lock:
             if self._gone_back:
                 return

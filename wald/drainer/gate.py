@@ -77,14 +77,14 @@ class Gate:
         self._look_for_closing()
         for held, seconds in (
             (Held.PAUSED, 0.0 if self._crew.paused_ns is None else _UNTIL_WOKEN_S),
-            (Held.FORMER_LANES, _UNTIL_WOKEN_S if self._crew.must_wait(self._layout) else 0.0),
+            (Held.FORMER_LANES, _UNTIL_WOKEN_S if self._must_wait() else 0.0),
             (Held.HOURS, self._until_hours_s()),
             (Held.OTHERS, (self._rest_until_ns - now_ns) / _NS),
             (Held.RATE, self._pace.bucket.wait_s(now_ns) if self._pace.bucket else 0.0),
         ):
             if seconds > 0:
+                self._held = held  # first: its turn for a place is another's meanwhile
                 self.rest()
-                self._held = held
                 return seconds
         if self._permits:
             self._held = None
@@ -223,6 +223,9 @@ class Gate:
 
     def _now_ns(self) -> int:
         return self._shared.clock.monotonic_ns()
+
+    def _must_wait(self) -> bool:
+        return self._crew.must_wait(self._layout, self._settings.sink)
 
     def _drawn_age_s(self) -> float:
         batch = self._settings.batch

@@ -99,8 +99,9 @@ class Lane:
     # --- from other threads ---------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin; returns at once."""
-        self._thread.start()
+        """Begin, unless it has begun; returns at once."""
+        if self._thread.ident is None:
+            self._thread.start()
 
     def flush(self, through: Lsn) -> None:
         """Seal at once what waits up to an LSN."""
@@ -133,7 +134,8 @@ class Lane:
         """Try at once what waits for its next try, or is parked: a person asks for it."""
         self._gate.ask_now()
         self._hurried = True
-        self._look_ns = 0
+        if self._memory.replay is ReplayClass.TRANSACTIONAL:  # others have no row to look at
+            self._look_ns = 0
         self._shared.board.wake()
 
     def stop(self, deliver_for_s: float) -> None:
@@ -147,7 +149,8 @@ class Lane:
 
     def join(self, timeout_s: float) -> bool:
         """Wait for the lane to leave; False if it has not."""
-        self._thread.join(timeout_s)
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     # --- the thread -----------------------------------------------------------------------------

@@ -28,6 +28,8 @@ from wald.storage.layouts import Layouts
 
 _log = logging.getLogger("wald.drain")
 _NS = limits.CLOCK_NS_PER_S
+_LONG_AGO_NS = -(1 << 62)
+_LEAVES_WITHIN_S = 1.0  # a lane that has nothing to do
 
 
 class RouteLanes:
@@ -52,13 +54,16 @@ class RouteLanes:
         self._formers: dict[LaneKey, Route] = {}
         self._awake: dict[LaneKey, Lane] = {}  # of former layouts
         self._idle_ns: dict[LaneKey, int] = {}
+        self._leaving: set[LaneKey] = set()  # of those that are awake
         self._at_rest: dict[LaneKey, Checkpoint] = {}  # of former lanes that do not run
         self._unsure: set[LaneKey] = set()  # former lanes that may be behind: they go first
         self._flushed: Lsn = 0
         self._workers = Workers(template.settings.workers.min, 0, 0)
         self._rate = Rate()
         self._rated: Lsn | None = None
+        self._newest_own = -1  # the number of the newest former layout of the own target
         self._stopping = False
+        self._trouble = ""  # that keeps lanes from beginning
         self._well_ns = 0  # since when the own target is well; 0: it is not, as far as is known
 
     def begin(self, frontier_lsn: Lsn) -> None:
@@ -83,14 +88,31 @@ class RouteLanes:
         self._start_all()
 
     def _start_all(self) -> None:
+        """Make all lanes, then begin them: what fails before leaves none at work."""
         held = self._shared.ledger.lanes(self.template.birth.route_id)
+        self._awake, self._idle_ns, self._at_rest, self._formers = {}, {}, {}, {}
+        self._unsure, self._leaving = set(), set()
         self._learn_formers(held)
         self._ask_formers()  # before a lane behind them begins
         for key, route in self._formers.items():
             unfinished = held[key].manifest or held[key].checkpoint.lsn < (route.share.until or 0)
             if unfinished or self._is_asked(key) or self._is_awaited(key):
                 self._wake_former(key)
-        self._start_lanes(held)
+        self.lanes = self._new_lanes(self.layout, held)
+        self._begin_lanes()
+
+    def _begin_lanes(self) -> None:
+        """Begin the lanes that have not begun; where the system gives no thread, later."""
+        try:
+            for lane in self.each():
+                lane.start()
+        except (RuntimeError, OSError) as error:
+            if not self._trouble:
+                name = self.template.birth.name
+                _log.error("route %s: a lane cannot begin yet: %s", name, error)
+            self._trouble = repr(error)
+        else:
+            self._trouble = ""
 
     def _to_sink(self, layout: Layout) -> Route:
         """Return the route as a layout has it: with its own sink, or with the fallback."""
@@ -101,6 +123,7 @@ class RouteLanes:
 
     def _learn_formers(self, held: Mapping[LaneKey, LaneProgress]) -> None:
         formers = self._layouts.former(self.template.birth.route_id)
+        self._newest_own = max((each.number for each in formers if not each.sink), default=-1)
         for layout, following in pairwise([*formers, self.layout]):
             for lane in range(layout.lanes):
                 route = replace(
@@ -112,8 +135,8 @@ class RouteLanes:
                 self._formers[route.key] = route
                 self._at_rest[route.key] = held[route.key].checkpoint
 
-    def _start_lanes(self, held: Mapping[LaneKey, LaneProgress]) -> None:
-        layout = self.layout
+    def _new_lanes(self, layout: Layout, held: Mapping[LaneKey, LaneProgress]) -> list[Lane]:
+        made = []
         for lane in range(layout.lanes):
             route = replace(
                 self._to_sink(layout),
@@ -125,9 +148,8 @@ class RouteLanes:
             asked = self._shared.ledger.count_redrives(route.key)
             begun.figures = figures_of(held[route.key].checkpoint, "starting", asked)
             begun.flush(max(self._flushed, layout.barrier))
-            self.lanes.append(begun)
-        for begun in self.lanes:
-            begun.start()
+            made.append(begun)
+        return made
 
     # --- former lanes ---------------------------------------------------------------------------
 
@@ -150,36 +172,43 @@ class RouteLanes:
             reader.close()
 
     def _wake_former(self, key: LaneKey) -> None:
+        if key in self._leaving and self._awake[key].join(_LEAVES_WITHIN_S):
+            self._has_left(key)
         if key in self._awake or self._stopping:
             return
         lane = Lane(self._formers[key])
         lane.figures = figures_of(self._at_rest[key], "starting")
         self._awake[key] = lane
         lane.flush(self._flushed)
-        lane.start()
 
-    def _is_here(self, key: LaneKey) -> bool:
-        """Tell whether a former lane delivers to where the lanes at work do: order matters."""
-        return self._formers[key].settings.sink == self._to_sink(self.layout).settings.sink
+    def _is_own(self, key: LaneKey) -> bool:
+        """Tell whether a former lane delivers to the route's own target."""
+        return self._formers[key].sink is self.template.sink
 
     def _is_awaited(self, key: LaneKey) -> bool:
-        """Tell whether a former lane is the one that notices that the own target is well again."""
-        return bool(self.layout.sink) and self._formers[key].sink is self.template.sink
+        """Tell whether a former lane is the one that notices that the own target is well again.
+
+        Those of the newest layout do, so that the outages of a long life do not add up.
+        """
+        return bool(self.layout.sink) and key.layout == self._newest_own
 
     def wake_formers(self) -> None:
         """Let every lane of former layouts look at its row and at what it is asked."""
         for key in self._formers:
             self._idle_ns.pop(key, None)
             self._wake_former(key)
+        self._begin_lanes()
 
-    def _ask_formers(self) -> None:
+    def _ask_formers(self, *, of_both: bool = False) -> None:
         """Let former lanes whose end the log still holds look at their rows, before all others.
 
         A target that went back to before a change of lanes is behind in former ones too; what
-        they deliver again must come before what follows the change.
+        they deliver again must come before what follows the change. With ``of_both`` those of the
+        target that is not delivered to now are asked too.
         """
+        here = self._to_sink(self.layout).settings.sink
         in_reach = {
-            key.layout: self._is_here(key) and self._is_in_reach(route)
+            key.layout: (of_both or route.settings.sink == here) and self._is_in_reach(route)
             for key, route in self._formers.items()
             if key.lane == 0  # all lanes of a layout end together
         }
@@ -194,25 +223,40 @@ class RouteLanes:
     def _let_who_may(self) -> None:
         """Hold back the layouts behind the oldest one that may be behind at its target.
 
-        A former lane that is parked holds nobody up: only a person can help it.
+        A former lane that is parked, and was through once, holds nobody up: only a person can help
+        it. One that was never through does: what follows of a key must not overtake it.
         """
-        for key in list(self._unsure):
+        first: dict[str, int] = {}
+        for key in sorted(self._unsure, key=lambda each: each.layout):
             lane = self._awake[key]
-            if lane.has_looked and (lane.figures.parked or _is_done(lane)):
+            if lane.has_looked and (_is_done(lane) or (lane.figures.parked and _is_through(lane))):
                 self._unsure.discard(key)
-        self.template.crew.let(min((key.layout for key in self._unsure), default=None))
+                self._idle_ns[key] = _LONG_AGO_NS  # it was only to look: with many outages, many
+            else:
+                first.setdefault(lane.route.settings.sink, key.layout)
+        self.template.crew.let(first)
 
     def _rest_formers(self, now_ns: int) -> None:
         """Let former lanes that have been idle for a while leave."""
         for key, lane in list(self._awake.items()):
+            if key in self._leaving:
+                if lane.join(0.0):
+                    self._has_left(key)
+                    if self._is_asked(key):  # meanwhile
+                        self._wake_former(key)
+                continue
             since_ns = self._idle_ns.setdefault(key, now_ns)
             if key in self._unsure or self._is_awaited(key) or not _is_done(lane):
                 del self._idle_ns[key]
             elif now_ns - since_ns >= limits.FORMER_LANE_IDLE_S * _NS:
                 lane.stop(0.0)
-                if lane.join(0.0):
-                    self._at_rest[key] = self._shared.ledger.lane(key).checkpoint
-                    del self._awake[key], self._idle_ns[key]
+                self._leaving.add(key)
+
+    def _has_left(self, key: LaneKey) -> None:
+        self._at_rest[key] = self._shared.ledger.lane(key).checkpoint
+        self._leaving.discard(key)
+        self._idle_ns.pop(key, None)
+        del self._awake[key]
 
     # --- in every round -------------------------------------------------------------------------
 
@@ -224,9 +268,10 @@ class RouteLanes:
             return
         self._switch()
         if self.template.crew.take_gone_back():
-            self._ask_formers()
+            self._ask_formers(of_both=True)
         self._let_who_may()
         self._rest_formers(now_ns)
+        self._begin_lanes()
         self._size_crew(self._lag_s(now_ns), now_ns)
 
     def _switch(self) -> None:
@@ -239,14 +284,15 @@ class RouteLanes:
         if after == layout:
             return
         self._tell(after)
+        made = self._new_lanes(after, self._shared.ledger.lanes(route_id))
         _log.info("route %s has %d lanes now", self.template.birth.name, after.lanes)
         for lane in self.lanes:
             self._formers[lane.route.key] = lane.route
             self._awake[lane.route.key] = lane
             self._at_rest[lane.route.key] = self._shared.ledger.lane(lane.route.key).checkpoint
-        self.lanes = []
-        self.layout = after
-        self._start_lanes(self._shared.ledger.lanes(route_id))
+        self._newest_own = self._newest_own if layout.sink else layout.number
+        self.lanes, self.layout = made, after
+        self._begin_lanes()
 
     def _tell(self, layout: Layout) -> None:
         """Tell of a layout before a lane of it begins, where a lost ledger does not take it."""
@@ -275,9 +321,15 @@ class RouteLanes:
                 lane.stop(0.0)
         if not all(lane.join(0.0) for lane in self.each()):
             return
-        birth = self.template.birth
-        self.layout = self._layouts.turn(birth, self.layout, self._turning)  # COMMIT POINT: T9
+        if self.layout.sink != self._turning:  # else it was put to work, and could not be told
+            self._put_to_work(self._turning)
         self._tell(self.layout)
+        self._start_all()
+        self._turning = None
+
+    def _put_to_work(self, sink: str) -> None:
+        birth = self.template.birth
+        self.layout = self._layouts.turn(birth, self.layout, sink)  # COMMIT POINT: T9
         _log.warning(
             "route %s delivers to %s from LSN %d on%s",
             birth.name,
@@ -285,21 +337,26 @@ class RouteLanes:
             self.layout.since + 1,
             f": {self.template.settings.sink} is down" if self.layout.sink else " again",
         )
-        self._turning = None
-        self.lanes = []
-        for held in (self._awake, self._idle_ns, self._at_rest, self._unsure, self._formers):
-            held.clear()
-        self._start_all()
 
     def _outage(self, now_ns: int) -> Outage:
-        """Return how the own target stands, by its breaker and the route's."""
+        """Return how the own target stands, by its breaker and the route's.
+
+        It is not well while a lane of its own waits for a person with what comes first.
+        """
         targets, settings = self._shared.targets, self.template.settings
         pace = targets.pace(self.template.birth.route_id, settings, now_ns)
         breakers = [guard.breaker for guard in (targets.target(settings.sink).guard, pace.guard)]
         down = [each.since_ns for each in breakers if each.state is not BreakerState.CLOSED]
-        if down:
+        behind = [lane for key, lane in self._awake.items() if self._is_own(key)]
+        stuck = self.layout.sink and any(
+            lane.figures.parked and not _is_through(lane) for lane in behind
+        )
+        if down or stuck:
             self._well_ns = 0
+        if down:
             return Outage(down_s=(now_ns - min(down)) / _NS)
+        if stuck:
+            return Outage()
         self._well_ns = self._well_ns or now_ns
         return Outage(well_s=(now_ns - self._well_ns) / _NS)
 
@@ -417,12 +474,14 @@ class RouteLanes:
 def _is_done(lane: Lane) -> bool:
     """Tell whether a lane of a former layout has nothing to do."""
     figures = lane.figures
-    return (
-        figures.state == "idle"
-        and figures.redrives == 0
-        and figures.checkpoint_lsn >= (lane.route.share.until or 0)
-        and not figures.attempts  # nothing is open
-    )
+    return figures.state == "idle" and figures.redrives == 0 and _is_through(lane)
+
+
+def _is_through(lane: Lane) -> bool:
+    """Tell whether a lane of a former layout has delivered all that is its, as far as it knows."""
+    figures = lane.figures
+    through = figures.checkpoint_lsn >= (lane.route.share.until or 0)
+    return through and not figures.attempts  # nothing is open
 
 
 def figures_of(checkpoint: Checkpoint, state: str, redrives: int = 0) -> LaneFigures:

@@ -107,6 +107,8 @@ class Layouts:
 
         def work(txn: Transaction) -> Layout:
             held = _get(txn, birth.route_id)
+            if held is not None and (held.number, held.sink) == (worked_on.number + 1, sink):
+                return held  # it was put to work, and not told of
             if held != worked_on:
                 msg = "the ledger holds another layout"
                 raise LedgerFailed(msg)

@@ -1,0 +1,164 @@
+"""The seams of the fallback: full disks in the turn, lanes that are left behind, restores."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.backlog import CLOCK, Backlog, end, eventually
+from tests.integration.test_fallback import DOWN, Pair, until
+from wald import limits
+from wald.drainer.fleet import Fleet
+from wald.drainer.lane import Lane
+
+
+@pytest.fixture
+def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
+    monkeypatch.setattr(limits, "FALLBACK_BACK_S", 0.05)
+    monkeypatch.setattr(limits, "REREAD_S", 0.05)
+    monkeypatch.setattr(limits, "PARKED_REREAD_S", 0.05)
+    monkeypatch.setattr(limits, "REWIND_PAUSE_S", 0.05)
+    backlog = Backlog(tmp_path, "one")
+    yield Pair(backlog)
+    backlog.close()
+
+
+def at_fallback(fleet: Fleet) -> bool:
+    return bool(fleet.figures()["one"].get("fallback"))
+
+
+def until_whatever(fleet: Fleet, holds: Any) -> None:
+    """Like the main thread's rounds, which survive what a route runs into."""
+
+    def polled() -> bool:
+        with contextlib.suppress(OSError):
+            fleet.poll()
+        return bool(holds())
+
+    eventually(polled)
+
+
+def fall_back(pair: Pair, fleet: Fleet, stuck: int = 1) -> list[int]:
+    """Let the own target go down; returns what is appended before the turn."""
+    pair.own.down = DOWN
+    lsns = pair.append(stuck, fleet)
+    until(fleet, lambda: at_fallback(fleet))
+    return lsns
+
+
+def come_back(pair: Pair, fleet: Fleet) -> None:
+    pair.own.down = None
+    until(fleet, lambda: not at_fallback(fleet))
+
+
+def test_a_full_disk_in_the_turn_makes_no_layout_more_and_the_route_goes_on(pair: Pair) -> None:
+    full = [30]
+
+    def tell(*_: Any) -> None:
+        if full[0] and pair.own.down:
+            full[0] -= 1
+            raise OSError(28, "No space left on device")
+
+    fleet = pair.fleet(tell_layouts=tell)
+    try:
+        pair.own.down = DOWN
+        pair.append(1, fleet)
+        until_whatever(fleet, lambda: full[0] == 0)
+        more = pair.append(5, fleet)
+        until(fleet, lambda: set(more) <= set(pair.spare.lsns))
+        assert [each.number for each in fleet.layouts.former(1)] == [0]
+    finally:
+        end(fleet)
+
+
+def test_a_lane_that_cannot_be_begun_behind_the_turn_is_begun_later(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, left = Lane.start, [3]
+
+    def start(lane: Lane) -> None:
+        if lane.route.layout and left[0]:
+            left[0] -= 1
+            raise OSError(11, "can't start new thread")
+        real(lane)
+
+    monkeypatch.setattr(Lane, "start", start)
+    fleet = pair.fleet()
+    try:
+        pair.own.down = DOWN
+        pair.append(1, fleet)
+        until_whatever(fleet, lambda: left[0] == 0)
+        more = pair.append(5, fleet)
+        until_whatever(fleet, lambda: set(more) <= set(pair.spare.lsns))
+    finally:
+        end(fleet)
+
+
+def test_a_parked_lane_of_the_own_target_keeps_the_order_of_its_keys(pair: Pair) -> None:
+    pair.own.refuses = lambda record: record.lsn == 3
+    backlog = pair.backlog
+    route = backlog.settings.routes["one"]
+    backlog.settings = replace(backlog.settings, routes={"one": replace(route, on_reject="halt")})
+    fleet = pair.fleet()
+    try:
+        first = pair.append(10, fleet)
+        until(fleet, lambda: fleet.figures()["one"]["parked"] == "halted")
+        pair.own.down = DOWN
+        pair.append(5, fleet)
+        fleet.routes[1].hurry()
+        until(fleet, lambda: at_fallback(fleet))
+        pair.own.down = None
+        until(fleet, lambda: not at_fallback(fleet) or _is_parked_again(fleet))
+        end_s = CLOCK.monotonic_ns() / 1e9 + 6 * limits.FALLBACK_BACK_S
+        while CLOCK.monotonic_ns() / 1e9 < end_s:
+            later = pair.append(5, fleet)
+            until(fleet, lambda some=later: set(some) <= {*pair.own.lsns, *pair.spare.lsns})
+            assert not set(later) & set(pair.own.lsns), "they must not overtake what is halted"
+        pair.own.refuses = lambda _: False
+        until(fleet, lambda: set(first) <= set(pair.own.lsns))
+        come_back(pair, fleet)
+    finally:
+        end(fleet)
+    assert pair.own.lsns == sorted(pair.own.lsns)
+
+
+def _is_parked_again(fleet: Fleet) -> bool:
+    return any(lane["parked"] for lane in fleet.figures()["one"]["lanes"])
+
+
+def test_a_restore_while_at_the_fallback_keeps_the_order_at_the_own_target(pair: Pair) -> None:
+    fleet = pair.fleet()
+    try:
+        first = pair.append(40, fleet)
+        until(fleet, lambda: pair.own.lsns == first)
+        stuck = fall_back(pair, fleet)
+        pair.append(3, fleet)
+        come_back(pair, fleet)
+        until(fleet, lambda: set(stuck) <= set(pair.own.lsns))
+        second = pair.append(40, fleet)
+        until(fleet, lambda: set(second) <= set(pair.own.lsns))
+        fall_back(pair, fleet)
+        pair.own.records.clear()  # restored to the very beginning
+        pair.own.rows.clear()
+        pair.own.down = None
+        until(fleet, lambda: {*first, *stuck, *second} <= set(pair.own.lsns))
+    finally:
+        end(fleet)
+    assert pair.own.lsns == sorted(pair.own.lsns)
+
+
+def test_outages_do_not_add_up_to_more_and_more_lanes_that_run(pair: Pair) -> None:
+    fleet = pair.fleet()
+    try:
+        first = pair.append(3, fleet)
+        until(fleet, lambda: pair.own.lsns == first)
+        for _ in range(6):
+            stuck = fall_back(pair, fleet)
+            until(fleet, lambda: len(fleet.each_lane()) <= 3)
+            come_back(pair, fleet)
+            until(fleet, lambda some=stuck: set(some) <= {*pair.own.lsns, *pair.spare.lsns})
+    finally:
+        end(fleet)

@@ -610,6 +610,7 @@ def test_a_hanging_sink_holds_the_process_up_no_longer_than_its_bound(keyed, mon
     target, free, stop = RecordingTarget(), threading.Event(), threading.Event()
     others = [each for each in keyed.sent if lane_of(each[1], each[0], 2) != 1]
     ended = []
+    before = set(threading.enumerate())
 
     def run():
         process.run(
@@ -634,9 +635,8 @@ def test_a_hanging_sink_holds_the_process_up_no_longer_than_its_bound(keyed, mon
         stop.set()
         free.set()
         running.join(60.0)
-        for thread in threading.enumerate():
-            if thread.name.startswith("lane events"):
-                thread.join(60.0)
+        for thread in set(threading.enumerate()) - before:
+            thread.join(60.0)
 
 
 def test_the_figures_of_many_lanes_fit_the_page(keyed, place):

@@ -32,6 +32,8 @@ from tests.daemon import Daemon, wait_until
 PRODUCERS = 4
 RECORDS_PER_REQUEST = 20
 KILLS_EACH = 10
+AHEAD_MIN = 20  # requests of each producer beyond what was answered when the killer looked last
+NO_LIMIT = (1 << 64) - 1
 HERE = Path(__file__).parent
 
 
@@ -63,12 +65,15 @@ def directory() -> Iterator[Path]:
 class Producers:
     """Four producer processes, and what each has sent and got answered."""
 
-    def __init__(self, directory: Path, socket: Path, records: Path, stack: ExitStack) -> None:
+    def __init__(
+        self, directory: Path, socket: Path, records: Path, count: int, stack: ExitStack
+    ) -> None:
+        self.requests = count // RECORDS_PER_REQUEST
         self.states = [directory / f"state-{n}" for n in range(PRODUCERS)]
         self.receipts = [directory / f"receipts-{n}" for n in range(PRODUCERS)]
         self.children = []
         for n in range(PRODUCERS):
-            self.states[n].write_bytes(bytes(16))
+            self.states[n].write_bytes(bytes(24))
             arguments = [socket, records, n, PRODUCERS, RECORDS_PER_REQUEST]
             command = [sys.executable, str(HERE / "producer.py"), *map(str, arguments)]
             child = subprocess.Popen([*command, str(self.states[n]), str(self.receipts[n])])
@@ -78,16 +83,26 @@ class Producers:
 
     def unanswered(self) -> int:
         """How many producers wait for an answer at this instant."""
-        states = (struct.unpack("<QQ", path.read_bytes()) for path in self.states)
-        return sum(sent > answered for sent, answered in states)
+        return sum(sent > answered for sent, answered, _ in self._read())
 
     def answered(self) -> int:
-        return sum(struct.unpack("<QQ", path.read_bytes())[1] for path in self.states)
+        return sum(answered for _, answered, _ in self._read())
+
+    def _read(self) -> list[tuple[int, int, int]]:
+        return [struct.unpack("<QQQ", path.read_bytes()) for path in self.states]
+
+    def allow(self, ahead: int | None) -> None:
+        """Let each producer send so many requests more than it has answers; None: all."""
+        for path, (_, answered, _) in zip(self.states, self._read(), strict=True):
+            with path.open("r+b") as state:
+                state.seek(16)
+                state.write(struct.pack("<Q", NO_LIMIT if ahead is None else answered + ahead))
 
     def running(self) -> bool:
         return any(child.poll() is None for child in self.children)
 
     def finish(self) -> None:
+        self.allow(None)
         for child in self.children:
             assert child.wait(120) == 0
 
@@ -140,15 +155,19 @@ class Killer:
             self.daemon.wait_dead()
             self.daemon.start()
         else:
-            wait_until(
-                lambda: self.daemon.pids().get(role) not in (None, pid), f"{role} is back", 30.0
-            )
+            wait_until(lambda: self.daemon.pids().get(role) not in (None, pid), f"{role} is back")
 
     def let_answer(self, more: int) -> None:
         """Wait until so many more requests are answered, or there is nothing left to ask."""
         goal = self.producers.answered() + more
 
+        kills = max(1, 3 * KILLS_EACH - self.counted.total())
+        left = self.producers.requests - self.producers.answered()
+        # half of what a kill may have: the other half is for tries that find nothing in flight
+        ahead = max(AHEAD_MIN, left // (2 * kills * PRODUCERS))
+
         def reached() -> bool:
+            self.producers.allow(ahead)
             return self.producers.answered() >= goal or not self.producers.running()
 
         wait_until(reached, "some more answers", 120.0)
@@ -197,7 +216,7 @@ def test_every_acknowledged_record_arrives_once_and_in_order_through_random_kill
     started = time.monotonic()
     with ExitStack() as stack:
         daemon = stack.enter_context(Daemon(directory, to=f"sqlite:{target}"))
-        producers = Producers(directory, daemon.socket, packed, stack)
+        producers = Producers(directory, daemon.socket, packed, count, stack)
         killer = Killer(daemon, producers, random.Random(seed))
         with capsys.disabled():
             print(f"\nkill test: {count:,} records ({source}), WALD_TEST_SEED={seed}", flush=True)

@@ -35,6 +35,10 @@ def route_figures(route: RouteLanes) -> dict[str, Any]:
         said["lanes"] = [lane_line(lane) for lane in running]
     if route.layout.sink:
         said["fallback"] = {"sink": route.layout.sink, "after_lsn": route.layout.since}
+    shared, name = route.template.shared, route.template.birth.name
+    now_ns = shared.clock.monotonic_ns()
+    if faults := shared.faults.of(name, now_ns):  # also while the lanes have nothing to say
+        said["policy"] = {**said["policy"], "faults": [fault.text(now_ns) for fault in faults]}
     if route.layout.is_changing:
         said["change"] = _change(route.layout, route.waits_for())
     return said

@@ -495,4 +495,4 @@ class Lane:
     def _publish(self) -> None:
         follow_healing(self.route, self._memory)
         stance = Stance(self._step, self._failures, self._redrives.left)
-        self.figures = lane_figures(self.route, self._memory, self._gate, stance, self.figures)
+        self.figures = lane_figures(self._memory, self._gate, stance, self.figures)

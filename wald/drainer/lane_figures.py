@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from wald.core.delivery import Step
 from wald.drainer.gate import Gate
-from wald.drainer.route import LaneMemory, Route
+from wald.drainer.route import LaneMemory
 from wald.model import Lsn
 
 _STATES = {
@@ -48,7 +48,7 @@ class Stance(NamedTuple):
 
 
 def lane_figures(
-    route: Route, memory: LaneMemory, gate: Gate, stance: Stance, before: LaneFigures
+    memory: LaneMemory, gate: Gate, stance: Stance, before: LaneFigures
 ) -> LaneFigures:
     """Return what a lane shows now; the gate is told how far it is."""
     checkpoint, manifest = memory.held
@@ -70,7 +70,7 @@ def lane_figures(
         oldest_ns,
         memory.parked.value if memory.parked else None,
         stance.failures,
-        _policy(route, memory, gate),
+        _policy(memory, gate),
         checkpoint.purged,
         stance.redrives,
         memory.halted,
@@ -89,12 +89,8 @@ def _reach(memory: LaneMemory) -> tuple[Lsn, int | None]:
     return checkpoint.lsn, None
 
 
-def _policy(route: Route, memory: LaneMemory, gate: Gate) -> dict[str, Any]:
-    now_ns = route.shared.clock.monotonic_ns()
-    faults = route.shared.faults.of(route.birth.name, now_ns)
+def _policy(memory: LaneMemory, gate: Gate) -> dict[str, Any]:
     said = dict(gate.figures())
-    if faults:
-        said["faults"] = [fault.text(now_ns) for fault in faults]
     if memory.guarded_batch:
         said["guarded_batch"] = memory.guarded_batch
     if memory.notes:

@@ -150,6 +150,7 @@ DEAD_LOG_PART_BYTES: Final = 8 * MIB  # of an entry that is written anew
 DEAD_LOOK_EVERY_S: Final = 60.0  # at the age of dead letters, and at the dead log's size
 DEAD_LOG_ENTRY_MAX_BYTES: Final = 256 * MIB
 ERROR_TEXT_MAX_CHARS: Final = 500
+SHOWN_VALUE_MAX_CHARS: Final = 80  # of a wrong setting
 TAIL_WINDOW_BYTES: Final = 256 * KIB
 ASKS_CONNECTIONS_MAX: Final = 16
 LAYOUTS_TOLD_MAX: Final = 3  # of a route, in ``progress``: for a ledger that went back

@@ -319,7 +319,7 @@ def test_the_shipped_file_lists_every_setting_of_the_sqlite_sink() -> None:
     mapped = read_options(
         "signups", "signups", {**shipped, "mode": "columns", "columns": table["columns"]}
     )
-    assert mapped.columns
+    assert mapped.fields.columns
 
 
 def test_every_field_of_the_settings_can_be_set() -> None:

@@ -251,6 +251,35 @@ def test_columns_may_be_filled_from_fields_of_other_names(path, open_sink):
     assert query(path, "SELECT a, b FROM t") == [(None, "x")]
 
 
+def test_a_missing_field_takes_the_default_of_its_column(path, open_sink):
+    ddl = "CREATE TABLE t (a INTEGER DEFAULT 7, b TEXT DEFAULT 'x' NOT NULL, c, d DEFAULT (2 * 3))"
+    sink = columns_sink(path, open_sink, ddl, on_missing_field="default")
+    fields = [{"a": 1}, {"b": "y", "d": None}, {"a": 1, "b": "z", "c": 2, "d": 3}]
+    sent = attempt(*(record(lsn, value) for lsn, value in enumerate(fields, 1)))
+    assert sink.deliver(sent) == Delivered()
+    expected = [(1, "x", None, 6), (7, "y", None, None), (1, "z", 2, 3)]
+    assert query(path, "SELECT a, b, c, d FROM t") == expected
+
+
+def test_a_column_may_take_everything_else_as_json(path, open_sink):
+    sink = columns_sink(path, open_sink, columns={"a": "a", "b": "*"})
+    assert sink.deliver(attempt(record(1, {"a": 1, "x": [2], "y": b"\x01"}))) == Delivered()
+    assert query(path, "SELECT a, b FROM t") == [(1, '{"x":[2],"y":"AQ=="}')]
+
+
+def test_missing_and_extra_fields_are_refused_where_the_route_says_so(path, open_sink):
+    strict = {"on_missing_field": "reject", "on_extra_field": "reject"}
+    sink = columns_sink(path, open_sink, **strict)
+    fields = [{"a": 1, "b": "x"}, {"a": 1}, {"a": 1, "b": "x", "c": 1}]
+    sent = attempt(*(record(lsn, value) for lsn, value in enumerate(fields, 1)))
+    outcome = sink.deliver(sent)
+    assert isinstance(outcome, Rejected)
+    assert [(each.lsn, each.code) for each in outcome.records] == [
+        (2, "field.missing"),
+        (3, "field.extra"),
+    ]
+
+
 def test_what_sqlite_cannot_bind_becomes_text_and_a_too_large_integer_is_refused(path, open_sink):
     sink = columns_sink(path, open_sink, "CREATE TABLE t (a, b, c, d)")
     fields = {"a": [1, {"x": None}], "b": msgpack.Timestamp(0), "c": b"\x01", "d": float("inf")}
@@ -502,6 +531,8 @@ def test_a_hostile_column_name_is_only_a_name(path, open_sink, name):
         ({"path": "x", "table": "sqlite_x"}, WrongSetting),
         ({"path": "x", "table": "a\0b"}, WrongSetting),
         ({"path": "x", "columns": {"a": "b"}}, WrongSetting),
+        ({"path": "x", "on_extra_field": "reject"}, WrongSetting),
+        ({"path": "x", "mode": "columns", "on_missing_field": "drop"}, WrongSetting),
         ({"path": "x", "mode": "columns", "columns": ["a"]}, WrongSetting),
         ({"path": "x", "mode": "columns", "columns": {"a": 1}}, WrongSetting),
         ({"path": "x", "busy_timeout": True}, WrongSetting),

@@ -6,10 +6,10 @@ from wald.config.settings import (
     BatchSettings,
     DeadLetterSettings,
     RouteSettings,
-    Secret,
     Settings,
     SinkSettings,
 )
+from wald.model import Secret
 
 __all__ = [
     "BatchSettings",

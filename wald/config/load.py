@@ -11,9 +11,10 @@ from typing import Any, cast
 from wald import limits
 from wald.config.parse import KeyPath, Where, parse
 from wald.config.places import Places, data_dir_beside
-from wald.config.settings import Secret, Settings, SinkSettings
+from wald.config.settings import Settings, SinkSettings
 from wald.config.targets import find_shared_table
 from wald.errors import ConfigError, WrongSetting
+from wald.model import Secret
 
 AUTO_SINK = "to"
 _SECRET_SOURCES = ("file", "env", "credential")

@@ -5,16 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 from wald import limits
-
-
-class Secret(str):
-    """Text that must not appear in any output: its ``repr`` hides it."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        """Return what stands in for the secret in dumps and messages."""
-        return "'***'"
+from wald.model import Secret
 
 
 @dataclass(frozen=True, slots=True)

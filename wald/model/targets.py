@@ -16,6 +16,16 @@ from wald.model.records import (
 )
 
 
+class Secret(str):
+    """Text that must not appear in any output: its ``repr`` hides it."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        """Return what stands in for the secret in dumps and messages."""
+        return "'***'"
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One try to make a revision take effect.

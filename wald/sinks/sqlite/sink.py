@@ -37,7 +37,9 @@ from wald.model import (
     Unknown,
 )
 from wald.sinks.sqlite.options import PROGRESS_TABLE, Options, quote, read_options
-from wald.sinks.sqlite.values import Columns, Documents, Row, Rows, describe
+from wald.sinks.sqlite.tables import Table, mapping, open_table, table_columns
+from wald.sinks.sqlite.values import describe
+from wald.sinks.values import Row, Rows
 
 FIXED_VERSION = (3, 51, 3)  # up to 3.51.2 a WAL reset may damage a database with two connections
 _ANCHOR = Struct("<IQ")
@@ -107,8 +109,7 @@ class SqliteSink:
         self._options = options
         self._database: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
-        self._shape: Documents | Columns = Documents()
-        self._insert = ""
+        self._table: Table | None = None
         self._careful = False
 
     @property
@@ -183,7 +184,12 @@ class SqliteSink:
                 database.set_progress_handler(None, 0)
 
     def _rows(self, attempt: Attempt, records: Sequence[Record]) -> Rows:
-        return self._shape.rows(attempt.key.log_id, records, careful=self._careful)
+        return self._written.rows(attempt.key.log_id, records, careful=self._careful)
+
+    @property
+    def _written(self) -> Table:
+        assert self._table is not None  # of the connection that is open
+        return self._table
 
     def _transact(
         self, database: sqlite3.Connection, attempt: Attempt, rows: Rows
@@ -193,7 +199,7 @@ class SqliteSink:
                 return RowMoved(_row(database, attempt.key))
             left = iter(rows.rows)
             try:
-                database.executemany(self._insert, left)
+                database.executemany(self._written.write, left)
             except _ROW_ERRORS as error:
                 if isinstance(error, _UNBINDABLE) and not self._careful:
                     return None
@@ -221,7 +227,7 @@ class SqliteSink:
         left = iter(rows)
         while length_hint(left):
             try:
-                database.executemany(self._insert, left)
+                database.executemany(self._written.write, left)
             except _ROW_ERRORS as error:
                 outcome = self._row_failed(error, records[_failed_index(rows, left)])
                 if not isinstance(outcome, Rejected):
@@ -289,30 +295,7 @@ class SqliteSink:
         database.execute("PRAGMA journal_mode = WAL").fetchall()
         database.execute("PRAGMA synchronous = FULL")
         database.execute(_CREATE_PROGRESS)
-        table = quote(self._options.table)
-        if self._options.mode == "document":
-            database.execute(
-                f"CREATE TABLE IF NOT EXISTS {table} (log_id BLOB NOT NULL, lsn INTEGER NOT NULL, "
-                "key, time TEXT NOT NULL, headers TEXT, value, PRIMARY KEY (log_id, lsn))"
-            )
-            self._shape = Documents()
-        else:
-            self._shape = Columns(self._mapping(database))
-        names = ", ".join(map(quote, self._shape.columns))
-        marks = ", ".join("?" * len(self._shape.columns))
-        self._insert = f"INSERT INTO {table} ({names}) VALUES ({marks})"
-
-    def _mapping(self, database: sqlite3.Connection) -> Mapping[str, str]:
-        present = table_columns(database, self._options.table)
-        if not present:
-            msg = f"no such table: {self._options.table}"
-            raise sqlite3.OperationalError(msg)
-        mapping = self._options.columns or {name: name for name in present}
-        absent = sorted(set(mapping) - set(present))
-        if absent:
-            msg = f"table {self._options.table} has no column named {absent[0]}"
-            raise sqlite3.OperationalError(msg)
-        return mapping
+        self._table = open_table(database, self._options)
 
     # --- check ----------------------------------------------------------------------------------
 
@@ -340,7 +323,8 @@ class SqliteSink:
             uri = f"{path.absolute().as_uri()}?mode=ro"
             with contextlib.closing(sqlite3.connect(uri, uri=True)) as database:
                 if self._options.mode == "columns":
-                    found = len(self._mapping(database))
+                    present = table_columns(database, self._options.table)
+                    found = len(mapping(present, self._options))
                     message = f"table found, {found} columns"
                 else:
                     database.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -380,12 +364,6 @@ def _check_writable(path: Path) -> Finding | None:
             hint = "check as the user of the daemon: sudo -u USER wald check"
             return Finding(Severity.ERROR, "sqlite.authentication", msg, hint)
     return None
-
-
-def table_columns(database: sqlite3.Connection, table: str) -> list[str]:
-    """Return the names of a table's columns that can be written."""
-    rows = database.execute(f"PRAGMA table_xinfo({quote(table)})").fetchall()
-    return [row[1] for row in rows if row[6] == 0]  # hidden and generated ones have no 0
 
 
 def _identity(path: str) -> tuple[int, int] | None:

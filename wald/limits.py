@@ -42,6 +42,11 @@ LSN_MAX: Final = (1 << 63) - 1  # SQL integers are signed
 CATALOGUE_JUMP: Final = 1 << 16  # ids of streams and routes skipped when their table was lost
 DISK_RESERVE_BYTES: Final = 64 * MIB  # kept free for ledger and restarts: no new segment below it
 DISK_FULL_RETRY_S: Final = 1.0
+QUOTA_SOFT_SHARE: Final = 0.8  # of a stream's quota: from here on producers are asked to pause,
+QUOTA_PAUSE_MIN_S: Final = 0.01  # for as long as this,
+QUOTA_PAUSE_MAX_S: Final = 1.0  # and up to this the nearer the quota is; then they are refused
+QUOTA_LOOK_S: Final = 0.1  # how far the drainer is, is read again for quotas
+QUOTA_MARKS_COUNT: Final = 512  # points of a stream at which bytes and times are known exactly
 POOL_MAX_SEGMENTS: Final = 4
 RETAIN_AFTER_DELIVERY_S: Final = 900.0
 RETAIN_AFTER_DELIVERY_BYTES: Final = 256 * MIB
@@ -78,6 +83,7 @@ SMALL_REST_BYTES: Final = 16 * KIB  # an unfinished frame above this is charged 
 RETRY_AFTER_MS: Final = 200
 HELLO_TIMEOUT_S: Final = 5.0
 FRAME_TIMEOUT_S: Final = 30.0
+CONNECTION_IDLE_S: Final = 24 * 3600.0  # as a session without one: the client comes back unharmed
 CONTROL_LINE_MAX_BYTES: Final = 1 * MIB
 
 # --- the client -------------------------------------------------------------------------------

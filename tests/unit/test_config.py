@@ -10,12 +10,16 @@ import pytest
 
 from wald import config, limits
 from wald.config import (
+    AccessSettings,
     BatchSettings,
+    ClientLimits,
     Loaded,
     Places,
     RouteSettings,
     Secret,
     Settings,
+    StreamAccess,
+    StreamSettings,
     load_file,
     load_target,
     load_text,
@@ -162,6 +166,56 @@ batch = { max_records = 7, max_bytes = "64KiB", max_age = "250ms" }
         (ROUTE + "batch = { max_records = 0 }\n", WrongSetting, "0 is not between 1 and", ""),
         ("[sinks.db\n", ConfigError, "wald.toml: not TOML", ""),
         (
+            ROUTE + "[streams.signup]\nquota_records = 5\n",
+            ConfigError,
+            "wald.toml:7: streams: no route takes the stream 'signup'",
+            "did you mean signups?",
+        ),
+        (
+            ROUTE + "[streams.signups]\nquota_pendin = '1GiB'\n",
+            UnknownSetting,
+            "wald.toml:8: streams.signups: unknown key 'quota_pendin'",
+            "did you mean quota_pending?",
+        ),
+        (
+            ROUTE + "[streams.signups]\nquota_soft = 2\n",
+            WrongSetting,
+            "wald.toml:8: streams.signups.quota_soft: expected a share from 0 to 1",
+            "producers are asked to pause",
+        ),
+        ("[streams.'A b']\n", WrongSetting, "expected a name of 1 to 64", ""),
+        (
+            "[daemon]\nsocket_mode = 660\n",
+            WrongSetting,
+            "wald.toml:2: daemon.socket_mode: expected three octal digits in quotes",
+            "who may open the sockets",
+        ),
+        (
+            "[daemon]\nclients = { conections = 5 }\n",
+            UnknownSetting,
+            "wald.toml:2: daemon.clients: unknown key 'conections'",
+            "did you mean connections?",
+        ),
+        (
+            "[access]\nappend = 'ann'\n",
+            WrongSetting,
+            "wald.toml:2: access.append: expected a list of at most",
+            "who may append",
+        ),
+        (
+            "[access]\nappend = ['ann', 'b c']\n",
+            WrongSetting,
+            'expected a user such as "ann" or "1000", or a group such as "@web", got \'b c\'',
+            "",
+        ),
+        (
+            "[access.streams.signups]\noperate = []\n",
+            UnknownSetting,
+            "wald.toml:2: access.streams.signups: unknown key 'operate'",
+            "known here: append, read",
+        ),
+        ("[access.streams.'../x']\n", WrongSetting, "expected a name of 1 to 64", ""),
+        (
             "[sinks.db]\ntype = 'sqlite'\npath = { env = 'NOT_SET' }\n",
             ConfigError,
             "wald.toml:3: sinks.db: no secret in env 'NOT_SET'",
@@ -230,6 +284,17 @@ def test_settings_survive_the_pipe_to_a_child() -> None:
     again = Settings.from_json(json.loads(json.dumps(settings.to_json())))
     assert again == settings
     assert isinstance(again.sinks["db"].options["path"], Secret)
+    more = ROUTE + (
+        "[streams.signups]\nquota_pending = '2GiB'\nquota_age = '1h'\n"
+        "[daemon]\nsocket_mode = '0660'\nclients = { connections = 7 }\n"
+        "[access]\nappend = ['ann', '@web']\n[access.streams.signups]\nread = ['1000']\n"
+    )
+    settings = load(more).settings
+    assert Settings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
+    assert settings.streams["signups"].quota_pending_bytes == 2 << 30
+    assert settings.access == AccessSettings(
+        append=("ann", "@web"), streams={"signups": StreamAccess(read=("1000",))}
+    )
     assert "canary" not in repr(again)
 
 
@@ -294,14 +359,18 @@ def test_what_is_no_duration(text: str) -> None:
 
 def shipped_text() -> str:
     """The shipped file with the settings that have no default switched on."""
-    return re.sub(r"^#(?=[a-z_]+ =)", "", SHIPPED.read_text(), flags=re.MULTILINE)
+    return re.sub(r"^#(?=[a-z_]+ =|\[)", "", SHIPPED.read_text(), flags=re.MULTILINE)
 
 
 def test_the_shipped_file_lists_every_setting_and_no_other() -> None:
     document = tomllib.loads(shipped_text())
     daemon = document["daemon"]
     route = document["routes"]["signups"]
-    assert set(daemon) == {*schema.DAEMON, "retain", "repack"}
+    assert set(daemon) == {*schema.DAEMON, "retain", "repack", "clients"}
+    assert set(daemon["clients"]) == set(schema.CLIENTS)
+    assert set(document["streams"]["signups"]) == set(schema.STREAM)
+    assert set(document["access"]) == {*schema.ACCESS, "streams"}
+    assert set(document["access"]["streams"]["signups"]) == set(schema.STREAM_ACCESS)
     assert set(daemon["retain"]) == set(schema.RETAIN)
     assert set(daemon["repack"]) == set(schema.REPACK)
     assert set(route) == {*schema.ROUTE, *schema.ROUTE_TABLES}
@@ -326,7 +395,15 @@ def test_every_field_of_the_settings_can_be_set() -> None:
     tables = (schema.DAEMON, schema.RETAIN, schema.REPACK, schema.TRACE)
     reached = {setting.field for table in tables for setting in table.values()}
     fields = {field.name for field in dataclasses.fields(Settings)}
-    assert fields - reached == {"sinks", "routes", "auto_sink"}
+    assert fields - reached == {"sinks", "routes", "auto_sink", "clients", "access", "streams"}
+    for kind, table, named in (
+        (ClientLimits, schema.CLIENTS, set()),
+        (StreamSettings, schema.STREAM, {"name"}),
+        (AccessSettings, schema.ACCESS, {"streams"}),
+        (StreamAccess, schema.STREAM_ACCESS, set()),
+    ):
+        inner = {field.name for field in dataclasses.fields(kind)}
+        assert inner == {setting.field for setting in table.values()} | named
     route = {setting.field for setting in schema.ROUTE.values()}
     assert {f.name for f in dataclasses.fields(RouteSettings)} - route == {
         "name",
@@ -341,8 +418,9 @@ def test_every_field_of_the_settings_can_be_set() -> None:
 def test_the_shipped_values_are_the_defaults() -> None:
     loaded = load_text([("wald.toml", SHIPPED.read_text())], default_places({}, 0), {})
     defaults = Settings(*default_places({}, 0))
-    plain = dataclasses.replace(loaded.settings, sinks={}, routes={})
+    plain = dataclasses.replace(loaded.settings, sinks={}, routes={}, streams={})
     assert plain == defaults
+    assert loaded.settings.streams == {"signups": StreamSettings("signups")}
     route = loaded.settings.routes["signups"]
     assert route == RouteSettings("signups", "signups", "events")
 

@@ -3,16 +3,22 @@
 from wald.config.load import Loaded, load_file, load_target, load_text
 from wald.config.places import Places, default_places
 from wald.config.settings import (
+    AccessSettings,
     BatchSettings,
+    ClientLimits,
     DeadLetterSettings,
     RouteSettings,
     Settings,
     SinkSettings,
+    StreamAccess,
+    StreamSettings,
 )
 from wald.model import Secret
 
 __all__ = [
+    "AccessSettings",
     "BatchSettings",
+    "ClientLimits",
     "DeadLetterSettings",
     "Loaded",
     "Places",
@@ -20,6 +26,8 @@ __all__ = [
     "Secret",
     "Settings",
     "SinkSettings",
+    "StreamAccess",
+    "StreamSettings",
     "default_places",
     "load_file",
     "load_target",

@@ -44,6 +44,8 @@ class Loaded:
             "daemon.stop_deliver_for": settings.stop_deliver_for_s,
             "daemon.retain.after_delivery": settings.retain_after_delivery_s,
             "daemon.retain.max_bytes": settings.retain_after_delivery_bytes,
+            "daemon.reserve": settings.reserve_bytes,
+            "daemon.socket_mode": f"{settings.socket_mode:04o}",
         }
         for sink in settings.sinks.values():
             values[f"sinks.{sink.name}"] = sink.type

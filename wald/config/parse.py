@@ -13,9 +13,13 @@ from wald.config.places import Places
 from wald.config.schema import Setting
 from wald.config.settings import (
     ROUTE_TABLES,
+    AccessSettings,
+    ClientLimits,
     RouteSettings,
     Settings,
     SinkSettings,
+    StreamAccess,
+    StreamSettings,
     WorkerSettings,
 )
 from wald.errors import ConfigError, UnknownSetting, WrongSetting
@@ -23,7 +27,7 @@ from wald.errors import ConfigError, UnknownSetting, WrongSetting
 KeyPath: TypeAlias = tuple[str, ...]
 Where: TypeAlias = Callable[[KeyPath], str]
 
-_TABLES = ("daemon", "trace", "sinks", "routes")
+_TABLES = ("daemon", "access", "trace", "streams", "sinks", "routes")
 
 
 def parse(document: Mapping[str, object], places: Places, where: Where) -> Settings:
@@ -42,24 +46,24 @@ def parse(document: Mapping[str, object], places: Places, where: Where) -> Setti
     reader = _Reader(where)
     reader.no_others((), document, _TABLES, {})
     daemon = reader.table((), document, "daemon")
-    retain = reader.table(("daemon",), daemon, "retain")
-    repack = reader.table(("daemon",), daemon, "repack")
-    nested = {"retain": schema.RETAIN, "repack": schema.REPACK}
+    nested = {"retain": schema.RETAIN, "repack": schema.REPACK, "clients": schema.CLIENTS}
     reader.no_others(("daemon",), daemon, [*schema.DAEMON, *nested], nested)
-    reader.no_others(("daemon", "retain"), retain, schema.RETAIN, {})
-    reader.no_others(("daemon", "repack"), repack, schema.REPACK, {})
     trace = reader.table((), document, "trace")
     reader.no_others(("trace",), trace, schema.TRACE, {})
     fields: dict[str, Any] = places._asdict()
     fields |= reader.fields(("daemon",), daemon, schema.DAEMON)
-    fields |= reader.fields(("daemon", "retain"), retain, schema.RETAIN)
-    fields |= reader.fields(("daemon", "repack"), repack, schema.REPACK)
+    inner = {key: reader.inner(("daemon",), daemon, key, known) for key, known in nested.items()}
+    fields |= {**inner["retain"], **inner["repack"], "clients": ClientLimits(**inner["clients"])}
     fields |= reader.fields(("trace",), trace, schema.TRACE)
+    if "access" in document:
+        fields["access"] = reader.access(reader.table((), document, "access"))
+    streams = {name: reader.stream(name, each) for name, each in reader.named(document, "streams")}
     sinks = {name: reader.sink(name, table) for name, table in reader.named(document, "sinks")}
     routes = {name: reader.route(name, table) for name, table in reader.named(document, "routes")}
     for route in routes.values():
         reader.known_sink(route, sinks)
-    return Settings(sinks=sinks, routes=routes, **fields)
+    reader.known_streams(streams, routes)
+    return Settings(streams=streams, sinks=sinks, routes=routes, **fields)
 
 
 class _Reader:
@@ -85,12 +89,15 @@ class _Reader:
             msg = f"{len(tables):,} {kind}; at most {limits.ROUTES_MAX:,}"
             raise ConfigError(msg)
         for name in tables:
-            try:
-                schema.name(name)
-            except ValueError as error:
-                msg = f"{self._at((kind, name))}: {error}"
-                raise WrongSetting(msg) from error
+            self._named((kind, name), name)
             yield name, self.table((kind,), tables, name)
+
+    def _named(self, path: KeyPath, name: str) -> None:
+        try:
+            schema.name(name)
+        except ValueError as error:
+            msg = f"{self._at(path)}: {error}"
+            raise WrongSetting(msg) from error
 
     def fields(
         self, path: KeyPath, table: Mapping[str, object], settings: Mapping[str, Setting]
@@ -118,6 +125,44 @@ class _Reader:
         for key in table:
             if key not in allowed:
                 raise self._unknown((*path, key), [*allowed, *_dotted(nested)])
+
+    def inner(
+        self, outer: KeyPath, table: Mapping[str, object], key: str, known: Mapping[str, Setting]
+    ) -> dict[str, Any]:
+        """Return the fields of a table within a table that has no others."""
+        path = (*outer, key)
+        said = self.table(outer, table, key)
+        self.no_others(path, said, known, {})
+        return self.fields(path, said, known)
+
+    def access(self, table: Mapping[str, object]) -> AccessSettings:
+        """Return the table ``[access]``."""
+        self.no_others(("access",), table, [*schema.ACCESS, "streams"], {})
+        streams = self.table(("access",), table, "streams")
+        for name in streams:
+            self._named(("access", "streams", name), name)
+        known = schema.STREAM_ACCESS
+        own = {
+            name: StreamAccess(**self.inner(("access", "streams"), streams, name, known))
+            for name in streams
+        }
+        return AccessSettings(**self.fields(("access",), table, schema.ACCESS), streams=own)
+
+    def stream(self, name: str, table: Mapping[str, object]) -> StreamSettings:
+        """Return a table ``[streams.NAME]``."""
+        self.no_others(("streams", name), table, schema.STREAM, {})
+        return StreamSettings(name, **self.fields(("streams", name), table, schema.STREAM))
+
+    def known_streams(
+        self, streams: Mapping[str, StreamSettings], routes: Mapping[str, RouteSettings]
+    ) -> None:
+        """Refuse settings of a stream that no route takes: a slip in its name."""
+        taken = {route.stream: route.stream for route in routes.values()}
+        for name in streams:
+            if name not in taken:
+                msg = f"{self._at(('streams', name))}: no route takes the stream {name!r}"
+                hint = _suggestion(name, taken) or f'add a route with stream = "{name}"'
+                raise ConfigError(msg, hint=hint)
 
     def sink(self, name: str, table: Mapping[str, object]) -> SinkSettings:
         """Return a table ``[sinks.NAME]``."""

@@ -15,6 +15,9 @@ SEGMENT_MIN_BYTES = 16 * limits.MIB
 SEGMENT_MAX_BYTES = 1024 * limits.MIB
 RETAIN_MAX_BYTES = 1 << 50
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+PERSON = re.compile(r"@?[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}\$?")
+PEOPLE_MAX = 1_024
+CONNECTIONS_LIMIT = 4_096
 
 assert (
     SEGMENT_MIN_BYTES
@@ -138,6 +141,23 @@ def name(value: object) -> str:
     return value
 
 
+def mode(value: object) -> int:
+    """Read the mode of a socket, as text of octal digits."""
+    if not isinstance(value, str) or not re.fullmatch(r"0?[0-7]{3}", value):
+        raise _expected(value, 'three octal digits in quotes, such as "0660"')
+    return int(value, 8)
+
+
+def people(value: object) -> tuple[str, ...]:
+    """Read a list of users and groups: names or ids, groups as ``@name``."""
+    if not isinstance(value, list) or len(value) > PEOPLE_MAX:
+        raise _expected(value, f"a list of at most {PEOPLE_MAX} users and @groups")
+    for each in value:
+        if not isinstance(each, str) or not PERSON.fullmatch(each):
+            raise _expected(each, 'a user such as "ann" or "1000", or a group such as "@web"')
+    return tuple(value)
+
+
 def _expected(value: object, what: str) -> ValueError:
     return ValueError(f"expected {what}, got {_shown(value)}")
 
@@ -161,6 +181,59 @@ DAEMON: Mapping[str, Setting] = {
     "stop_deliver_for": Setting(
         "stop_deliver_for_s", duration(0, DAY_S), "how long a clean stop goes on delivering"
     ),
+    "reserve": Setting(
+        "reserve_bytes",
+        size(0, RETAIN_MAX_BYTES),
+        "room that new records leave on the disk, so that delivery goes on when it is full",
+    ),
+    "socket_mode": Setting("socket_mode", mode, "who may open the sockets, as chmod says it"),
+    "socket_owner": Setting("socket_owner", text, "the user that the sockets belong to"),
+    "socket_group": Setting("socket_group", text, "the group that the sockets belong to"),
+}
+
+CLIENTS: Mapping[str, Setting] = {
+    "connections": Setting(
+        "connections", count(1, CONNECTIONS_LIMIT), "producers that may be connected at a time"
+    ),
+    "hello_timeout": Setting(
+        "hello_timeout_s", duration(1, DAY_S), "the longest that a HELLO may take"
+    ),
+    "frame_timeout": Setting(
+        "frame_timeout_s",
+        duration(1, DAY_S),
+        "the longest that a frame may take, first byte to last, or an answer to be read",
+    ),
+    "idle": Setting(
+        "idle_s", duration(1, 366 * DAY_S), "a connection that says nothing for so long is closed"
+    ),
+}
+
+STREAM: Mapping[str, Setting] = {
+    "quota_pending": Setting(
+        "quota_pending_bytes",
+        size(1, RETAIN_MAX_BYTES),
+        "bytes of requests that the slowest route may leave undelivered",
+    ),
+    "quota_records": Setting(
+        "quota_records", count(1, limits.LSN_MAX), "records that it may leave undelivered"
+    ),
+    "quota_age": Setting(
+        "quota_age_s", duration(0.1, 366 * DAY_S), "how old the oldest of them may get"
+    ),
+    "quota_soft": Setting(
+        "quota_soft", share, "from this share of a quota on producers are asked to pause"
+    ),
+}
+
+ACCESS: Mapping[str, Setting] = {
+    "append": Setting("append", people, "who may append"),
+    "read": Setting("read", people, "who may see status, records and dead letters"),
+    "operate": Setting("operate", people, "who may do everything that commands do"),
+}
+
+STREAM_ACCESS: Mapping[str, Setting] = {
+    "append": Setting("append", people, "who may append to this stream, instead of the list above"),
+    "read": Setting("read", people, "who may see this stream, instead of the list above"),
 }
 
 RETAIN: Mapping[str, Setting] = {

@@ -46,6 +46,49 @@ class DeadLetterSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamSettings:
+    """A table ``[streams.NAME]``: what its producers meet at the door; None: no bound.
+
+    The quotas are of what its slowest route has not delivered yet; from the share ``quota_soft``
+    of one of them on, producers are asked to slow down.
+    """
+
+    name: str
+    quota_pending_bytes: int | None = None
+    quota_records: int | None = None
+    quota_age_s: float | None = None
+    quota_soft: float = limits.QUOTA_SOFT_SHARE
+
+
+@dataclass(frozen=True, slots=True)
+class StreamAccess:
+    """A table ``[access.streams.NAME]``: who else than the daemon's user; None: as ``[access]``."""
+
+    append: tuple[str, ...] | None = None
+    read: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AccessSettings:
+    """The table ``[access]``: users, and groups as ``@name``, beside the daemon's own and root."""
+
+    append: tuple[str, ...] = ()
+    read: tuple[str, ...] = ()
+    operate: tuple[str, ...] = ()
+    streams: Mapping[str, StreamAccess] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientLimits:
+    """The table ``[daemon.clients]``: what a connection may cost."""
+
+    connections: int = limits.CONNECTIONS_MAX
+    hello_timeout_s: float = limits.HELLO_TIMEOUT_S
+    frame_timeout_s: float = limits.FRAME_TIMEOUT_S
+    idle_s: float = limits.CONNECTION_IDLE_S
+
+
+@dataclass(frozen=True, slots=True)
 class SinkSettings:
     """A table ``[sinks.NAME]``: the type, and what that type's factory checks."""
 
@@ -89,6 +132,7 @@ class Settings:
     """Everything that a daemon is told.
 
     ``auto_sink`` names the sink of ``--to``: every new stream gets a route of its own name to it.
+    ``access`` None: whoever may open the sockets may do everything.
     """
 
     data_dir: str
@@ -103,6 +147,13 @@ class Settings:
     repack_after_bytes: int = limits.REPACK_AFTER_BYTES
     stop_deliver_for_s: float = limits.STOP_DELIVER_S
     trace_sample: float = 0.0
+    socket_mode: int = 0o600  # whoever runs the daemon, and root
+    socket_owner: str | None = None
+    socket_group: str | None = None
+    reserve_bytes: int = limits.DISK_RESERVE_BYTES
+    clients: ClientLimits = field(default_factory=ClientLimits)
+    access: AccessSettings | None = None
+    streams: Mapping[str, StreamSettings] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``json.dumps`` takes and ``from_json`` makes into an equal value.
@@ -115,6 +166,11 @@ class Settings:
     def from_json(cls, said: Mapping[str, Any]) -> "Settings":
         """Return the settings that ``to_json`` said."""
         fields = dict(cast("dict[str, Any]", _with_secrets(said)))
+        fields["clients"] = ClientLimits(**fields["clients"])
+        fields["access"] = _access(fields["access"])
+        fields["streams"] = {
+            name: StreamSettings(**stream) for name, stream in fields["streams"].items()
+        }
         fields["sinks"] = {name: SinkSettings(**sink) for name, sink in fields["sinks"].items()}
         fields["routes"] = {
             name: RouteSettings(**{**route, **_nested(route)})
@@ -133,6 +189,20 @@ ROUTE_TABLES: Mapping[str, type] = {
 
 def _nested(route: Mapping[str, Any]) -> dict[str, Any]:
     return {name: kind(**route[name]) for name, kind in ROUTE_TABLES.items()}
+
+
+def _access(said: Mapping[str, Any] | None) -> AccessSettings | None:
+    if said is None:
+        return None
+    named = {name: tuple(said[name]) for name in ("append", "read", "operate")}
+    streams = {
+        name: StreamAccess(*map(_names, table.values())) for name, table in said["streams"].items()
+    }
+    return AccessSettings(**named, streams=streams)
+
+
+def _names(said: list[str] | None) -> tuple[str, ...] | None:
+    return None if said is None else tuple(said)
 
 
 _SECRET = "$secret"  # noqa: S105 - a marker, not a password

@@ -1,0 +1,40 @@
+"""The contract that every sink must pass, as a class of tests: subclass it, and give a workbench.
+
+    class TestMySink(SinkContract):
+        @pytest.fixture
+        def bench(self, tmp_path):
+            yield MyWorkbench(tmp_path)
+
+Needs pytest. ``docs/how-to/write-a-sink.md`` walks through a sink that passes it.
+"""
+
+import pytest
+
+# before they are imported: a failed assert shows what it compared
+pytest.register_assert_rewrite(
+    *(f"{__name__}.{part}" for part in ("lines", "once", "trouble", "bounds", "host"))
+)
+
+# ruff: noqa: E402
+from wald.testing.sink_contract.bounds import BoundLines
+from wald.testing.sink_contract.host import Host
+from wald.testing.sink_contract.once import OnceLines
+from wald.testing.sink_contract.promises import PROMISES, Line
+from wald.testing.sink_contract.trouble import TroubleLines
+from wald.testing.sink_contract.workbench import FACILITIES, Address, Held, Trouble, Workbench
+
+__all__ = [
+    "FACILITIES",
+    "PROMISES",
+    "Address",
+    "Held",
+    "Host",
+    "Line",
+    "SinkContract",
+    "Trouble",
+    "Workbench",
+]
+
+
+class SinkContract(OnceLines, TroubleLines, BoundLines):
+    """Every line of the contract; what depends on the class stands in ``PROMISES``."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from wald.client.blocking import Producer, SessionInfo, connect
     from wald.client.delivery import RecordStatus, RouteStatus
+    from wald.client.pending import Pending
     from wald.client.results import Results
     from wald.errors import (
         Backpressure,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         DiskFull,
         Fenced,
         NoRecord,
+        NotOurs,
         OutcomeUnknown,
         ProtocolMismatch,
         RecordRefused,
@@ -41,7 +43,9 @@ __all__ = [
     "DiskFull",
     "Fenced",
     "NoRecord",
+    "NotOurs",
     "OutcomeUnknown",
+    "Pending",
     "Producer",
     "ProtocolMismatch",
     "Receipt",
@@ -67,6 +71,7 @@ _MODULES = {
     "Producer": "wald.client.blocking",
     "SessionInfo": "wald.client.blocking",
     "connect": "wald.client.blocking",
+    "Pending": "wald.client.pending",
     "RecordStatus": "wald.client.delivery",
     "Results": "wald.client.results",
     "RouteStatus": "wald.client.delivery",

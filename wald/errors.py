@@ -105,11 +105,23 @@ class DiskFull(Backpressure):
 
 
 class OutcomeUnknown(WaldError):
-    """The request was sent and not answered: it may or may not have been stored."""
+    """The request was sent and not answered: it may or may not have been stored.
+
+    Attributes:
+        unsettled: what ``Producer.settle`` goes on waiting for; None if no answer will come.
+    """
 
     code = "outcome-unknown"
     exit_code = EXIT_UNAVAILABLE
     default_hint = "it may be stored, and sending it again may store it twice"
+    unsettled: Any = None
+
+
+class NotOurs(OutcomeUnknown):
+    """A record was submitted before a fork: its answer goes to the parent process."""
+
+    code = "not-ours"
+    default_hint = "the parent goes on with it; in the child, submit what the child has to say"
 
 
 class Fenced(WaldError):

@@ -90,6 +90,11 @@ CONTROL_LINE_MAX_BYTES: Final = 1 * MIB
 CONNECT_TIMEOUT_S: Final = 5.0
 APPEND_TIMEOUT_S: Final = 30.0
 CLOSE_TIMEOUT_S: Final = 10.0
+EXIT_TIMEOUT_S: Final = 2.0  # what all producers together wait for when the interpreter ends
+SUBMIT_AT_ONCE_REQUESTS: Final = 32  # unanswered; beyond, what is submitted goes out together
+SUBMIT_TOGETHER_RECORDS: Final = 128
+SUBMIT_TOGETHER_BYTES: Final = 64 * KIB
+SUBMIT_LOOK_S: Final = 0.001  # so often a flood of submits looks for answers
 
 # --- delivery ---------------------------------------------------------------------------------
 BATCH_MAX_RECORDS: Final = 2_000
@@ -229,6 +234,8 @@ assert (  # a route's names and figures
 )
 assert ROUTES_MAX * (3 * 20 + 11 + 17 * LAYOUTS_TOLD_MAX) < PROGRESS_SLOT_BYTES - 1024
 assert RECORD_MAX_BYTES < REQUEST_MAX_BYTES < GROUP_MAX_BYTES
+assert SUBMIT_AT_ONCE_REQUESTS < WINDOW_REQUESTS
+assert SUBMIT_TOGETHER_RECORDS <= REFUSALS_KEPT_PER_REQUEST
 assert REWIND_PAUSE_S >= PROGRESS_EVERY_S + 1.5  # the drainer tells, and ingest looks each second
 assert SNAPSHOT_MAX_BYTES + GROUP_MAX_BYTES + 4 * ALIGNMENT_MAX_BYTES < SEGMENT_BYTES
 assert SNAPSHOT_BLOCK_MAX_BYTES <= SNAPSHOT_MAX_BYTES

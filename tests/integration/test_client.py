@@ -3,7 +3,6 @@
 import contextlib
 import os
 import random
-import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ import pytest
 
 import wald
 from tests.doorkeeper import DEADLINE_S, Door, short_directory
+from tests.impostor import Impostor, answered_by
 from wald import limits
 from wald.client.encoding import encode_value, encode_values
 from wald.client.link import ROOT_SOCKET, default_socket
@@ -35,7 +35,6 @@ from wald.core.events import (
     Welcome,
 )
 from wald.core.frame import request_entries
-from wald.core.wire import FrameReader, Side
 from wald.model import Receipt, Refused
 from wald.storage.log import Log
 from wald.storage.tail import TailReader
@@ -317,49 +316,12 @@ def test_a_later_process_of_the_name_goes_on_and_may_ask_once_more(door: Door):
 # --- a daemon made of frames, to misbehave ------------------------------------------------------
 
 
-class Impostor:
-    """Listens, and answers connections as the test says."""
-
-    def __init__(self, directory: Path) -> None:
-        self.path = str(directory / "i")
-        self.listening = socket.socket(socket.AF_UNIX)
-        self.listening.bind(self.path)
-        self.listening.listen(8)
-        self.listening.settimeout(DEADLINE_S)
-
-    def accept(self, session: int = 5, last: int = 0) -> socket.socket:
-        connection, _ = self.listening.accept()
-        connection.settimeout(DEADLINE_S)
-        hello = self.read(connection)
-        assert isinstance(hello, Hello)
-        connection.sendall(Welcome(hello.request, session, last, bytes(16)).encode())
-        return connection
-
-    def read(self, connection: socket.socket) -> object:
-        reader = FrameReader(Side.DAEMON)
-        while (event := reader.next_event()) is None:
-            try:
-                data = connection.recv(1 << 16)
-            except ConnectionResetError:
-                data = b""
-            if not data:
-                return None
-            reader.receive_data(data)
-        return event
-
-
 @pytest.fixture
 def impostor() -> Iterator[Impostor]:
     with short_directory() as directory:
         made = Impostor(directory)
         yield made
         made.listening.close()
-
-
-def answered_by(script) -> threading.Thread:
-    thread = threading.Thread(target=script)
-    thread.start()
-    return thread
 
 
 def test_a_request_without_an_answer_is_of_unknown_outcome(impostor: Impostor):

@@ -145,13 +145,13 @@ def played(connections: list[Pieces], monkeypatch: pytest.MonkeyPatch, *, short:
         assert append(FIRST) == (1, 1, True, (1, 1, ()), None)
         outcomes = [append(SECOND), append(THIRD)]
         outbox = {**vars(session.outbox), "_waiting": [*map(state_of, session.outbox.unanswered())]}
-        ending = session._ended
+        ending = session._dialogue.ended
         about = (
             session._link is None,
             session._reading,
             session._waiting,
             session._streams,
-            session._answers,
+            session._dialogue._answers,
             ending and ended(ending),
         )
         assert session._lock.acquire(blocking=False)

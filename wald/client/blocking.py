@@ -5,24 +5,28 @@ unanswered request sent again under its old sequence, so that a restart of the d
 and nothing else. After a fork the child opens a session of its own.
 """
 
+import atexit
 import os
 import random
+import warnings
 import weakref
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, overload
 
 from wald import limits
 from wald.client.asking import Asker
+from wald.client.carrier import Carrier, answered
 from wald.client.delivery import DELIVERED, Ack, RecordStatus, Waiter, check_ack, read_status
 from wald.client.link import Deadline, default_socket
+from wald.client.pending import Pending
 from wald.client.requests import (
-    NO_COLUMNS,
-    Columns,
     Key,
     Outgoing,
     body_of_one,
     columns_for,
+    columns_of_one,
+    entry_of,
     outgoing,
     with_urgent,
 )
@@ -31,7 +35,14 @@ from wald.client.session import Session
 from wald.core import body as bodies
 from wald.core.body import Body, Headers, Text
 from wald.core.outbox import Request
-from wald.errors import InputError, RecordRefused, Unavailable, WaitTimeout, WaldError
+from wald.errors import (
+    InputError,
+    OutcomeUnknown,
+    RecordRefused,
+    Unavailable,
+    WaitTimeout,
+    WaldError,
+)
 from wald.model import Lsn, Receipt, Refused
 from wald.ports import Chance, Clock
 from wald.system import SystemClock
@@ -138,24 +149,63 @@ class Producer:
         if ack != LEVEL:
             check_ack(ack)
         deadline = Deadline(self._clock, self._timeout_s if timeout is None else timeout)
-        columns = NO_COLUMNS
         headers = with_urgent(headers) if urgent else headers
-        if key is not None or headers is not None or dedup_id is not None:
-            columns = Columns(
-                None if key is None else [key],
-                None if headers is None else [headers],
-                None if dedup_id is None else [dedup_id],
-            )
-        body = body_of_one(value, columns)
+        body = body_of_one(value, columns_of_one(key, headers, dedup_id))
         if isinstance(body, Refused):
             raise RecordRefused(body.message, reason=body.code, index=0)
         request = self._session.append(stream, body, deadline)
-        if request.error is not None:
-            raise request.error
-        for refusal in request.refusals:
-            raise RecordRefused(refusal.message or refusal.code, reason=refusal.code, index=0)
+        if request.error is not None or request.refusals:
+            raise self._failed(stream, request)
         receipt = Receipt(stream, request.first_lsn, LEVEL, request.durable_lsn)
         return receipt if ack == LEVEL else self._delivered(receipt, deadline)
+
+    def _failed(self, stream: str, request: Request) -> WaldError:
+        error = answered(request, stream, 0)
+        assert isinstance(error, WaldError)
+        if isinstance(error, OutcomeUnknown) and not request.done:
+            carrier = Carrier.of(stream, request)
+            error.unsettled = Pending(self._session, carrier, 0, self._clock, self._timeout_s)
+        return error
+
+    def submit(
+        self,
+        stream: str,
+        value: object,
+        *,
+        key: Text | None = None,
+        headers: Headers | None = None,
+        dedup_id: Text | None = None,
+        urgent: bool = False,
+        timeout: float | None = None,
+    ) -> Pending:
+        """Send one record as ``append`` does, and go on: its answer is asked for later.
+
+        It is sent at once while no more than 32 requests are unanswered. Beyond, records are
+        gathered and go out together, up to 128 or 64 KiB of them; those left over go out with the
+        next call of this producer, whatever it is, or ``flush``. What is on its way is bounded:
+        at the bound this waits.
+
+        Args:
+            stream: as in ``append``; so are value, key, headers and dedup_id.
+            value: see there.
+            key: see there.
+            headers: see there.
+            dedup_id: see there.
+            urgent: sent at once, and its batch waits for no others.
+            timeout: seconds to wait for a connection and for room; by default the producer's.
+
+        Raises:
+            RecordRefused: value, key or headers cannot be stored.
+            UnknownStream: no route takes the stream.
+            Backpressure, Unavailable: the record was not taken, and will not be sent.
+        """
+        deadline = Deadline(self._clock, self._timeout_s if timeout is None else timeout)
+        headers = with_urgent(headers) if urgent else headers
+        entry = entry_of(value, columns_of_one(key, headers, dedup_id), urgent=urgent)
+        if isinstance(entry, Refused):
+            raise RecordRefused(entry.message, reason=entry.code, index=0)
+        carrier, at = self._session.submit(stream, entry, deadline)
+        return Pending(self._session, carrier, at, self._clock, self._timeout_s)
 
     def append_many(
         self,
@@ -256,10 +306,48 @@ class Producer:
         deadline: Deadline,
     ) -> Results:
         self._session.finish([each.request for each in sent], deadline)
+        results = results_of(stream, count, sent, refused)
         if sent and not refused and sent[0].request.error is not None:
             # nothing at all is stored; else the answer is given value by value
-            raise sent[0].request.error
-        return results_of(stream, count, sent, refused)
+            error = sent[0].request.error
+            if isinstance(error, OutcomeUnknown) and results.is_unsettled:
+                error.unsettled = results
+            raise error
+        return results
+
+    @overload
+    def settle(self, unknown: Results, timeout: float | None = None) -> Results: ...
+
+    @overload
+    def settle(
+        self, unknown: OutcomeUnknown, timeout: float | None = None
+    ) -> Receipt | Results: ...
+
+    def settle(
+        self, unknown: OutcomeUnknown | Results, timeout: float | None = None
+    ) -> Receipt | Results:
+        """Go on waiting for what was sent and not answered in time.
+
+        Args:
+            unknown: the error that ``append``, ``append_many`` or a ``Pending`` raised; or results
+                with refusals of the code "outcome-unknown".
+            timeout: seconds; by default the producer's.
+
+        Returns:
+            What the call would have returned.
+
+        Raises:
+            OutcomeUnknown: still no answer; or, where ``unsettled`` is None, there will be none.
+            RecordRefused, Backpressure, DiskFull: the record is not stored.
+        """
+        unsettled = unknown if isinstance(unknown, Results) else unknown.unsettled
+        if isinstance(unsettled, Pending):
+            return unsettled.result(timeout)
+        if not isinstance(unsettled, Results):
+            assert isinstance(unknown, OutcomeUnknown)
+            raise unknown
+        stream, count, sent, refused = unsettled.what_was_sent()
+        return self._results(stream, count, sent, refused, self._deadline(timeout))
 
     # --- behind the log -------------------------------------------------------------------------
 
@@ -329,10 +417,24 @@ class Producer:
         self._session.ping(self._deadline(timeout))
         return (self._clock.monotonic_ns() - began_ns) / limits.CLOCK_NS_PER_S
 
-    def close(self) -> None:
-        """Say goodbye and close; harmless to repeat. What is unanswered stays so."""
+    def close(self, timeout: float = limits.CLOSE_TIMEOUT_S) -> None:
+        """Wait for what was submitted, say goodbye and close; harmless to repeat.
+
+        What is unanswered then is logged, and stays of unknown outcome.
+        """
         self._asker.close()
-        self._session.close(self._deadline(limits.CLOSE_TIMEOUT_S))
+        left = self._session.close(self._deadline(timeout))
+        if left:
+            import logging  # noqa: PLC0415 - only where something went wrong
+
+            said = "%r was closed with %s submitted records unanswered"
+            logging.getLogger("wald").warning(said, self, left)
+
+    def __del__(self) -> None:
+        session = getattr(self, "_session", None)
+        if session is not None and not session.foreign and session.owes:
+            msg = f"{self!r} was not closed, and {session.owes} submitted records are unanswered"
+            warnings.warn(msg, ResourceWarning, stacklevel=1, source=self)
 
     def __enter__(self) -> Self:
         return self
@@ -364,4 +466,14 @@ def _after_fork_in_child() -> None:
         producer._after_fork()  # noqa: SLF001 - of this module
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+def _at_exit() -> None:
+    """The interpreter ends: what was submitted may still go out, within a bound for all."""
+    deadline = Deadline(SystemClock(), limits.EXIT_TIMEOUT_S)
+    for producer in list(_producers):
+        if producer._session.owes:  # noqa: SLF001 - of this module
+            producer.close(deadline.left_s())
+
+
+atexit.register(_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

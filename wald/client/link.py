@@ -34,12 +34,13 @@ def default_socket(environment: Mapping[str, str], uid: int) -> str:
 class Deadline:
     """A point in time by the monotonic clock."""
 
-    __slots__ = ("_at_ns", "_clock", "timeout_s")
+    __slots__ = ("_at_ns", "_clock", "began_ns", "timeout_s")
 
     def __init__(self, clock: Clock, timeout_s: float) -> None:
         self.timeout_s = timeout_s
+        self.began_ns = clock.monotonic_ns()
         self._clock = clock
-        self._at_ns = clock.monotonic_ns() + int(timeout_s * limits.CLOCK_NS_PER_S)
+        self._at_ns = self.began_ns + int(timeout_s * limits.CLOCK_NS_PER_S)
 
     def left_s(self) -> float:
         """Return the seconds that are left; 0 when it has passed."""

@@ -7,6 +7,7 @@ from wald import limits
 from wald.client.encoding import BAD_VALUE, encode_value, encode_values, too_large
 from wald.core import body as bodies
 from wald.core.body import Body, Headers, Text
+from wald.core.gathering import Entry
 from wald.model import Refused
 
 _T = TypeVar("_T")
@@ -47,6 +48,17 @@ def with_urgent(headers: Headers | None) -> Headers:
     return {limits.URGENT_HEADER_NAME: "", **(headers or {})}
 
 
+def columns_of_one(key: Text | None, headers: Headers | None, dedup_id: Text | None) -> Columns:
+    """Return the columns of one record."""
+    if key is None and headers is None and dedup_id is None:
+        return NO_COLUMNS
+    return Columns(
+        None if key is None else [key],
+        None if headers is None else [headers],
+        None if dedup_id is None else [dedup_id],
+    )
+
+
 def columns_for(
     values: Sequence[object],
     key: Key,
@@ -82,6 +94,29 @@ def body_of_one(value: object, columns: Columns = NO_COLUMNS) -> bytes | Refused
     if len(data) > limits.RECORD_MAX_BYTES:
         return too_large(0, data)
     return bodies.encode_one(content, data)
+
+
+def entry_of(value: object, columns: Columns, *, urgent: bool) -> Entry | Refused:
+    """Return one value ready to be gathered, or why it cannot be sent: as ``outgoing`` does."""
+    if type(value) is bytes:
+        content, data = 0, value
+    else:
+        try:
+            content, data = encode_value(value)
+        except BAD_VALUE as error:
+            return Refused(0, "record.value", str(error))
+    if len(data) > limits.RECORD_MAX_BYTES:
+        return too_large(0, data)
+    if columns is NO_COLUMNS:
+        return Entry(content, data, urgent=urgent)
+    keys, headers, ids = columns
+    part = Body(content, [data], _all(keys), _all(headers), _all(ids))
+    body = _encoded(part)
+    if isinstance(body, str):
+        return Refused(0, "record.value", body)
+    size = len(body) - len(data)
+    key, dedup_id = keys[0] if keys else None, ids[0] if ids else None
+    return Entry(content, data, key, headers[0] if headers else None, dedup_id, size, urgent)
 
 
 def outgoing(values: Sequence[object], columns: Columns) -> tuple[list[Outgoing], list[Refused]]:
@@ -124,6 +159,10 @@ def _encoded(part: Body) -> bytes | str:
             f"with key and headers {len(body):,} bytes, the limit is {limits.REQUEST_MAX_BYTES:,}"
         )
     return body
+
+
+def _all(column: Sequence[_T] | None) -> list[_T] | None:
+    return None if column is None else list(column)
 
 
 def _pick(column: Sequence[_T] | None, indexes: Sequence[int]) -> list[_T] | None:

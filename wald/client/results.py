@@ -14,7 +14,7 @@ LEVEL = "durable"
 class Results(Sequence[Receipt | Refused]):
     """One ``Receipt`` or ``Refused`` for each value, in the order given."""
 
-    __slots__ = ("_durable_lsn", "_entries", "_level", "_stream")
+    __slots__ = ("_durable_lsn", "_entries", "_level", "_stream", "_unsettled")
 
     def __init__(
         self, stream: str, entries: list[Lsn | Refused], durable_lsn: Lsn, level: str = LEVEL
@@ -23,6 +23,7 @@ class Results(Sequence[Receipt | Refused]):
         self._level = level
         self._entries = entries
         self._durable_lsn = durable_lsn
+        self._unsettled: tuple[list[Sent], list[Refused]] | None = None
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -64,6 +65,19 @@ class Results(Sequence[Receipt | Refused]):
         """The refused records."""
         return [each for each in self._entries if isinstance(each, Refused)]
 
+    @property
+    def is_unsettled(self) -> bool:
+        """Whether some were sent and not answered in time: ``Producer.settle`` goes on with them.
+
+        Until then they are refusals with the code "outcome-unknown".
+        """
+        return self._unsettled is not None
+
+    def what_was_sent(self) -> "tuple[str, int, list[Sent], list[Refused]]":
+        """Return what ``results_of`` needs to make results of later answers."""
+        assert self._unsettled is not None
+        return self._stream, len(self), *self._unsettled
+
     def raise_for_refused(self) -> None:
         """Raise for the first refused record, if there is one.
 
@@ -83,9 +97,7 @@ class Sent(NamedTuple):
     indexes: Sequence[int]
 
 
-def results_of(
-    stream: str, count: int, sent: Sequence[Sent], refused: Sequence[Refused]
-) -> Results:
+def results_of(stream: str, count: int, sent: list[Sent], refused: list[Refused]) -> Results:
     """Put the answers of requests, and what was never sent, into the order of the values."""
     durable_lsn = max((each.request.durable_lsn for each in sent), default=0)
     if len(sent) == 1 and not refused and not sent[0].request.refusals:
@@ -97,7 +109,10 @@ def results_of(
         entries[each.index] = each
     for request, indexes in sent:
         _place(entries, request, indexes)
-    return Results(stream, entries, durable_lsn)
+    results = Results(stream, entries, durable_lsn)
+    if not all(each.request.done for each in sent):
+        results._unsettled = (sent, refused)  # noqa: SLF001 - of this module
+    return results
 
 
 def _place(entries: list[Lsn | Refused], request: Request, indexes: Sequence[int]) -> None:

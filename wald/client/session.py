@@ -1,56 +1,28 @@
-"""A producer's session over one socket at a time: connects, sends, reads, sends again.
+"""A producer's session over one socket at a time: sends, gathers, waits, sends again.
 
-All state is guarded by one lock. There is no thread of its own: whoever waits reads for all, and
-lets the lock go while nothing arrives.
+There is no thread of its own: whoever waits reads for all (``client.driver``).
 """
 
-import threading
+import contextlib
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from wald import limits
+from wald.client.carrier import Carrier
+from wald.client.driver import Driver
 from wald.client.link import Deadline, Link
 from wald.client.requests import Outgoing
-from wald.core.events import (
-    Ack,
-    Event,
-    Failed,
-    FrameType,
-    Goodbye,
-    Hello,
-    OpenStream,
-    Ping,
-    Pong,
-    RefusedRecords,
-    StreamOpened,
-    Welcome,
-)
-from wald.core.outbox import Outbox, Request, error_of
-from wald.errors import (
-    Backpressure,
-    Closed,
-    Fenced,
-    OutcomeUnknown,
-    Unavailable,
-    UnknownStream,
-    WaldError,
-)
+from wald.core.events import Goodbye
+from wald.core.gathering import Entry
+from wald.core.outbox import Request
+from wald.errors import Backpressure, Closed, OutcomeUnknown, Refusal, Unavailable, WaldError
 from wald.model import StreamId
 from wald.ports import Chance
 
-_BACKOFF_BASE_S = 0.01
-_BACKOFF_CAP_S = 0.5
-_HINTS: dict[type[Exception], str] = {
-    PermissionError: "the socket is for its owner and group: run as one of them",
-    TimeoutError: "it runs and does not answer: see its log, and 'wald status'",
-}
-_WHY: dict[type[Exception], str] = {
-    TimeoutError: "it does not answer",
-    ConnectionResetError: "it closed the connection",
-}
-_SINGLE_HINT = "see what the target holds of it, and append the rest under another name"
+_LOOK_NS = int(limits.SUBMIT_LOOK_S * limits.CLOCK_NS_PER_S)
 
 
-class Session:
+class Session(Driver):
     """One producer's session; used from several threads, in one process.
 
     Args:
@@ -65,23 +37,11 @@ class Session:
     def __init__(
         self, path: str, name: str, *, patient: bool, chance: Chance, single: bool = False
     ) -> None:
-        self.outbox = Outbox()
-        self._path = path
-        self._name = name
-        self._patient = patient
-        self._single = single
-        self._chance = chance
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
-        self._link: Link | None = None
-        self._reading = False
-        self._waiting = 0  # threads that are to be told of a change; never too low
-        self._closed = False
-        self._ended: WaldError | None = None  # why this session is over for good
-        self._log_id = b""
-        self._streams: dict[str, StreamId] = {}
-        self._last_call = 0
-        self._answers: dict[int, Event] = {}
+        super().__init__(path, name, patient=patient, chance=chance, single=single)
+        self._gathered: Carrier | None = None  # submitted, and not sent yet
+        self._owed: deque[Carrier] = deque()  # submitted and sent; the oldest ones not answered
+        self._looked_ns = 0
+        self.foreign = False  # of the parent, in the child of a fork
 
     # --- for the producer -----------------------------------------------------------------------
 
@@ -91,34 +51,73 @@ class Session:
             self._connected(deadline)
 
     def flush(self, deadline: Deadline) -> bool:
-        """Wait until nothing is unanswered; False at the deadline."""
+        """Send what is gathered, and wait until nothing is unanswered; False at the deadline."""
         with self._changed:
-            return self._drive(lambda: not self.outbox, deadline)
+            try:
+                self._send_gathered(deadline)
+                return self._drive(lambda: not self.outbox, deadline)
+            except (Unavailable, Backpressure):
+                return False
+            finally:
+                self._forget_answered()
 
     def ping(self, deadline: Deadline) -> None:
         """Wait for a sign of life."""
         with self._changed:
-            self._call(lambda request: Ping(request).encode(), deadline)
+            self._call(self._dialogue.ping, deadline)
 
-    def close(self, deadline: Deadline) -> None:
-        """Say goodbye if nothing is unanswered, and close; harmless to repeat."""
-        with self._changed:
+    @property
+    def owes(self) -> int:
+        """How many submitted records have no answer; none once it is closed."""
+        if self._closed:
+            return 0
+        held = len(self._gathered) if self._gathered is not None else 0
+        return held + sum(
+            each.request.records
+            for each in self._owed
+            if each.request is not None and not each.request.done
+        )
+
+    def close(self, deadline: Deadline) -> int:
+        """Wait for what was submitted, say goodbye, and close; harmless to repeat.
+
+        Returns:
+            How many submitted records have no answer.
+        """
+        if not self._lock.acquire(timeout=max(deadline.left_s(), 0.001)):
+            return self.owes  # another thread is at it, and has its own deadline
+        try:
             if self._closed:
-                return
+                return 0
+            with contextlib.suppress(WaldError):
+                self._send_gathered(deadline)
+                self._drive(lambda: not self.owes, deadline)
+            left = self.owes
+            self._forget_answered()
+            if self._gathered is not None:
+                self._give_up(self._gathered, Closed("the producer was closed; it was never sent"))
             self._closed = True
-            link = self._link
-            if link is None:
-                return
-            try:
-                if not self.outbox:
-                    link.send(Goodbye().encode(), deadline)
-            except OSError:
-                pass  # it is gone already
-            finally:
-                self._lose(link)
+            self._say_goodbye(deadline)
+        finally:
+            self._lock.release()
+        return left
+
+    def _say_goodbye(self, deadline: Deadline) -> None:
+        link = self._link
+        if link is None:
+            self._changed.notify_all()
+            return
+        try:
+            if not self.outbox:
+                link.send(Goodbye().encode(), deadline)
+        except OSError:
+            pass  # it is gone already
+        finally:
+            self._lose(link)
 
     def drop(self) -> None:
         """In the child of a fork: close this process's copy of the parent's connection."""
+        self.foreign = True
         if self._link is not None:
             self._link.close()
 
@@ -138,6 +137,7 @@ class Session:
                 or stream_id is None
                 or self._reading
                 or self._closed
+                or self._gathered is not None
                 or not self.outbox.has_room
             ):
                 request = self._put(link, stream_id, body, 1, deadline)
@@ -172,6 +172,7 @@ class Session:
             WaldError: the error of ``behind``, or why nothing could be sent.
         """
         with self._lock:
+            self._send_gathered(deadline)
             link = self._link
             stream_id = self._streams.get(stream)
             if link is None or stream_id is None or self._closed or not self.outbox.has_room:
@@ -179,24 +180,142 @@ class Session:
                 link = self._connected(deadline)
             if behind is not None and behind.error is not None:
                 raise behind.error
-            return self._put(link, stream_id, each.body, len(each.indexes), deadline, sequence)
+            return self._put(
+                link, stream_id, each.body, len(each.indexes), deadline, sequence=sequence
+            )
 
     def finish(self, requests: Sequence[Request], deadline: Deadline) -> None:
-        """Wait for the answers; requests without one end as ``OutcomeUnknown``."""
+        """Wait for the answers; requests without one get the error ``OutcomeUnknown``.
+
+        They stay on their way: their sequences are in use. Who asks again waits again.
+        """
         with self._lock:
-            try:
-                for each in requests:  # answers come in the order of the requests, or all at once
-                    if not each.done and not self._drive(lambda: each.done, deadline):  # noqa: B023
-                        why = f"not answered within {deadline.timeout_s:g} s"
-                        break
+            self._finish(requests, deadline)
+
+    def _finish(self, requests: Sequence[Request], deadline: Deadline) -> None:
+        try:
+            for each in requests:  # answers come in the order of the requests, or all at once
+                if not each.done and not self._drive(lambda: each.done, deadline):  # noqa: B023
+                    why = f"not answered within {deadline.timeout_s:g} s"
+                    break
+            else:
+                return
+        except (Unavailable, Backpressure, Closed) as error:
+            why = error.message
+        unknown = OutcomeUnknown(f"the request was sent: {why}")
+        for each in requests:
+            if not each.done:
+                each.error = unknown
+
+    # --- submitted records ----------------------------------------------------------------------
+
+    def submit(self, stream: str, entry: Entry, deadline: Deadline) -> tuple[Carrier, int]:
+        """Send a record, or gather it while enough is on its way; do not wait for its answer.
+
+        Args:
+            stream: its name.
+            entry: what to send; an urgent one is sent at once.
+            deadline: for a connection and for room.
+
+        Returns:
+            What it is gathered in, and its index there.
+
+        Raises:
+            WaldError: the record was not taken, and will not be sent.
+        """
+        with self._lock:
+            outbox = self.outbox
+            if len(outbox) >= limits.SUBMIT_AT_ONCE_REQUESTS:
+                self._look_now_and_then(deadline)
+            while (
+                (gathered := self._gathered) is None
+                or self._link is None
+                or gathered.stream != stream
+                or not gathered.has_room(entry)
+            ):
+                if self._link is None or stream not in self._streams:
+                    self._open(stream, deadline)
+                elif gathered is not None:
+                    self._send_gathered(deadline)
                 else:
-                    return
-            except (Unavailable, Backpressure) as error:
-                why = error.message
-            unknown = OutcomeUnknown(f"the request was sent: {why}")
-            for each in requests:
-                if not each.done:
-                    each.error = unknown  # it stays in the outbox: its sequence is in use
+                    self._check_open()
+                    self._gathered = Carrier(stream)
+            at = gathered.add(entry)
+            enough = gathered.is_full or len(outbox) < limits.SUBMIT_AT_ONCE_REQUESTS
+            if (enough or entry.urgent) and outbox.has_room:
+                self._put_gathered(self._link, gathered, deadline)
+            return gathered, at
+
+    def claim(self, gathered: Carrier, deadline: Deadline) -> Request | None:
+        """Wait for the answer to what was gathered; None if it could not even be sent.
+
+        The request has the error ``OutcomeUnknown`` if there is no answer yet.
+        """
+        with self._lock:
+            if gathered.request is None:
+                with contextlib.suppress(Unavailable, Backpressure):
+                    self._send_gathered(deadline)
+            request = gathered.request
+            if request is not None and not request.done:
+                self._finish((request,), deadline)
+            return request
+
+    def look(self, gathered: Carrier, deadline: Deadline) -> bool:
+        """Tell whether the answer is there, reading what has arrived, and waiting for nothing."""
+        with self._lock, contextlib.suppress(WaldError):
+            if self._link is None:
+                self._connected(deadline)
+            if self._gathered is gathered and self.outbox.has_room:
+                self._send_gathered(deadline)
+            self._look()
+        return gathered.request is not None and gathered.request.done
+
+    def _look_now_and_then(self, deadline: Deadline) -> None:
+        if deadline.began_ns - self._looked_ns >= _LOOK_NS:
+            self._looked_ns = deadline.began_ns
+            self._look()
+
+    def _look(self) -> None:
+        """Read what has arrived, if no other thread does."""
+        link = self._link
+        if link is not None and not self._reading and link.has_more():
+            self._read(link, 0.0)
+        self._forget_answered()
+
+    def _forget_answered(self) -> None:
+        owed = self._owed
+        while owed and (request := owed[0].request) is not None and request.done:
+            owed.popleft()
+
+    def _send_gathered(self, deadline: Deadline) -> None:
+        """Send what is gathered, as soon as there is room."""
+        while (gathered := self._gathered) is not None:
+            try:
+                self._find_room(gathered.stream, deadline)
+                link = self._connected(deadline)
+            except Refusal as error:
+                self._give_up(gathered, error)
+                continue
+            if self._gathered is gathered and gathered.stream in self._streams:
+                self._put_gathered(link, gathered, deadline)
+
+    def _put_gathered(self, link: Link, gathered: Carrier, deadline: Deadline) -> None:
+        body, records = gathered.body(), len(gathered)
+        self._gathered = None
+        self._owed.append(gathered)
+        self._put(
+            link, self._streams[gathered.stream], body, records, deadline, taken=gathered.sent_as
+        )
+
+    def _give_up(self, gathered: Carrier, error: WaldError) -> None:
+        """It will never be sent."""
+        if self._gathered is gathered:
+            self._gathered = None
+            never = Request(0, 0, b"", len(gathered))
+            never.fail(error)
+            gathered.sent_as(never)
+
+    # --- sending --------------------------------------------------------------------------------
 
     def _put(
         self,
@@ -205,11 +324,15 @@ class Session:
         body: bytes,
         records: int,
         deadline: Deadline,
+        *,
         sequence: int | None = None,
+        taken: Callable[[Request], None] | None = None,
     ) -> Request:
         outbox = self.outbox
         try:
             request = outbox.add(stream_id, body, records, sequence=sequence)
+            if taken is not None:
+                taken(request)
             try:
                 outbox.sent(request)
                 link.send(outbox.frame(request), deadline)
@@ -229,237 +352,3 @@ class Session:
                 raise Backpressure(msg, retry_after_s=limits.RETRY_AFTER_MS / 1000)
             stream_id = self._open(stream, deadline)
         return stream_id
-
-    def _open(self, stream: str, deadline: Deadline) -> StreamId:
-        """Return the durable id of a stream."""
-        self._connected(deadline)
-        known = self._streams.get(stream)
-        if known is not None:
-            return known
-        given: object = stream
-        if not isinstance(given, str):
-            msg = f"a stream's name is text, not {type(given).__name__}"
-            raise UnknownStream(msg)
-        if limits.STREAM_NAME.fullmatch(stream) is None:
-            msg = f"{stream!r} is not a stream's name"
-            raise UnknownStream(msg)
-        answer = self._call(lambda request: OpenStream(request, stream).encode(), deadline)
-        assert isinstance(answer, StreamOpened)
-        self._streams[stream] = answer.stream
-        return answer.stream
-
-    def _call(self, frame_of: Callable[[int], bytes], deadline: Deadline) -> Event:
-        """Send a frame that is answered by request id; ask again over a new connection."""
-        while True:
-            link = self._connected(deadline)
-            self._last_call += 1
-            number = self._last_call
-            try:
-                link.send(frame_of(number), deadline)
-            except OSError:
-                self._hear_out(link)
-                continue
-            except BaseException:
-                self._lose(link)
-                raise
-            if not self._drive(
-                lambda: number in self._answers or self._link is not link,  # noqa: B023 - used at once
-                deadline,
-            ):
-                msg = f"the daemon did not answer within {deadline.timeout_s:g} s"
-                raise Unavailable(msg)
-            answer = self._answers.pop(number, None)
-            if isinstance(answer, Failed):
-                if answer.code == UnknownStream.code:
-                    raise UnknownStream(answer.message, hint=answer.hint)
-                raise error_of(answer)
-            if answer is not None:
-                return answer
-
-    # --- reading for all ------------------------------------------------------------------------
-
-    def _drive(self, done: Callable[[], bool], deadline: Deadline) -> bool:
-        """Read until ``done``; False at the deadline. One thread reads, the others wait for it."""
-        while not done():
-            if self._closed:
-                msg = "the producer was closed while it waited"
-                raise Closed(msg)
-            left_s = deadline.left_s()
-            if left_s <= 0:
-                return False
-            if self._link is None:
-                self._connected(deadline)  # which may end what is waited for
-            elif self._reading:
-                self._wait(left_s)
-            else:
-                self._read(self._link, left_s)
-        return True
-
-    def _wait(self, timeout_s: float) -> None:
-        """Wait until another thread has changed something."""
-        self._waiting += 1
-        try:
-            self._changed.wait(timeout_s)
-        finally:
-            self._waiting -= 1
-
-    def _read(self, link: Link, timeout_s: float) -> None:
-        self._reading = True
-        self._lock.release()
-        try:
-            link.wait(timeout_s)
-        except TimeoutError:
-            return
-        finally:
-            self._lock.acquire()
-            self._reading = False
-            if self._waiting:
-                self._changed.notify_all()
-        if self._link is not link:
-            link.close()  # another thread has given it up
-            return
-        try:
-            for event in link.events():
-                self._take(link, event)
-        except OSError:
-            self._lose(link)
-        except BaseException:  # of the daemon, or a signal's: what was read may be lost
-            self._lose(link)
-            raise
-
-    def _take(self, link: Link, event: Event) -> None:
-        match event:
-            case Ack() | RefusedRecords():
-                self.outbox.take(event)
-            case Failed() if event.closing:
-                self._lose(link)
-                error = error_of(event)
-                if isinstance(error, Fenced):
-                    self._ended = error
-                if not error.retryable:
-                    raise error
-            case Failed() if event.answers == FrameType.APPEND:
-                self.outbox.take(event)
-            case Failed() | Pong() | StreamOpened():
-                self._answers[event.request] = event
-            case _:
-                pass  # a goodbye: the end of the connection follows
-
-    # --- the connection -------------------------------------------------------------------------
-
-    def _connected(self, deadline: Deadline) -> Link:
-        """Return the connection; make it anew, and send again what is unanswered."""
-        failures = 0
-        told: Backpressure | None = None
-        while self._link is None:
-            self._check_open()
-            try:
-                self._connect(deadline)
-            except Backpressure as error:
-                told = error
-                failures += 1
-                self._rest(error, failures, deadline)
-            except OSError as error:
-                failures += 1
-                self._rest(told or error, failures, deadline)
-        self._check_open()
-        return self._link
-
-    def _check_open(self) -> None:
-        if self._closed:
-            msg = "the producer is closed"
-            raise Closed(msg)
-        if self._ended is not None:
-            raise self._ended
-
-    def _rest(self, error: OSError | Backpressure, failures: int, deadline: Deadline) -> None:
-        """Wait before the next attempt to connect, or give up."""
-        hopeless = isinstance(error, FileNotFoundError | ConnectionRefusedError | PermissionError)
-        left_s = deadline.left_s()
-        if left_s <= 0 or (hopeless and not self._patient and not self.outbox.session):
-            if isinstance(error, Backpressure):
-                raise error
-            why = error.strerror or _WHY.get(type(error), type(error).__name__)
-            msg = f"no daemon answers at {self._path!r}: {why}"
-            raise Unavailable(msg, hint=_HINTS.get(type(error), ""), path=self._path) from error
-        cap_s = min(_BACKOFF_CAP_S, _BACKOFF_BASE_S * 2.0 ** min(failures, 16))
-        self._wait(min(self._chance.uniform(cap_s / 2, cap_s), left_s))
-
-    def _connect(self, deadline: Deadline) -> None:
-        link = Link.connect(self._path, min(deadline.left_s(), limits.CONNECT_TIMEOUT_S))
-        try:
-            self._greet(link, deadline)
-            for request in self.outbox.unanswered():
-                self.outbox.sent(request)
-                link.send(self.outbox.frame(request), deadline)
-        except BaseException:
-            link.close()
-            raise
-        self._link = link
-
-    def _greet(self, link: Link, deadline: Deadline) -> None:
-        outbox = self.outbox
-        welcome = self._hello(link, outbox.session, deadline)
-        if welcome is None:
-            self._lose_session("the daemon no longer knows the session")
-            welcome = self._hello(link, 0, deadline)
-            assert welcome is not None
-        try:
-            outbox.welcome(welcome)
-        except Fenced as error:
-            self._ended = error
-            raise
-        except OutcomeUnknown as error:
-            self._lose_session(error.message)
-            raise ConnectionResetError from error  # a new session begins with a new connection
-        if welcome.log_id != self._log_id:
-            self._log_id = welcome.log_id
-            self._streams.clear()
-
-    def _lose_session(self, why: str) -> None:
-        hint = _SINGLE_HINT if self._single else ""
-        self.outbox.lose_session(hint)
-        self._streams.clear()  # a log that lost its sessions may have lost these ids too
-        self._changed.notify_all()
-        if self._single:
-            msg = f"{why}: what was sent before may or may not be stored"
-            self._ended = OutcomeUnknown(msg, hint=hint)
-            raise self._ended
-
-    def _hello(self, link: Link, session: int, deadline: Deadline) -> Welcome | None:
-        """Greet; None if the session is not known any more."""
-        self._last_call += 1
-        link.send(Hello(self._last_call, self._name, session).encode(), deadline)
-        while True:
-            link.wait(deadline.left_s())
-            for event in link.events():
-                if isinstance(event, Welcome):
-                    return event
-                if isinstance(event, Failed):
-                    error = error_of(event)
-                    if session and isinstance(error, OutcomeUnknown):
-                        return None
-                    raise error
-                if isinstance(event, Goodbye):
-                    raise ConnectionResetError
-
-    def _hear_out(self, link: Link) -> None:
-        """Nothing can be sent any more: take the last words of the daemon; they may fence us."""
-        try:
-            while link.has_more():
-                for event in link.events():
-                    self._take(link, event)
-        except OSError:
-            pass
-        finally:
-            self._lose(link)
-
-    def _lose(self, link: Link) -> None:
-        """A connection is gone; what is unanswered is sent again over the next."""
-        if self._link is link:
-            self._link = None
-            self._changed.notify_all()
-        if self._reading:
-            link.shut()  # a thread waits on it: it wakes, and closes it
-        else:
-            link.close()

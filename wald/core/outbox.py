@@ -199,6 +199,7 @@ class Outbox:
             request.body = b""
             request.first_lsn = lsn
             request.durable_lsn = ack.durable_lsn
+            request.error = None  # who gave up waiting may ask again
             request.done = True
             lsn += request.stored
 

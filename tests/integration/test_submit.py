@@ -1,0 +1,396 @@
+"""submit: answers that are asked for later. Against a real ingest, and one made of frames."""
+
+import logging
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import wald
+from tests.doorkeeper import DEADLINE_S, Door, short_directory
+from tests.impostor import Impostor, answered_by
+from wald import limits
+from wald.core import body as bodies
+from wald.core.events import Ack, Append, OpenStream, StreamOpened
+from wald.core.frame import request_entries
+from wald.storage.log import Log
+from wald.storage.tail import TailReader
+from wald.system import PosixFileSystem, SystemClock
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def door() -> Iterator[Door]:
+    with short_directory() as directory, Door(directory) as opened:
+        yield opened
+
+
+@pytest.fixture
+def impostor() -> Iterator[Impostor]:
+    with short_directory() as directory:
+        made = Impostor(directory)
+        yield made
+        made.listening.close()
+
+
+def stored(door: Door) -> list[bytes]:
+    """The values in the log, in order."""
+    door.stop()
+    fs = PosixFileSystem()
+    log = Log.open(fs, door.data_dir, SystemClock(), random.Random(3))
+    log_id, frontier = log.log_id, log.frontier
+    log.close()
+    reader = TailReader(fs, door.data_dir, log_id, after=0)
+    values: list[bytes] = []
+    for item in reader.read(frontier):
+        for _, section in item.sections:  # type: ignore[union-attr]
+            at = 0
+            for entry in request_entries(section):
+                values += bodies.decode(section.bodies[at : at + entry.body_length]).values
+                at += entry.body_length
+    reader.close()
+    return values
+
+
+def script(
+    arguments: list[str], code: str, **options: object
+) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT,
+        timeout=DEADLINE_S,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+
+# --- what comes back ----------------------------------------------------------------------------
+
+
+def test_what_was_submitted_is_stored_once_and_in_order_among_appends(door: Door):
+    with wald.connect(door.path) as producer:
+        pendings = [producer.submit("s", b"%d" % number) for number in range(1_000)]
+        receipt = producer.append("s", b"1000")
+        pendings += [producer.submit("s", b"%d" % number) for number in range(1_001, 1_500)]
+        results = producer.append_many("s", [b"1500", b"1501"])
+        assert receipt.lsn == 1_001
+        assert [each.lsn for each in results.accepted] == [1_501, 1_502]
+        lsns = [each.result().lsn for each in pendings]
+        assert lsns == [*range(1, 1_001), *range(1_002, 1_501)]
+        assert all(each.done() for each in pendings)
+        assert pendings[0].result() == wald.Receipt(
+            "s", 1, "durable", pendings[0].result().durable_lsn
+        )
+        assert producer.session.last_sequence < 1_200  # in a flood they go out together
+        assert "answered" in repr(pendings[0])
+    assert stored(door) == [b"%d" % number for number in range(1_502)]
+
+
+def test_a_few_go_out_at_once_though_nobody_asks(door: Door):
+    producer = wald.connect(door.path)
+    for number in range(limits.SUBMIT_AT_ONCE_REQUESTS // 2):
+        producer.submit("s", b"%d" % number)
+    with wald.connect(door.path) as other:  # its ack comes behind what was sent before
+        assert other.append("s", b"other").lsn == limits.SUBMIT_AT_ONCE_REQUESTS // 2 + 1
+    producer.close()
+
+
+def test_streams_keep_apart_and_each_keeps_its_order(door: Door):
+    with wald.connect(door.path) as producer:
+        many = [producer.submit("ab"[n % 2], {"n": n}, key=str(n % 3)) for n in range(300)]
+        assert [each.result().lsn for each in many] == list(range(1, 301))
+        assert {each.stream for each in many} == {"a", "b"}
+
+
+def test_one_refused_record_among_many_harms_no_other(door: Door):
+    with wald.connect(door.path) as producer:
+        keys = ["k" * 2_000 if n == 46 else str(n) for n in range(200)]
+        pendings = [producer.submit("s", b"v", key=key) for key in keys]
+        errors = [each.exception() for each in pendings]
+        assert [at for at, error in enumerate(errors) if error is not None] == [46]
+        refused = errors[46]
+        assert isinstance(refused, wald.RecordRefused)
+        assert (refused.reason, refused.index) == ("record.key", 0)
+        with pytest.raises(wald.RecordRefused):
+            pendings[46].result()
+        assert [pendings[at].result().lsn for at in (45, 47)] == [46, 47]
+
+
+@pytest.mark.parametrize(
+    ("stream", "value", "error"),
+    [("s", {1}, wald.RecordRefused), ("NO", b"", wald.UnknownStream)],
+    ids=["a value without a form", "a name that is none"],
+)
+def test_what_cannot_be_sent_is_told_by_submit_itself(door: Door, stream, value, error):
+    with wald.connect(door.path) as producer:
+        with pytest.raises(error):
+            producer.submit(stream, value)
+        with pytest.raises(error):
+            producer.submit(stream, value, key="k", headers={"a": "b"}, dedup_id="c", urgent=True)
+
+
+def test_a_key_that_is_none_is_refused_before_it_meets_others(door: Door):
+    with wald.connect(door.path) as producer:
+        with pytest.raises(wald.RecordRefused):
+            producer.submit("s", b"v", key="\ud800")
+        assert producer.submit("s", b"v", key="k", urgent=True).result().lsn == 1
+
+
+def test_without_a_daemon_nothing_is_taken():
+    with short_directory() as directory, wald.connect(directory / "nobody") as producer:
+        for _ in range(3):
+            with pytest.raises(wald.Unavailable):
+                producer.submit("s", b"x")
+
+
+def test_a_refusal_that_nobody_asks_for_is_logged(door: Door, caplog: pytest.LogCaptureFixture):
+    with wald.connect(door.path) as producer:
+        asked = producer.submit("s", b"v", key="k" * 2_000)
+        assert asked.exception() is not None
+        del asked
+        producer.submit("s", b"v", key="k" * 2_000)
+        producer.flush()
+    assert [(each.name, each.levelno) for each in caplog.records] == [("wald", logging.ERROR)]
+    assert "record.key" in caplog.text
+
+
+# --- restarts, bounds ---------------------------------------------------------------------------
+
+
+def test_restarts_between_submit_and_answer_are_invisible(door: Door):
+    with wald.connect(door.path) as producer:
+        pendings = []
+        for round_no in range(4):
+            pendings += [producer.submit("s", b"%d" % (round_no * 100 + n)) for n in range(100)]
+            door.stop()
+            door.start()
+        assert [each.result().lsn for each in pendings] == list(range(1, 401))
+    assert stored(door) == [b"%d" % number for number in range(400)]
+
+
+def silent(impostor: Impostor, heard: list[object]) -> None:
+    """Open the stream, and answer nothing that is appended."""
+    with impostor.accept() as connection:
+        reader = impostor.reader(connection)
+        for event in reader:
+            if isinstance(event, OpenStream):
+                connection.sendall(StreamOpened(event.request, 1).encode())
+            heard.append(event)
+
+
+def test_what_is_on_its_way_is_bounded_and_what_finds_no_room_is_not_sent(impostor: Impostor):
+    heard: list[object] = []
+    thread = answered_by(lambda: silent(impostor, heard))
+    bound = limits.SUBMIT_AT_ONCE_REQUESTS + limits.SUBMIT_TOGETHER_RECORDS * (
+        limits.WINDOW_REQUESTS - limits.SUBMIT_AT_ONCE_REQUESTS + 1
+    )
+    producer = wald.connect(impostor.path, timeout=30)
+    taken = [producer.submit("s", b"%d" % number) for number in range(bound)]
+    with pytest.raises(wald.Backpressure):
+        producer.submit("s", b"one too many", timeout=0.05)
+    with pytest.raises(wald.OutcomeUnknown, match="as soon as there is room"):
+        taken[-1].result(0.05)
+    producer.close(timeout=0.05)
+    thread.join(DEADLINE_S)
+    appends = [event for event in heard if isinstance(event, Append)]
+    values = [value for event in appends for value in bodies.decode(event.body).values]
+    assert values == [b"%d" % number for number in range(len(values))]
+
+
+def test_an_answer_that_is_late_can_be_waited_for_again(impostor: Impostor):
+    go = threading.Event()
+
+    def late() -> None:
+        with impostor.accept() as connection:
+            reader = impostor.reader(connection)
+            for event in reader:
+                if isinstance(event, OpenStream):
+                    connection.sendall(StreamOpened(event.request, 1).encode())
+                if isinstance(event, Append):
+                    go.wait(DEADLINE_S)
+                    connection.sendall(
+                        Ack(event.sequence, event.sequence, event.sequence + 10, 99).encode()
+                    )
+
+    thread = answered_by(late)
+    with wald.connect(impostor.path) as producer:
+        pending = producer.submit("s", b"x")
+        assert not pending.done()
+        with pytest.raises(wald.OutcomeUnknown) as unknown:
+            pending.result(0.01)
+        assert unknown.value.unsettled is pending
+        with pytest.raises(wald.OutcomeUnknown) as one:
+            producer.append("s", b"x", timeout=0.01)
+        with pytest.raises(wald.OutcomeUnknown) as many:
+            producer.append_many("s", [b"x"], timeout=0.01)
+        with pytest.raises(wald.OutcomeUnknown):
+            producer.settle(many.value, timeout=0.01)
+        results = many.value.unsettled
+        assert results.is_unsettled
+        assert results.refused[0].code == "outcome-unknown"
+        go.set()
+        assert producer.settle(unknown.value) == wald.Receipt("s", 11, "durable", 99)
+        assert producer.settle(one.value) == wald.Receipt("s", 12, "durable", 99)
+        assert list(producer.settle(results)) == [wald.Receipt("s", 13, "durable", 99)]
+        assert not producer.settle(results).is_unsettled
+        final = wald.OutcomeUnknown("the session is lost")
+        with pytest.raises(wald.OutcomeUnknown, match="lost"):
+            producer.settle(final)
+    thread.join(DEADLINE_S)
+
+
+def test_a_close_is_bounded_and_says_what_it_left(
+    impostor: Impostor, caplog: pytest.LogCaptureFixture
+):
+    heard: list[object] = []
+    thread = answered_by(lambda: silent(impostor, heard))
+    producer = wald.connect(impostor.path)
+    pending = producer.submit("s", b"x")
+    producer.close(timeout=0.05)
+    thread.join(DEADLINE_S)
+    assert "1 submitted records unanswered" in caplog.text
+    with pytest.raises(wald.OutcomeUnknown, match="closed"):
+        pending.result()
+    with pytest.raises(wald.Closed):
+        producer.submit("s", b"x")
+
+
+def test_who_forgets_to_close_is_warned(impostor: Impostor):
+    heard: list[object] = []
+    thread = answered_by(lambda: silent(impostor, heard))
+    producer = wald.connect(impostor.path)
+    producer.submit("s", b"x")
+    link = producer._session._link
+    assert link is not None
+    with pytest.warns(ResourceWarning, match="1 submitted records are unanswered"):
+        del producer
+    link.close()
+    thread.join(DEADLINE_S)
+
+
+# --- threads, fork, the end of the interpreter, signals -----------------------------------------
+
+
+def test_threads_submit_to_one_producer_and_each_keeps_its_order(door: Door):
+    with wald.connect(door.path) as producer:
+        lsns: dict[int, list[int]] = {}
+
+        def produce(number: int) -> None:
+            pendings = [producer.submit("s", b"%d" % number) for _ in range(500)]
+            lsns[number] = [each.result().lsn for each in pendings]
+
+        threads = [threading.Thread(target=produce, args=(number,)) for number in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(DEADLINE_S)
+        assert all(found == sorted(found) for found in lsns.values())
+        assert sorted(lsn for found in lsns.values() for lsn in found) == list(range(1, 3_001))
+
+
+_FORKS = """
+import os, sys, wald
+producer = wald.connect(sys.argv[1])
+pendings = [producer.submit("s", b"parent %d" % n) for n in range(300)]   # some sent, some gathered
+child = os.fork()
+if child == 0:
+    ok = all(each.done() for each in pendings)
+    for each in (pendings[0], pendings[-1]):
+        try:
+            each.result()
+            ok = False
+        except wald.NotOurs as error:
+            ok = ok and isinstance(error, wald.OutcomeUnknown)
+    producer.submit("s", b"child").result()
+    producer.close()
+    os._exit(0 if ok else 1)
+_, status = os.waitpid(child, 0)
+assert [each.result().stream for each in pendings] == ["s"] * 300
+producer.close()
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+def test_a_fork_between_submit_and_answer_leaves_the_records_to_the_parent(door: Door):
+    done = script([door.path], _FORKS)
+    assert done.returncode == 0, done.stderr
+    values = stored(door)
+    assert sorted(values) == sorted([b"child", *(b"parent %d" % n for n in range(300))])
+    assert [each for each in values if each != b"child"] == [b"parent %d" % n for n in range(300)]
+
+
+_ENDS = """
+import sys, wald
+producer = wald.connect(sys.argv[1])
+for n in range(300):
+    producer.submit("s", b"%d" % n)
+"""
+
+
+def test_the_end_of_the_interpreter_waits_for_what_was_submitted(door: Door):
+    done = script([door.path], _ENDS)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert stored(door) == [b"%d" % n for n in range(300)]
+
+
+def test_the_end_of_the_interpreter_is_bounded_and_tells_what_is_left(impostor: Impostor):
+    heard: list[object] = []
+    thread = answered_by(lambda: silent(impostor, heard))
+    done = script([impostor.path], _ENDS)
+    thread.join(DEADLINE_S)
+    assert done.returncode == 0
+    assert "was closed with 300 submitted records unanswered" in done.stderr
+
+
+class StoppedError(BaseException):
+    """What a signal handler of the application raises."""
+
+
+def test_a_signal_while_submitting_loses_and_doubles_nothing(door: Door):
+    main = threading.main_thread().ident
+    assert main is not None
+    ended = threading.Event()
+
+    def interrupt(*_: object) -> None:
+        raise StoppedError
+
+    def disturb() -> None:
+        chance = random.Random(11)
+        while not ended.wait(chance.uniform(0.0005, 0.003)):
+            signal.pthread_kill(main, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    thread = threading.Thread(target=disturb)
+    sent: list[bytes] = []
+    unsure: list[bytes] = []
+    with wald.connect(door.path) as producer:
+        producer.append("s", b"first")
+        thread.start()
+        try:
+            for number in range(3_000):
+                value = b"%d" % number
+                try:
+                    producer.submit("s", value)
+                    sent.append(value)
+                except StoppedError:
+                    unsure.append(value)
+        finally:
+            while True:
+                try:
+                    ended.set()
+                    thread.join(DEADLINE_S)
+                    signal.signal(signal.SIGUSR1, before)
+                    break
+                except StoppedError:
+                    continue
+        producer.flush()
+    values = stored(door)
+    assert len(values) == len(set(values))
+    assert set(sent) <= set(values) <= {b"first", *sent, *unsure}

@@ -1,0 +1,79 @@
+"""Records that are gathered are the request that append_many would have made of them."""
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wald import limits
+from wald.client.requests import Columns, columns_of_one, entry_of, outgoing
+from wald.core.events import WHOLE_REQUEST, Ack, Refusal, RefusedRecords, Welcome
+from wald.core.gathering import Entry, Gathered, outcome_of
+from wald.core.outbox import Outbox, Request
+from wald.model import Refused
+
+texts = st.none() | st.text(max_size=5) | st.binary(max_size=5)
+headers = st.none() | st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=2)
+records = st.tuples(st.binary(max_size=9) | st.integers(0, 9), texts, headers, texts)
+
+
+def gathered(given_records: list[Any]) -> Gathered:
+    made = Gathered("s")
+    for at, (value, key, of_it, dedup_id) in enumerate(given_records):
+        entry = entry_of(value, columns_of_one(key, of_it, dedup_id), urgent=False)
+        assert isinstance(entry, Entry)
+        assert made.add(entry) == at
+    return made
+
+
+def column(entries: list[Any]) -> list[Any] | None:
+    return None if all(each is None for each in entries) else entries
+
+
+@given(st.lists(records, min_size=1, max_size=8))
+def test_gathered_one_by_one_they_are_the_body_of_many(given_records: list[Any]):
+    values, keys, of_them, ids = map(list, zip(*given_records, strict=True))
+    (together,), refused = outgoing(values, Columns(column(keys), column(of_them), column(ids)))
+    assert refused == []
+    assert gathered(given_records).body() == together.body
+
+
+def test_it_is_full_at_its_count_and_at_its_bytes():
+    counted = gathered([(b"x", None, None, None)] * limits.SUBMIT_TOGETHER_RECORDS)
+    assert counted.is_full
+    assert not counted.has_room(Entry(0, b""))
+    large = Entry(0, bytes(limits.SUBMIT_TOGETHER_BYTES - 10))
+    sized = Gathered("s")
+    assert sized.has_room(Entry(0, bytes(limits.RECORD_MAX_BYTES)))  # alone, anything fits
+    sized.add(large)
+    assert not sized.is_full
+    assert not sized.has_room(Entry(0, b"", size=11))
+    assert sized.has_room(Entry(0, b"1234"))
+
+
+def answered(count: int, *refusals: Refusal) -> Request:
+    outbox = Outbox()
+    outbox.welcome(Welcome(1, 5, 0, bytes(16)))
+    request = outbox.add(3, b"", count)
+    if refusals:
+        outbox.take(RefusedRecords(1, refusals))
+    outbox.take(Ack(1, 1, 100, 110))
+    return request
+
+
+def test_each_record_of_a_request_has_its_own_answer():
+    assert [outcome_of(answered(3), at) for at in range(3)] == [100, 101, 102]
+    request = answered(4, Refusal(1, "record.key", "why"), Refusal(2, "record.value"))
+    refused = [Refused(1, "record.key", "why"), Refused(2, "record.value", "")]
+    assert [outcome_of(request, at) for at in range(4)] == [100, *refused, 101]
+    whole = answered(2, Refusal(WHOLE_REQUEST, "request.malformed", "why"))
+    assert outcome_of(whole, 1) == Refused(1, "request.malformed", "why")
+
+
+def test_an_answer_ends_what_somebody_gave_up():
+    outbox = Outbox()
+    outbox.welcome(Welcome(1, 5, 0, bytes(16)))
+    request = outbox.add(3, b"", 1)
+    request.error = RuntimeError("not answered in time")  # type: ignore[assignment]
+    outbox.take(Ack(1, 1, 7, 7))
+    assert (request.done, request.error, outcome_of(request, 0)) == (True, None, 7)

@@ -1,0 +1,209 @@
+"""The connection of a session: made, lost and made anew; one thread reads for all that wait.
+
+The blocking driver of ``core.dialogue``. All state is guarded by one lock, which who waits lets go
+while nothing arrives.
+"""
+
+import threading
+from collections.abc import Callable
+
+from wald import limits
+from wald.client.link import Deadline, Link
+from wald.core.dialogue import Dialogue
+from wald.core.events import Event, Failed, StreamOpened
+from wald.errors import Backpressure, Closed, Unavailable
+from wald.model import StreamId
+from wald.ports import Chance
+
+
+class Driver:
+    """One session over one connection after another; used with its lock held.
+
+    Args:
+        path: the daemon's socket.
+        name: the producer's name, or empty.
+        patient: whether to wait for a daemon that was never there.
+        chance: for the jitter between attempts to connect.
+        single: whether it ends when the daemon loses the session.
+    """
+
+    def __init__(
+        self, path: str, name: str, *, patient: bool, chance: Chance, single: bool = False
+    ) -> None:
+        self._dialogue = Dialogue(path, name, patient=patient, single=single)
+        self.outbox = self._dialogue.outbox
+        self._path = path
+        self._chance = chance
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._link: Link | None = None
+        self._reading = False
+        self._waiting = 0  # threads that are to be told of a change; never too low
+        self._closed = False
+        self._streams = self._dialogue.streams
+
+    def _open(self, stream: str, deadline: Deadline) -> StreamId:
+        """Return the durable id of a stream."""
+        self._connected(deadline)
+        try:
+            known = self._streams.get(stream)
+        except TypeError:
+            known = None  # not even hashable
+        if known is not None:
+            return known
+        answer = self._call(lambda: self._dialogue.open_stream(stream), deadline)
+        assert isinstance(answer, StreamOpened)
+        self._streams[stream] = answer.stream
+        return answer.stream
+
+    def _call(self, ask: Callable[[], tuple[int, bytes]], deadline: Deadline) -> Event:
+        """Send a frame that is answered by its number; ask again over a new connection."""
+        dialogue = self._dialogue
+        while True:
+            link = self._connected(deadline)
+            number, frame = ask()
+            try:
+                link.send(frame, deadline)
+            except OSError:
+                self._hear_out(link)
+                continue
+            except BaseException:
+                self._lose(link)
+                raise
+            if not self._drive(
+                lambda: dialogue.is_answered(number) or self._link is not link,  # noqa: B023 - used at once
+                deadline,
+            ):
+                msg = f"the daemon did not answer within {deadline.timeout_s:g} s"
+                raise Unavailable(msg)
+            answer = dialogue.answer(number)
+            if answer is not None:
+                return answer
+
+    # --- reading for all ------------------------------------------------------------------------
+
+    def _drive(self, done: Callable[[], bool], deadline: Deadline) -> bool:
+        """Read until ``done``; False at the deadline. One thread reads, the others wait for it."""
+        while not done():
+            if self._closed:
+                msg = "the producer was closed while it waited"
+                raise Closed(msg)
+            left_s = deadline.left_s()
+            if left_s <= 0:
+                return False
+            if self._link is None:
+                self._connected(deadline)  # which may end what is waited for
+            elif self._reading:
+                self._wait(left_s)
+            else:
+                self._read(self._link, left_s)
+        return True
+
+    def _wait(self, timeout_s: float) -> None:
+        """Wait until another thread has changed something."""
+        self._waiting += 1
+        try:
+            self._changed.wait(timeout_s)
+        finally:
+            self._waiting -= 1
+
+    def _read(self, link: Link, timeout_s: float) -> None:
+        self._reading = True
+        self._lock.release()
+        try:
+            link.wait(timeout_s)
+        except TimeoutError:
+            return
+        finally:
+            self._lock.acquire()
+            self._reading = False
+            if self._waiting:
+                self._changed.notify_all()
+        if self._link is not link:
+            link.close()  # another thread has given it up
+            return
+        try:
+            for event in link.events():
+                self._take(link, event)
+        except OSError:
+            self._lose(link)
+        except BaseException:  # of the daemon, or a signal's: what was read may be lost
+            self._lose(link)
+            raise
+
+    def _take(self, link: Link, event: Event) -> None:
+        if isinstance(event, Failed) and event.closing:
+            self._lose(link)
+        self._dialogue.take(event)
+
+    # --- the connection -------------------------------------------------------------------------
+
+    def _connected(self, deadline: Deadline) -> Link:
+        """Return the connection; make it anew, and send again what is unanswered."""
+        failures = 0
+        told: Backpressure | None = None
+        while self._link is None:
+            self._check_open()
+            try:
+                self._connect(deadline)
+            except (Backpressure, OSError) as error:
+                failures += 1
+                told = error if isinstance(error, Backpressure) else told
+                left_s = deadline.left_s()
+                pause_s = self._dialogue.pause_s(told or error, failures, left_s, self._chance)
+                self._wait(pause_s)
+        self._check_open()
+        return self._link
+
+    def _check_open(self) -> None:
+        if self._closed:
+            msg = "the producer is closed"
+            raise Closed(msg)
+        if self._dialogue.ended is not None:
+            raise self._dialogue.ended
+
+    def _connect(self, deadline: Deadline) -> None:
+        link = Link.connect(self._path, min(deadline.left_s(), limits.CONNECT_TIMEOUT_S))
+        try:
+            self._greet(link, deadline)
+            for frame in self._dialogue.again():
+                link.send(frame, deadline)
+        except BaseException:
+            link.close()
+            self._changed.notify_all()  # a session that is lost ends what others wait for
+            raise
+        self._link = link
+        self._changed.notify_all()
+
+    def _greet(self, link: Link, deadline: Deadline) -> None:
+        dialogue = self._dialogue
+        link.send(dialogue.greet(), deadline)
+        while True:
+            link.wait(deadline.left_s())
+            for event in link.events():
+                said = dialogue.take_greeting(event)
+                if said:
+                    link.send(said, deadline)
+                if dialogue.greeted:
+                    return
+
+    def _hear_out(self, link: Link) -> None:
+        """Nothing can be sent any more: take the last words of the daemon; they may fence us."""
+        try:
+            while link.has_more():
+                for event in link.events():
+                    self._take(link, event)
+        except OSError:
+            pass
+        finally:
+            self._lose(link)
+
+    def _lose(self, link: Link) -> None:
+        """A connection is gone; what is unanswered is sent again over the next."""
+        if self._link is link:
+            self._link = None
+            self._changed.notify_all()
+        if self._reading:
+            link.shut()  # a thread waits on it: it wakes, and closes it
+        else:
+            link.close()

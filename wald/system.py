@@ -122,9 +122,14 @@ class PosixFile:
             return False
         return True
 
+    def detach(self) -> int:
+        """Return the descriptor, which is the caller's to close from now on."""
+        fd, self._fd = self._fd, _CLOSED_FD
+        return fd
+
     def close(self) -> None:
         """Close; harmless to repeat."""
-        fd, self._fd = self._fd, _CLOSED_FD
+        fd = self.detach()
         if fd != _CLOSED_FD:
             os.close(fd)
 

@@ -116,17 +116,20 @@ class SqliteDocuments(Workbench):
 class SqliteColumns(SqliteDocuments):
     """Mode ``columns``."""
 
-    ddl = "CREATE TABLE events (host TEXT NOT NULL, n INTEGER CHECK (n >= 0), UNIQUE (host, n))"
-    rows = "SELECT host, n FROM events ORDER BY rowid"
+    ddl = (
+        "CREATE TABLE events (host TEXT NOT NULL, n INTEGER NOT NULL CHECK (n >= 0), text TEXT, "
+        "UNIQUE (host, n))"
+    )
+    rows = "SELECT host, n, text FROM events ORDER BY rowid"
 
     def __init__(self, place: Path) -> None:
         super().__init__(place)
-        columns = {"host": "host", "n": "n"}
+        columns = {"host": "host", "n": "n", "text": "text"}
         self.settings = {**self.settings, "mode": "columns", "columns": columns}
 
     def held(self) -> Sequence[Held]:
         with closing(sqlite3.connect(self.path)) as database:
             return [
-                Held(None, None, None, {"host": host, "n": n})
-                for host, n in database.execute(self.rows)
+                Held(None, None, None, {"host": host, "n": n} | ({"text": text} if text else {}))
+                for host, n, text in database.execute(self.rows)
             ]

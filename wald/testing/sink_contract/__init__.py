@@ -12,21 +12,21 @@ import pytest
 
 # before they are imported: a failed assert shows what it compared
 pytest.register_assert_rewrite(
-    *(f"{__name__}.{part}" for part in ("lines", "once", "trouble", "bounds", "host"))
+    *(f"{__name__}.{part}" for part in ("lines", "once", "deaths", "trouble", "bounds", "host"))
 )
 
 # ruff: noqa: E402
 from wald.testing.sink_contract.bounds import BoundLines
+from wald.testing.sink_contract.deaths import DeathLines
 from wald.testing.sink_contract.host import Host
 from wald.testing.sink_contract.once import OnceLines
 from wald.testing.sink_contract.promises import PROMISES, Line
 from wald.testing.sink_contract.trouble import TroubleLines
-from wald.testing.sink_contract.workbench import FACILITIES, Address, Held, Trouble, Workbench
+from wald.testing.sink_contract.workbench import FACILITIES, Held, Trouble, Workbench
 
 __all__ = [
     "FACILITIES",
     "PROMISES",
-    "Address",
     "Held",
     "Host",
     "Line",
@@ -36,5 +36,5 @@ __all__ = [
 ]
 
 
-class SinkContract(OnceLines, TroubleLines, BoundLines):
+class SinkContract(OnceLines, DeathLines, TroubleLines, BoundLines):
     """Every line of the contract; what depends on the class stands in ``PROMISES``."""

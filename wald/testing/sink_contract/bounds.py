@@ -1,10 +1,12 @@
 """The lines of the contract about bounds: time, order, sizes, and what is left behind."""
 
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic  # noqa: TID251 - the sink's own time is what is looked at
 
 from wald.model import Delivered, ReplayClass, Systemic, Unknown
+from wald.testing.proxy import CuttingProxy
 from wald.testing.sink_contract.host import Host
 from wald.testing.sink_contract.lines import Lines
 from wald.testing.sink_contract.once import attempt_of, deliver
@@ -13,6 +15,7 @@ from wald.testing.sink_contract.promises import Line
 _TIMEOUT_S = 0.3
 _GENEROUS_S = 20.0  # a machine under load; without a bound it would be for ever
 _RECORDS_MAX = 2_500
+_LARGE_MAX = 30
 
 
 class BoundLines(Lines):
@@ -20,17 +23,21 @@ class BoundLines(Lines):
 
     def test_an_attempt_ends_in_its_time(self, host: Host) -> None:
         """A target that does not answer costs no more than ``timeout_s``; nothing is raised."""
-        host.bench.need("hang")
-        attempt = replace(attempt_of(host, 5), timeout_s=_TIMEOUT_S)
-        sink = host.bench.make()
-        try:
+        bench = host.bench
+        with ExitStack() as stack:
+            hold, settings = bench.hangs, bench.settings
+            if "connection" not in bench.absent:
+                proxy = stack.enter_context(CuttingProxy(bench.address()))
+                hold, settings = proxy.holding, bench.settings_through(proxy.address)
+            else:
+                bench.need("hang")
+            attempt = replace(attempt_of(host, 5), timeout_s=_TIMEOUT_S)
+            sink = stack.enter_context(closing(bench.make(settings)))
             sink.read_row(host.key)
-            with host.bench.hangs():
+            with hold():
                 began = monotonic()
                 outcome = deliver(sink, attempt)
                 took_s = monotonic() - began
-        finally:
-            sink.close()
         assert isinstance(outcome, Unknown | Systemic), outcome
         assert _TIMEOUT_S * 0.5 <= took_s < _GENEROUS_S
         host.through()
@@ -50,8 +57,11 @@ class BoundLines(Lines):
         """The lane keeps to ``max_records`` and ``max_bytes``; a full batch is taken whole."""
         able = host.bench.make().capabilities
         assert able.max_records >= 1
-        count = min(2 * able.max_records + 1, _RECORDS_MAX)
-        host.append(count)
+        host.append(min(2 * able.max_records + 1, _RECORDS_MAX))
+        large_bytes = host.bench.large_bytes
+        if large_bytes:
+            count = min(2 * able.max_bytes // large_bytes + 1, _LARGE_MAX)
+            host.append(count, text="x" * large_bytes)
         host.through()
         for attempt in host.attempts:
             assert len(attempt.records) <= able.max_records

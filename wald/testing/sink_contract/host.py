@@ -1,5 +1,10 @@
 """One host: a log, and a lane over it that is stepped under a clock of its own, with deaths."""
 
+import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,20 +31,54 @@ from wald.model import (
     RouteBirth,
     Unknown,
 )
-from wald.ports import Sink
+from wald.ports import File, Sink
 from wald.storage.deadlog import DeadLog
 from wald.storage.log import Log, LogOptions
-from wald.system import PosixFileSystem, SystemClock
+from wald.system import PosixFile, PosixFileSystem, SystemClock
 from wald.testing.clock import ManualClock
 from wald.testing.memory_ledger import MemoryLedger
 from wald.testing.sink_contract.workbench import Held, Workbench
 
 STREAM = ROUTE = "events"
 STEPS_MAX = 5_000
+PROCESS_TIMEOUT_S = 120.0
 STEP_MAX_S = 60.0
 _ROUTE_ID = _STREAM_ID = 1
 _SESSION = 7
-_FS = PosixFileSystem()
+_SEGMENT_BYTES = 16 << 20
+
+
+class _QuickFile(PosixFile):
+    """A file that is as durable as a killed process leaves it: no power fails here."""
+
+    __slots__ = ()
+
+    def sync(self) -> None:
+        """Do nothing."""
+
+
+class _QuickFileSystem(PosixFileSystem):
+    """The files of the machine, without waiting for its disk: the target is what is tested."""
+
+    def open(self, path: str, *, write: bool = False) -> File:
+        """Open an existing file."""
+        return self._quick(super().open(path, write=write))
+
+    def create(self, path: str, *, mode: int = 0o600) -> File:
+        """Make a new, empty file."""
+        return self._quick(super().create(path, mode=mode))
+
+    def sync_directory(self, path: str) -> None:
+        """Do nothing."""
+
+    @staticmethod
+    def _quick(file: File) -> File:
+        assert isinstance(file, PosixFile)
+        return _QuickFile(file.detach())
+
+
+_FS = _QuickFileSystem()
+_OPTIONS = LogOptions(segment_bytes=_SEGMENT_BYTES)
 
 
 class Impatient(Random):
@@ -68,8 +107,10 @@ class WatchedSink:
             host.late_attempts -= 1
             host.late.append(attempt)
             return Unknown("the contract: no answer, and it may arrive later")
+        host.before_attempt()
         outcome = self._inner.deliver(attempt)
         host.outcomes.append(outcome)
+        host.behind_attempt()
         if host.lost_answers > 0:
             host.lost_answers -= 1
             return Unknown("the contract: the answer was lost")
@@ -111,10 +152,12 @@ class Host:
         self.late: list[Attempt] = []
         self.late_attempts = 0  # so many attempts are kept for later
         self.lost_answers = 0  # so many answers are lost
+        self.before_attempt: Callable[[], None] = lambda: None
+        self.behind_attempt: Callable[[], None] = lambda: None
         self.settings = self._settings(route or {}, {"max_age_s": 0.05, **(batch or {})})
         self.sink_settings: Mapping[str, object] | None = None  # None: the bench's
         self._sequence = 0
-        self.log = Log.open(_FS, self.data_dir, SystemClock(), self.chance, LogOptions())
+        self.log = Log.open(_FS, self.data_dir, SystemClock(), self.chance, _OPTIONS)
         if not self.log.state.streams:
             self._begin()
         self.ledger = MemoryLedger(self.log.log_id)
@@ -131,6 +174,12 @@ class Host:
             sinks={"target": SinkSettings("target", "contract", dict(self.bench.settings))},
             routes={ROUTE: replace(settings, **route)},
         )
+
+    def with_batches_of(self, records: int) -> Settings:
+        """Return the settings with batches of no more than so many records."""
+        route = self.settings.routes[ROUTE]
+        batch = replace(route.batch, max_records=records)
+        return replace(self.settings, routes={ROUTE: replace(route, batch=batch)})
 
     def _begin(self) -> None:
         born = state.RouteState(_ROUTE_ID, ROUTE, _STREAM_ID, STREAM, "digest", 0, 0, 0)
@@ -257,6 +306,36 @@ class Host:
         finally:
             self.late.clear()
             sink.close()
+
+    def in_a_process(self, dies: "tuple[int, str] | None") -> int:
+        """Let a drain process of its own deliver the backlog; returns its exit code.
+
+        Args:
+            dies: (n, "before" | "behind"): it kills itself around the n-th attempt that takes
+                effect; see ``wald.testing.dying_drain``.
+        """
+        self.log.close()
+        said = {
+            "settings": self.settings.to_json(),
+            "factory": self.bench.factory,
+            "dies": dies,
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", "wald.testing.dying_drain"],
+            input=json.dumps(said),
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            timeout=PROCESS_TIMEOUT_S,
+            check=False,
+        )
+        self.bench.said.append(done.stdout + done.stderr)
+        assert done.returncode in {0, -signal.SIGKILL}, done.stderr
+        if done.returncode == 0:
+            books = json.loads(done.stdout)["routes"][ROUTE]
+            assert (books["pending"], books["dead_letters"]) == (0, 0), done.stdout + done.stderr
+        self.log = Log.open(_FS, self.data_dir, SystemClock(), self.chance, _OPTIONS)
+        return done.returncode
 
     @property
     def replay(self) -> ReplayClass:

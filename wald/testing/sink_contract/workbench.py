@@ -1,7 +1,7 @@
 """What a sink's tests give to the suite: a fresh place at a target, and what can be done to it."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from importlib import import_module
 from typing import Any, NamedTuple, NoReturn, TypeAlias, cast
@@ -10,9 +10,9 @@ import pytest
 
 from wald.model import SystemicKind
 from wald.ports import Sink, SinkFactory
+from wald.testing.proxy import Address
 
 Trouble: TypeAlias = Callable[[], AbstractContextManager[object]]
-Address: TypeAlias = "tuple[str, int] | str"  # (host, port) or the path of a Unix socket
 
 FACILITIES: Mapping[str, str] = {
     "order": "the target can say in which order it took what it holds",
@@ -47,6 +47,8 @@ class Workbench:
         settings: the merged tables of ``[sinks.X]`` and ``[routes.X]`` that lead to the place.
         poison: a value that the target refuses for good (facility ``poison``).
         poison_is_named: whether it says which record it refuses.
+        large_bytes: a text that a record may have for sure, as field ``text`` of its map; 0 if the
+            place has no such field.
         secret: the secret in the settings, a text that occurs nowhere else.
     """
 
@@ -55,6 +57,7 @@ class Workbench:
     poison: object = None
     poison_is_named: bool = True
     secret: str = ""
+    large_bytes: int = 100_000
 
     @property
     def absent(self) -> Mapping[str, str]:
@@ -69,9 +72,16 @@ class Workbench:
     def troubles(self) -> Mapping[SystemicKind, Trouble]:
         """How the target is brought into each kind of trouble, for as long as a block lasts.
 
-        New connections and open ones alike.
+        New connections and open ones alike. A server that is killed is out of reach; add to it:
+        ``{**super().troubles, ...}``.
         """
-        return {}
+        return {} if "server" in self.absent else {SystemicKind.UNREACHABLE: self._down}
+
+    @contextmanager
+    def _down(self) -> Iterator[None]:
+        self.kill()
+        yield
+        self.start()
 
     def held(self) -> Sequence[Held]:
         """Return what the target holds now, in the order in which it took it, if it knows.
@@ -107,7 +117,11 @@ class Workbench:
         self._lacks("connection")
 
     def hangs(self) -> AbstractContextManager[object]:
-        """Let the target not answer any attempt while a block lasts."""
+        """Let the target not answer any attempt while a block lasts.
+
+        Where there is a ``connection`` the suite holds it back by a proxy instead: override
+        nothing.
+        """
         self._lacks("hang")
 
     def close(self) -> None:

@@ -157,6 +157,13 @@ class UnknownStream(Refusal):
     default_hint = "a stream's name is 1 to 64 of a-z 0-9 . _ - and starts with a letter or digit"
 
 
+class AccessDenied(Refusal):
+    """The caller may not do this: the table ``[access]`` of the daemon does not list it."""
+
+    code = "access-denied"
+    default_hint = "whoever runs the daemon lists users and groups under [access]"
+
+
 class SequenceConflict(Refusal):
     """The sequence number was used before with another body."""
 

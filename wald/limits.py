@@ -46,7 +46,7 @@ QUOTA_SOFT_SHARE: Final = 0.8  # of a stream's quota: from here on producers are
 QUOTA_PAUSE_MIN_S: Final = 0.01  # for as long as this,
 QUOTA_PAUSE_MAX_S: Final = 1.0  # and up to this the nearer the quota is; then they are refused
 QUOTA_LOOK_S: Final = 0.1  # how far the drainer is, is read again for quotas
-QUOTA_MARKS_COUNT: Final = 512  # points of a stream at which bytes and times are known exactly
+QUOTA_MARKS_COUNT: Final = 128  # points of a stream at which bytes and times are known exactly
 POOL_MAX_SEGMENTS: Final = 4
 RETAIN_AFTER_DELIVERY_S: Final = 900.0
 RETAIN_AFTER_DELIVERY_BYTES: Final = 256 * MIB
@@ -74,7 +74,15 @@ CONNECTIONS_MAX: Final = 1_024  # producers
 CONNECTIONS_SPARE_COUNT: Final = 64  # beside them: who has not said HELLO yet, and subscribers
 SUBSCRIBERS_MAX: Final = 16
 MENTIONS_MAX_COUNT: Final = 256  # statements that wait for a group; so many are one
-SEND_BUFFER_MAX_BYTES: Final = 1 * MIB
+SEND_BUFFER_MAX_BYTES: Final = 8 * MIB  # of a client that does not read its answers,
+SEND_BUFFERS_MAX_BYTES: Final = 32 * MIB  # and of all such clients together
+CLOGGED_BYTES: Final = 64 * KIB  # who leaves more of its answers unread is not read from meanwhile
+TURN_MAX_BYTES: Final = 1 * MIB  # of a connection in one group, and what the read at work brought
+EVENTS_PER_TURN_COUNT: Final = 64  # frames beside the hot path, of a connection in a turn
+ACCEPTS_PER_TURN_COUNT: Final = 64
+ACCEPT_PAUSE_S: Final = 0.1  # when no descriptor is left
+FILES_BESIDE_COUNT: Final = 64  # descriptors that connections leave to the log and its pages
+TOLD_EVERY_S: Final = 10.0  # what clients do wrong is logged so often, however often they do it
 STREAM_FRAME_MAX_BYTES: Final = 1_024  # longer than a name, so that a long name gets an answer
 PING_MAX_BYTES: Final = 64
 ERROR_FRAME_MAX_BYTES: Final = 4 * KIB
@@ -222,6 +230,7 @@ FIGURES_SLOT_BYTES: Final = 2048 * KIB
 PROGRESS_SLOT_BYTES: Final = 32 * PAGE_SLOT_BYTES
 PAGE_ERRORS_MAX_BYTES: Final = 64 * KIB  # of all routes together, in ``drain.page``
 PAGE_LANES_MAX_BYTES: Final = 256 * KIB  # of all routes' lanes together, in ``drain.page``
+PAGE_MARKS_MAX_COUNT: Final = 8_192  # of all quotas together, in ``ingest.page``
 RECOVERY_LISTED_MAX: Final = 100  # losses and notes in the figures; the loss report has all
 FIGURES_EVERY_S: Final = 0.1
 CHILD_BACKOFF_BASE_S: Final = 0.1
@@ -230,7 +239,8 @@ CHILD_STOP_S: Final = 15.0
 CLOCK_NS_PER_S: Final = 1_000_000_000
 
 assert (  # a route's names and figures
-    ROUTES_MAX * 1_200 + PAGE_ERRORS_MAX_BYTES + PAGE_LANES_MAX_BYTES < FIGURES_SLOT_BYTES
+    ROUTES_MAX * 1_200 + PAGE_ERRORS_MAX_BYTES + PAGE_LANES_MAX_BYTES + PAGE_MARKS_MAX_COUNT * 40
+    < FIGURES_SLOT_BYTES
 )
 assert ROUTES_MAX * (3 * 20 + 11 + 17 * LAYOUTS_TOLD_MAX) < PROGRESS_SLOT_BYTES - 1024
 assert RECORD_MAX_BYTES < REQUEST_MAX_BYTES < GROUP_MAX_BYTES

@@ -10,12 +10,14 @@ import fcntl
 import os
 import socket
 import stat
+import struct
 import sys
 import time
 from collections.abc import Mapping, MutableMapping, Sequence
 from functools import cache
 from pathlib import Path
 
+from wald.core.access import Caller
 from wald.ports import File, FileStat
 
 _OPEN_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY | os.O_NONBLOCK  # a pipe must not hang us
@@ -25,6 +27,10 @@ _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 _CLOSED_FD = 2**31 - 1  # no process has it: every use raises EBADF, where -1 would be a ValueError
 _PARTS_MAX = 1024  # IOV_MAX of Linux and macOS
+_CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
+_SO_PEERGROUPS = 59  # asm-generic/socket.h; Python has no name for it
+_GROUPS_MAX_BYTES = 4 * 65_536  # NGROUPS_MAX of Linux
+_WHOLE_MAP = ["0", "0", "4294967295"]  # of the first user namespace
 _UNSUPPORTED = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP})
 
 
@@ -263,6 +269,49 @@ if _renameat2 is not None:
 
 LISTEN_FDS_START = 3  # sd_listen_fds(3): the first descriptor passed
 _PR_SET_PDEATHSIG = 1
+
+
+# --- who connects -------------------------------------------------------------------------------
+
+
+def caller_of(connected: socket.socket) -> Caller:
+    """Return who connected, as the kernel noted it then (SO_PEERCRED, SO_PEERGROUPS).
+
+    In a user namespace every user that is not mapped into it has the same overflow id: such an id
+    says nothing. Nobody is known where the system does not tell.
+    """
+    option = getattr(socket, "SO_PEERCRED", None)
+    if option is None:
+        return Caller(None, frozenset())
+    said = connected.getsockopt(socket.SOL_SOCKET, option, _CREDENTIALS.size)
+    pid, uid, gid = _CREDENTIALS.unpack(said)
+    try:
+        more = connected.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_MAX_BYTES)
+    except OSError:
+        more = b""  # a kernel before 4.13
+    gids = {gid, *(group for (group,) in struct.iter_unpack("I", more))}
+    return Caller(_known(uid, "uid"), frozenset(gids - {_overflow("gid")}), pid)
+
+
+def own_uid() -> int | None:
+    """Return the user id of this process; None if others have the same in its user namespace."""
+    return _known(os.geteuid(), "uid")
+
+
+def _known(number: int, kind: str) -> int | None:
+    return None if number == _overflow(kind) else number
+
+
+@cache
+def _overflow(kind: str) -> int | None:
+    """Return the id that all have who are not mapped into this user namespace; None in the first.
+
+    ``kind`` is ``uid`` or ``gid``. See user_namespaces(7).
+    """
+    if _first_line(f"/proc/self/{kind}_map").split() == _WHOLE_MAP:
+        return None
+    said = _first_line(f"/proc/sys/kernel/overflow{kind}")
+    return int(said) if said.isdecimal() else None
 
 
 def sd_notify(environment: Mapping[str, str], *lines: str) -> bool:

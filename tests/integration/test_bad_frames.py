@@ -1,11 +1,14 @@
 """Bad input at the socket, one row each: code, log unchanged in meaning, neighbour unharmed."""
 
 import asyncio
+import contextlib
 import random
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgpack
 import pytest
@@ -13,7 +16,7 @@ import pytest
 import wald
 from tests.doorkeeper import Door, Peer, short_directory
 from wald import limits
-from wald.config import Settings
+from wald.config import ClientLimits, Settings
 from wald.core import events
 from wald.core.events import (
     APPEND_KIND,
@@ -84,7 +87,7 @@ ROWS = {
     ),
     "another magic": Row(hello(magic=b"WALD"), "protocol-mismatch", greets=False),
     "a wrong version": Row(hello(version=2), "protocol-mismatch", greets=False),
-    "an unknown capability": Row(hello(bits=2), "protocol-mismatch", greets=False),
+    "an unknown capability": Row(hello(bits=4), "protocol-mismatch", greets=False),
     "an unknown codec": Row(
         pack_frame(FrameType.APPEND | 2 << 16, GOOD, stream=1, lag=1, sequence=1),
         "protocol-mismatch",
@@ -263,43 +266,72 @@ def test_an_unusual_request_is_taken(
     assert neighbour.append("s", b"behind").lsn == before + records + 1
 
 
-def test_a_client_that_never_reads_is_closed_and_stalls_nobody(
-    door: Door, neighbour: wald.Producer, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(limits, "SEND_BUFFER_MAX_BYTES", 4 * limits.KIB)
-    with door.peer() as peer:
+@contextmanager
+def door_that_allows(**clients: float) -> Iterator[Door]:
+    """A door with bounds of its own for connections."""
+    with short_directory() as directory:
+        door = Door(directory)
+        door.settings = replace(door.settings, clients=ClientLimits(**cast("Any", clients)))
+        with door:
+            yield door
+
+
+def test_a_client_that_never_reads_is_closed_and_stalls_nobody():
+    with (
+        door_that_allows(frame_timeout_s=1.0) as door,
+        wald.connect(door.path) as neighbour,
+        door.peer() as peer,
+    ):
         peer.hello()
         ping = Ping(1, bytes(64)).encode() * 500
+        peer.socket.settimeout(0)
 
         def send_for_ever() -> None:
-            for _ in range(10_000):
-                peer.send(ping)
+            while True:
                 neighbour.append("s", b"x")
+                with contextlib.suppress(BlockingIOError):
+                    peer.socket.send(ping)
 
         with pytest.raises(OSError, match=r"Broken pipe|reset"):
             send_for_ever()
 
 
-def test_a_producer_beyond_the_bound_is_told_and_a_subscriber_gets_in(
-    door: Door, neighbour: wald.Producer, monkeypatch: pytest.MonkeyPatch
-):
-    neighbour.ping()
-    monkeypatch.setattr(limits, "CONNECTIONS_MAX", 1)
-    with door.peer() as peer, door.peer() as drainer:
-        peer.send(Hello(1).encode())
-        (failed,) = peer.rest()
-        assert isinstance(failed, Failed)
-        assert (failed.code, failed.closing) == ("backpressure", True)
-        assert failed.retry_after_ms > 0
-        drainer.send(Hello(1, capabilities=Capability.FRONTIER).encode())
-        assert isinstance(drainer.next(), Welcome)
-        assert isinstance(drainer.next(), FrontierMoved)
-    neighbour.ping()
-    monkeypatch.setattr(limits, "CONNECTIONS_MAX", 2)
-    with door.peer() as second:
-        second.hello()
-    with wald.connect(door.path) as producer:  # the second has left: there is room for another
-        producer.ping()
+def test_answers_that_nobody_reads_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(limits, "SEND_BUFFERS_MAX_BYTES", limits.MIB)
+    with door_that_allows() as door, wald.connect(door.path) as neighbour, door.peer() as peer:
+        neighbour.append("s", b"x")
+        peer.hello()
+        data = body([9, [b""] * 1_000, None, None, None])  # each record is refused, with words
+        requests = [
+            HEADER.pack(len(data), APPEND_KIND, 1, 1, number) + data for number in range(1, 201)
+        ]
+
+        def send_all() -> None:
+            peer.send(*requests)
+            while peer.socket.recv(1 << 20):  # what it was sent before the end
+                neighbour.append("s", b"x")
+            raise BrokenPipeError
+
+        with pytest.raises(OSError, match=r"Broken pipe|reset|^$"):
+            send_all()
+
+
+def test_a_producer_beyond_the_bound_is_told_and_a_subscriber_gets_in():
+    with door_that_allows(connections=2) as door, wald.connect(door.path) as neighbour:
+        neighbour.ping()
+        with door.peer() as second, door.peer() as peer, door.peer() as drainer:
+            second.hello()
+            peer.send(Hello(1).encode())
+            (failed,) = peer.rest()
+            assert isinstance(failed, Failed)
+            assert (failed.code, failed.closing) == ("backpressure", True)
+            assert failed.retry_after_ms > 0
+            drainer.send(Hello(1, capabilities=Capability.FRONTIER).encode())
+            assert isinstance(drainer.next(), Welcome)
+            assert isinstance(drainer.next(), FrontierMoved)
+        neighbour.ping()
+        with wald.connect(door.path) as producer:  # the second has left: there is room for another
+            producer.ping()
 
 
 def test_subscribers_have_a_bound_of_their_own(door: Door, monkeypatch: pytest.MonkeyPatch):
@@ -315,17 +347,17 @@ def test_subscribers_have_a_bound_of_their_own(door: Door, monkeypatch: pytest.M
 
 
 def test_beyond_the_bound_of_connections_a_client_is_told_at_once(
-    door: Door, neighbour: wald.Producer, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ):
-    neighbour.ping()
-    monkeypatch.setattr(limits, "CONNECTIONS_MAX", 1)
     monkeypatch.setattr(limits, "CONNECTIONS_SPARE_COUNT", 0)
-    with door.peer() as peer:
-        (failed,) = peer.rest()
-        assert isinstance(failed, Failed)
-        assert (failed.code, failed.closing) == ("backpressure", True)
-        assert failed.retry_after_ms > 0
-    neighbour.ping()
+    with door_that_allows(connections=1) as door, wald.connect(door.path) as neighbour:
+        neighbour.ping()
+        with door.peer() as peer:
+            (failed,) = peer.rest()
+            assert isinstance(failed, Failed)
+            assert (failed.code, failed.closing) == ("backpressure", True)
+            assert failed.retry_after_ms > 0
+        neighbour.ping()
 
 
 def test_beyond_the_budget_an_unfinished_frame_is_refused(
@@ -350,20 +382,26 @@ def test_beyond_the_budget_an_unfinished_frame_is_refused(
         assert isinstance(again.next(), RefusedRecords)
 
 
-@pytest.mark.parametrize(
-    ("sent", "bound_s"), [(b"", "HELLO_TIMEOUT_S"), (b"\0", "FRAME_TIMEOUT_S")]
-)
-def test_a_slow_client_is_closed(
-    door: Door, monkeypatch: pytest.MonkeyPatch, sent: bytes, bound_s: str
-):
-    monkeypatch.setattr(limits, bound_s, 0.5)
-    with door.peer() as peer:
+@pytest.mark.parametrize(("sent", "bound"), [(b"", "hello_timeout_s"), (b"\0", "frame_timeout_s")])
+def test_a_slow_client_is_closed(sent: bytes, bound: str):
+    with door_that_allows(**{bound: 0.5}) as door, door.peer() as peer:
         if sent:
             peer.hello()
             peer.send(sent)
         (failed,) = peer.rest()
         assert isinstance(failed, Failed)
         assert (failed.code, failed.closing) == ("frame.slow", True)
+
+
+def test_a_client_that_says_nothing_is_sent_home_and_comes_back_unharmed():
+    with door_that_allows(idle_s=1.0, frame_timeout_s=0.5) as door, door.peer() as peer:
+        peer.hello()
+        with wald.connect(door.path) as producer:
+            before = producer.append("s", b"x")
+            session = producer.session
+            assert peer.rest() == [Goodbye()]
+            assert producer.append("s", b"y").lsn == before.lsn + 1
+            assert producer.session.session_id == session.session_id
 
 
 def test_a_frame_is_timed_from_its_own_first_byte_and_not_from_the_frame_before():

@@ -23,7 +23,7 @@ from wald.core.events import (
     Ping,
     StreamOpened,
 )
-from wald.ingest.connection import Phase
+from wald.ingest.channel import Phase
 from wald.storage.log import LogOptions
 
 T = TypeVar("T")

@@ -188,7 +188,7 @@ BAD_FOR_THE_DAEMON = {
         "protocol-mismatch",
     ),
     "a newer version": (raw(FrameType.HELLO, hello_body(version=2)), "protocol-mismatch"),
-    "an unknown capability": (raw(FrameType.HELLO, hello_body(bits=2)), "protocol-mismatch"),
+    "an unknown capability": (raw(FrameType.HELLO, hello_body(bits=4)), "protocol-mismatch"),
     "the highest capability": (raw(FrameType.HELLO, hello_body(bits=1 << 63)), "protocol-mismatch"),
     "a name of another length": (raw(FrameType.HELLO, hello_body(length=5)), "frame.malformed"),
     "a name that is not UTF-8": (raw(FrameType.HELLO, hello_body(name=b"\xff")), "frame.malformed"),

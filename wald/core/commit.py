@@ -162,6 +162,21 @@ class RunBuilder:
         self._lag = lag
         self.next_sequence += 1
 
+    def take_one(self, body: bytes, *, lag: int, refusal: Refusal | None = None) -> None:
+        """Take one request that continues the run, whatever it is; or refuse it as a whole."""
+        found = examine(body) if refusal is None else Examined(0, 0, EMPTY_BODY, (refusal,))
+        self._count_plain()
+        self._add_found(self.next_sequence, body, found)
+        self.size_bytes += frame.REQUEST_BYTES
+        self._lag = lag
+        self.next_sequence += 1
+
+    @property
+    def records(self) -> int:
+        """How many records are stored of what was taken."""
+        self._count_plain()
+        return self._records
+
     def _add_alike(self, bodies: list[bytes], data: bytes, at: int) -> int:
         """Add plain requests of one length, found at ``at``; return where they end."""
         self._count_plain()
@@ -196,7 +211,9 @@ class RunBuilder:
     def _add_examined(self, sequence: int, body: bytes) -> bool:
         """Add a request that is not one plain record; tell whether something of it is refused."""
         self._count_plain()
-        found = examine(body)
+        return self._add_found(sequence, body, examine(body))
+
+    def _add_found(self, sequence: int, body: bytes, found: Examined) -> bool:
         self._bodies.append(found.body)
         self._table += (found.records, found.stored, len(found.body), crc32c(body))
         self._records += found.stored

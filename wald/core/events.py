@@ -27,6 +27,7 @@ ACK_FRAME = Struct("<IIIIQQQQ")  # header and body at once: one of each for ever
 FRONTIER_LAYOUT = Struct("<QQQ")
 REFUSED_LAYOUT = Struct("<IBBH")
 ERROR_LAYOUT = Struct("<IBBHHH")
+THROTTLE_LAYOUT = Struct("<II")
 
 HEADER_BYTES: Final = HEADER.size
 assert HEADER_BYTES == 24
@@ -36,6 +37,7 @@ assert ACK_LAYOUT.size == FRONTIER_LAYOUT.size == 24
 assert REFUSED_LAYOUT.size == 8
 assert ACK_FRAME.size == HEADER_BYTES + ACK_LAYOUT.size
 assert ERROR_LAYOUT.size == 12
+assert THROTTLE_LAYOUT.size == 8
 
 
 class FrameType(IntEnum):
@@ -53,12 +55,17 @@ class FrameType(IntEnum):
     REFUSED = 21
     ERROR = 22
     FRONTIER = 23
+    THROTTLE = 24
 
 
 class Capability(IntFlag):
     """What a client may ask for in its HELLO."""
 
     FRONTIER = 1
+    THROTTLE = 2
+
+
+CAPABILITIES: Final = int(Capability.FRONTIER | Capability.THROTTLE)
 
 
 class ErrorFlag(IntFlag):
@@ -320,6 +327,19 @@ class FrontierMoved(NamedTuple):
         return pack_frame(FrameType.FRONTIER, FRONTIER_LAYOUT.pack(*self.frontier))
 
 
+class Throttle(NamedTuple):
+    """Before the next request of a stream the client is to pause: its quota is nearly used."""
+
+    stream: StreamId
+    retry_after_ms: int
+    used_permille: int
+
+    def encode(self) -> bytes:
+        """Return the frame."""
+        body = THROTTLE_LAYOUT.pack(self.retry_after_ms, self.used_permille)
+        return pack_frame(FrameType.THROTTLE, body, stream=self.stream)
+
+
 Event: TypeAlias = (
     Append
     | Hello
@@ -333,6 +353,7 @@ Event: TypeAlias = (
     | RefusedRecords
     | Failed
     | FrontierMoved
+    | Throttle
 )
 
 _REFUSAL_MESSAGE_MAX_BYTES = 512

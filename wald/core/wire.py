@@ -16,6 +16,7 @@ from wald import limits
 from wald.core.events import (
     ACK_LAYOUT,
     APPEND_CODEC,
+    CAPABILITIES,
     ERROR_LAYOUT,
     FRONTIER_LAYOUT,
     HEADER,
@@ -23,11 +24,11 @@ from wald.core.events import (
     HELLO_LAYOUT,
     MAGIC,
     REFUSED_LAYOUT,
+    THROTTLE_LAYOUT,
     VERSION,
     WELCOME_LAYOUT,
     Ack,
     Append,
-    Capability,
     ErrorFlag,
     Event,
     Failed,
@@ -41,6 +42,7 @@ from wald.core.events import (
     Refusal,
     RefusedRecords,
     StreamOpened,
+    Throttle,
     Welcome,
 )
 from wald.errors import BadFrame
@@ -70,6 +72,7 @@ FROM_DAEMON: Final = {
     FrameType.REFUSED: limits.REFUSED_FRAME_MAX_BYTES,
     FrameType.ERROR: limits.ERROR_FRAME_MAX_BYTES,
     FrameType.FRONTIER: FRONTIER_LAYOUT.size,
+    FrameType.THROTTLE: THROTTLE_LAYOUT.size,
 }
 _BOUNDS = {
     Side.DAEMON: {int(kind): bound for kind, bound in FROM_CLIENT.items()},
@@ -169,9 +172,9 @@ class _Fields(NamedTuple):
     sequence: int
 
 
-_USES_STREAM = {FrameType.APPEND: True, FrameType.STREAM: True}
+_USES_STREAM = {FrameType.APPEND: True, FrameType.STREAM: True, FrameType.THROTTLE: True}
 _USES_LAG = {FrameType.APPEND: True, FrameType.ERROR: True}
-_NO_SEQUENCE = frozenset({FrameType.GOODBYE, FrameType.FRONTIER})
+_NO_SEQUENCE = frozenset({FrameType.GOODBYE, FrameType.FRONTIER, FrameType.THROTTLE})
 
 
 def _decode_append(fields: _Fields, body: bytes) -> Append:
@@ -185,7 +188,7 @@ def _decode_hello(fields: _Fields, body: bytes) -> Hello:
     if magic != MAGIC or version != VERSION:
         msg = f"this daemon speaks version {VERSION}, the client version {version}"
         raise BadFrame(msg, reason="protocol-mismatch")
-    unknown = capabilities & ~int(Capability.FRONTIER)
+    unknown = capabilities & ~CAPABILITIES
     if unknown:
         msg = f"unknown capability bits {unknown:#x}"
         raise BadFrame(msg, reason="protocol-mismatch")
@@ -257,6 +260,10 @@ def _decode_frontier(_fields: _Fields, body: bytes) -> FrontierMoved:
     return FrontierMoved(Frontier(*_exactly(FRONTIER_LAYOUT, body)))
 
 
+def _decode_throttle(fields: _Fields, body: bytes) -> Throttle:
+    return Throttle(fields.stream, *_exactly(THROTTLE_LAYOUT, body))
+
+
 def _exactly(layout: Struct, body: bytes) -> tuple:  # type: ignore[type-arg]
     if len(body) != layout.size:
         raise ValueError
@@ -286,4 +293,5 @@ _DECODERS: dict[FrameType, Callable[[_Fields, bytes], Event]] = {
     FrameType.REFUSED: _decode_refused,
     FrameType.ERROR: _decode_error,
     FrameType.FRONTIER: _decode_frontier,
+    FrameType.THROTTLE: _decode_throttle,
 }

@@ -58,7 +58,7 @@ class Committer(Generic[Peer]):
     Args:
         loop: to be called behind the reads of this turn.
         log: the only writer's log.
-        committed: called after the answers of each group.
+        committed: called after the answers of each group, also one that found no room.
         fatal: called when the log failed: nothing is answered, the process is to end.
     """
 
@@ -140,6 +140,10 @@ class Committer(Generic[Peer]):
         if self.size_bytes + size_bytes > limits.GROUP_MAX_BYTES:
             self.commit()
 
+    def call_soon(self, action: Callable[[], None]) -> None:
+        """Do something in the next turn of the loop."""
+        self._loop.call_soon(action)
+
     def _arm(self) -> None:
         self._scheduled = True
         self._loop.call_soon(self._turn)
@@ -171,6 +175,7 @@ class Committer(Generic[Peer]):
             self._mentioned = told
             self.size_bytes = sum(map(frame.section_bytes, told))
             self._refuse(statements, mine, lone, error)
+            self._committed()
             return
         except BaseException as error:
             self._failed = True

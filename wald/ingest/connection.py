@@ -1,19 +1,18 @@
-"""One client's connection: bytes from its socket become runs of the next group.
+"""One client's connection: frames become runs of the next group, and answers go back.
 
-The receive buffer is shared by all connections: what a read brings is taken at once, and only an
-unfinished rest is kept. Everything here runs in the one loop; nothing waits.
+Everything here runs in the one loop; nothing waits.
 """
 
-import asyncio
-import logging
-from enum import Enum
-from typing import Final, cast
+from typing import Final
 
 from wald import limits
 from wald.core import sessions
+from wald.core.access import Caller
 from wald.core.commit import READ_SLACK_BYTES, Contribution, RunBuilder
 from wald.core.events import (
+    HEADER_BYTES,
     Append,
+    Capability,
     ErrorFlag,
     Event,
     Failed,
@@ -24,52 +23,37 @@ from wald.core.events import (
     OpenStream,
     Ping,
     Pong,
+    Refusal,
     RefusedRecords,
     Welcome,
 )
 from wald.core.frame import Section, crc32c
 from wald.core.lone import LONE_MAX_BYTES, take_lone
+from wald.core.quota import StreamQuota
 from wald.core.sessions import Verdict
-from wald.core.wire import Side, frame_end, next_frame
+from wald.core.state import SessionState
+from wald.core.wire import Side, next_frame
 from wald.errors import Backpressure, BadFrame
+from wald.ingest.channel import Channel, Phase
+from wald.ingest.doorway import Doorway
 from wald.ingest.house import House
 from wald.model import Frontier, StreamId
-
-_log = logging.getLogger("wald.ingest")
-
-
-class Phase(Enum):
-    """Where a connection is in its life."""
-
-    GREETING = "waits for HELLO"
-    ISSUING = "its new session is not durable yet"
-    OPEN = "may append"
-    SUBSCRIBED = "receives the frontier"
-    CLOSING = "nothing more is read"
-
 
 _OPEN: Final = Phase.OPEN  # a member is looked up slowly
 _CLOSING: Final = Phase.CLOSING
 
 
-class Connection(asyncio.BufferedProtocol):
+class Connection(Channel):
     """One client's connection, in the loop of ingest."""
 
-    def __init__(self, house: "House[Connection]") -> None:
-        self._house = house
-        self._transport: asyncio.Transport | None = None
-        self._rest = b""
-        self._charged_bytes = 0
-        self._large: bytearray | None = None
-        self._large_filled = 0
-        self._progress_tick = house.ticks  # of HELLO, or of the first byte of an unfinished frame
-        self._closing_frames = b""
+    def __init__(self, house: "House[Connection]", caller: Caller | None = None) -> None:
+        super().__init__(house)
+        self.doorway = Doorway(house.rules, caller)
         self._frontier_due = False
-        self._paused = False
-        self.phase = Phase.GREETING
         self.armed = False
         self.session = 0
-        self._stream: StreamId = 0  # of the last append; known to the log
+        self._stream: StreamId = 0  # of the last append; known to the log, and allowed
+        self._quota: StreamQuota | None = None  # of that stream
         self._expected = 1
         self._accepted = 0  # the first sequence since the last commit; 0: none
         self._refusing = False  # NOT_STORED was said: what is in flight behind it is thrown away
@@ -78,24 +62,6 @@ class Connection(asyncio.BufferedProtocol):
         self._refused: list[RefusedRecords] = []
 
     # --- the transport's calls ------------------------------------------------------------------
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Register, or refuse at the bound."""
-        self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(high=limits.SEND_BUFFER_MAX_BYTES)
-        house = self._house
-        house.connections.add(self)
-        if house.stopping:  # accepted in the last turn of the loop: the client comes again
-            self.abort()
-            return
-        if len(house.connections) > limits.CONNECTIONS_MAX + limits.CONNECTIONS_SPARE_COUNT:
-            self.close_with("backpressure", "too many connections", retry=True)
-
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the loop's interface
-        """Return where the next bytes go: the shared buffer, or the rest of a large frame."""
-        if self._large is not None:
-            return memoryview(self._large)[self._large_filled :]
-        return self._house.receive_view
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take what a read brought."""
@@ -106,82 +72,39 @@ class Connection(asyncio.BufferedProtocol):
             and not self._rest
             and self._large is None
             and self.phase is _OPEN
+            and (self._quota is None or not self._quota.guarded)
         ):
             expected = self._expected
             lone = take_lone(house.receive_view, nbytes, self._stream, self.session, expected)
             if lone is not None and house.committer.accept_lone(self, lone):
                 self._expected = expected + 1
                 self._refusing = False
+                self._progress_tick = house.ticks
+                if self._quota is not None:
+                    self._quota.charge(1, nbytes - HEADER_BYTES)
                 return
         self.take_read(nbytes)
-
-    def take_read(self, nbytes: int) -> None:
-        """Take what a read brought; ``buffer_updated`` comes to the same, faster."""
-        if self._large is not None:
-            self._large_filled += nbytes
-            if self._large_filled < len(self._large):
-                return
-            data = bytes(self._large)
-            self._large = None
-            self._release()
-        else:
-            data = bytes(self._house.receive_view[:nbytes])
-            if self._rest:
-                data = self._rest + data
-                self._rest = b""
-                self._release()
-        try:
-            at = self._process(data)
-            if at < len(data) and self.phase is not _CLOSING:
-                if len(data) == nbytes and self.phase is not Phase.GREETING:
-                    self._progress_tick = self._house.ticks  # this read brought its first byte
-                self._keep(data, at)
-        except BadFrame as error:
-            _log.warning("a client broke the protocol: %s: %r", error.reason, error.message)
-            self.close_with(error.reason, error.message, hint=error.hint)
-
-    def eof_received(self) -> bool:
-        """Answer what was accepted, then close: keep the sending half open until then."""
-        self.finish(b"")
-        return True
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the loop's interface
-        """Forget the connection; what was accepted stays in its group."""
-        self.phase = Phase.CLOSING
-        self._transport = None
-        self._large = None
-        self._rest = b""
-        self._release()
-        self._house.forget(self)
-
-    def pause_writing(self) -> None:
-        """A client does not read its answers: it must not cost memory, nor stall the others."""
-        self._paused = True
-        if self.phase is not Phase.SUBSCRIBED:
-            _log.warning("a client does not read its answers: closed")
-            self.abort()
-
-    def resume_writing(self) -> None:
-        """Send the newest frontier to a subscriber that fell behind."""
-        self._paused = False
-        if self._frontier_due:
-            self.notify(self._house.log.frontier)
 
     # --- bytes to frames ------------------------------------------------------------------------
 
     def _process(self, data: bytes) -> int:
         """Take the complete frames; return where the unfinished rest begins."""
         self._take_back()
-        at, end = 0, len(data)
+        at, end, events = 0, len(data), 0
         while self.phase is not _CLOSING:
             if self._stream:
                 at = self._take(data, at)
             if at == end:
                 break
+            if events == limits.EVENTS_PER_TURN_COUNT:
+                self._unread = data[at:]
+                self._house.call_soon(self._go_on)
+                break
             found = next_frame(data, at, Side.DAEMON)
             if found is None:
                 break
             event, behind = found
+            events += 1
             if self._handle(event):
                 at = behind
         if at:
@@ -190,6 +113,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def _take(self, data: bytes, at: int) -> int:
         """Let the run take what it can: the hot path."""
+        if self._quota is not None and self._quota.guarded:
+            return at  # one by one, by ``_next``
         committer = self._house.committer
         if committer.size_bytes + len(data) - at + READ_SLACK_BYTES > limits.GROUP_MAX_BYTES:
             committer.commit()
@@ -199,16 +124,40 @@ class Connection(asyncio.BufferedProtocol):
             before = 0
         else:
             before = run.size_bytes
+        records = 0 if self._quota is None else run.records
         end = run.take(data, at)
         if end != at:
-            if not self._accepted:
-                self._accepted = self._expected
-            self._expected = run.next_sequence
-            self._refusing = False
-            committer.accept(self, run.size_bytes - before)
+            self._accept(run, before, records)
         elif not before:
             self._run = None  # it took nothing: what a section costs is counted when one begins
         return end
+
+    def _accept(self, run: RunBuilder, before_bytes: int, before_records: int) -> None:
+        """Note what a run has taken."""
+        if not self._accepted:
+            self._accepted = self._expected
+        self._expected = run.next_sequence
+        self._refusing = False
+        more_bytes = run.size_bytes - before_bytes
+        self._house.committer.accept(self, more_bytes)
+        if self._quota is not None:
+            self._quota.charge(run.records - before_records, more_bytes)
+
+    def _take_one(self, event: Append, refusal: Refusal | None) -> None:
+        """Take the next request by itself, or refuse it as a whole: it uses its sequence."""
+        committer = self._house.committer
+        need = HEADER_BYTES + len(event.body) + READ_SLACK_BYTES
+        if committer.size_bytes + need > limits.GROUP_MAX_BYTES:
+            committer.commit()
+        run = self._run
+        if run is None or run.refused or run.stream != event.stream:
+            self._seal()
+            run = self._run = RunBuilder(event.stream, self._expected)
+            before = records = 0
+        else:
+            before, records = run.size_bytes, run.records
+        run.take_one(event.body, lag=event.lag, refusal=refusal)
+        self._accept(run, before, records)
 
     def _take_back(self) -> None:
         """Begin a run with the request that was alone since the last commit."""
@@ -220,26 +169,6 @@ class Connection(asyncio.BufferedProtocol):
         run.add(body, lag=sequence - answered)
         self._accepted = sequence
         self._house.committer.accept(self, run.size_bytes)
-
-    def _keep(self, data: bytes, at: int) -> None:
-        """Keep an unfinished frame; memory for it is charged before it is taken."""
-        end = frame_end(data, at, Side.DAEMON)
-        size = 0 if end is None else end - at
-        if size > limits.SMALL_REST_BYTES:
-            if not self._house.charge(size):
-                self.close_with("backpressure", "no memory for unfinished frames", retry=True)
-                return
-            self._charged_bytes = size
-        if size > limits.RECEIVE_BUFFER_BYTES:
-            self._large = bytearray(size)
-            self._large_filled = len(data) - at
-            self._large[: self._large_filled] = data[at:]
-        else:
-            self._rest = data[at:]
-
-    def _release(self) -> None:
-        self._house.release(self._charged_bytes)
-        self._charged_bytes = 0
 
     # --- frames ---------------------------------------------------------------------------------
 
@@ -265,15 +194,26 @@ class Connection(asyncio.BufferedProtocol):
     def _append(self, event: Append) -> bool:
         """Decide on an append that the run did not take."""
         if event.sequence == self._expected:
-            if event.stream not in self._house.log.state.streams:
-                msg = f"stream {event.stream} was never opened"
-                raise BadFrame(msg, reason="frame.stream")
-            self._seal()
-            self._stream = event.stream
-            return False
+            return self._next(event)
         if self._refusing and event.sequence > self._expected:
             return True
         self._answer_again(event)
+        return True
+
+    def _next(self, event: Append) -> bool:
+        """Decide on the next request; False leaves it to the run."""
+        if event.stream not in self._house.log.state.streams:
+            msg = f"stream {event.stream} was never opened"
+            raise BadFrame(msg, reason="frame.stream")
+        if event.stream != self._stream:
+            self._seal()
+            self._stream, self._quota = 0, self.doorway.quota(event.stream)
+        refusal = self.doorway.why_not(event, self._quota)
+        if refusal is None:
+            self._stream = event.stream
+            if self._quota is None or not self._quota.guarded:
+                return False
+        self._take_one(event, refusal)
         return True
 
     def _answer_again(self, event: Append) -> None:
@@ -300,6 +240,14 @@ class Connection(asyncio.BufferedProtocol):
         state = self._house.log.state.sessions.get(self.session)
         return sessions.decide(state, self._sections, event.stream, event.sequence, crc)
 
+    def _is_owed(self) -> bool:
+        self._seal()
+        return bool(self._sections)
+
+    def _caught_up(self) -> None:
+        if self._frontier_due:
+            self.notify(self._house.log.frontier)
+
     # --- the group ------------------------------------------------------------------------------
 
     def _seal(self) -> None:
@@ -318,17 +266,24 @@ class Connection(asyncio.BufferedProtocol):
         self._sections = []
         if self._refused:
             self._refused = []
-        self._accepted = 0
+        self._accepted = self._turn_bytes = 0
         self.armed = False
+        if self._held:
+            self._held = False
+            self._read_or_not()
         return mine
 
     def answer(self, frames: bytes) -> None:
         """Send the answer to a contribution; then the end, if the connection is to end."""
         if self._transport is None:
             return
+        if self.doorway.throttled:
+            frames = self.doorway.throttles() + frames
         self._transport.write(frames)
         if self.phase is _CLOSING:
             self._close()
+        elif self._clogged:
+            self._bound_answers()
 
     def refuse_from(self, first_sequence: int, error: Backpressure) -> None:
         """Say that what was accepted is not stored; its sequences are not used."""
@@ -347,13 +302,16 @@ class Connection(asyncio.BufferedProtocol):
         """The session of this connection's HELLO is in the next group."""
         self.phase = Phase.ISSUING
 
-    def welcome(self, request: int, session: int, last_sequence: int) -> None:
+    def welcome(self, hello: Hello, session: SessionState) -> None:
         """Open the connection for a session."""
-        self.session = session
-        self._expected = last_sequence + 1
+        self.session = session.session_id
+        self._expected = session.last_sequence + 1
         self.phase = Phase.OPEN
-        log_id = self._house.log.log_id
-        self.send(Welcome(request, session, last_sequence, log_id).encode())
+        self.doorway.welcome(session)
+        self.doorway.tells = bool(hello.capabilities & Capability.THROTTLE)
+        log_id, last = self._house.log.log_id, session.last_sequence
+        welcome = Welcome(hello.request, self.session, last, log_id, hello.capabilities)
+        self.send(welcome.encode())
 
     def subscribe(self, hello: Hello) -> None:
         """Make the connection a subscriber of the frontier."""
@@ -367,16 +325,11 @@ class Connection(asyncio.BufferedProtocol):
 
     def notify(self, frontier: Frontier) -> None:
         """Tell a subscriber where the frontier is; only the newest, if it does not read."""
-        self._frontier_due = self._paused
-        if not self._paused:
+        self._frontier_due = self._clogged
+        if not self._clogged:
             self.send(FrontierMoved(frontier).encode())
 
-    # --- sending and ending ---------------------------------------------------------------------
-
-    def send(self, frames: bytes) -> None:
-        """Send, if there is still somebody to send to."""
-        if self._transport is not None:
-            self._transport.write(frames)
+    # --- refusing -------------------------------------------------------------------------------
 
     def fail(self, failed: Failed, event: Append | Hello | OpenStream) -> None:
         """Answer one frame with an error; the connection goes on."""
@@ -392,47 +345,6 @@ class Connection(asyncio.BufferedProtocol):
         if self.phase is Phase.ISSUING:
             self.phase = Phase.GREETING
         self.fail(_failed_for_room(error, 0, 0)._replace(flags=0), event)
-
-    def close_with(self, code: str, message: str, *, hint: str = "", retry: bool = False) -> None:
-        """Answer what was accepted, send an error of the connection, close."""
-        self._house.count_refused(code)
-        retry_after_ms = limits.RETRY_AFTER_MS if retry else 0
-        failed = Failed(code, message, hint, retry_after_ms, ErrorFlag.CLOSING)
-        self.finish(failed.encode())
-
-    def finish(self, last_frames: bytes) -> None:
-        """Read no more; send these frames behind the answers to what was accepted, and close."""
-        if self.phase is _CLOSING or self._transport is None:
-            return
-        self._seal()
-        self.phase = Phase.CLOSING
-        self._progress_tick = self._house.ticks
-        self._closing_frames = last_frames
-        self._transport.pause_reading()
-        if not self._sections:
-            self._close()
-
-    def _close(self) -> None:
-        assert self._transport is not None
-        self._transport.write(self._closing_frames)
-        self._transport.close()
-
-    def abort(self) -> None:
-        """Close at once."""
-        self.phase = Phase.CLOSING
-        if self._transport is not None:
-            self._transport.abort()
-
-    def check_time(self, ticks: int) -> None:
-        """Close a connection that is too slow; a tick is a second."""
-        waited_s = ticks - self._progress_tick
-        if self.phase is Phase.GREETING and waited_s > limits.HELLO_TIMEOUT_S:
-            self.close_with("frame.slow", "no HELLO came in time")
-        elif waited_s > limits.FRAME_TIMEOUT_S:
-            if self.phase is _CLOSING:
-                self.abort()
-            elif self._rest or self._large is not None:
-                self.close_with("frame.slow", "a frame was not finished in time")
 
 
 _CODES = {

@@ -9,6 +9,7 @@ from wald.core.frame import BlockKind, SegmentKind
 from wald.core.state import LogState
 from wald.errors import FormatDamaged
 from wald.ingest.catalogue import Held, Oldest
+from wald.ingest.quotas import Quotas
 from wald.model import Lsn, RouteId
 from wald.ports import FileSystem
 from wald.storage.log import Log
@@ -43,7 +44,9 @@ class Figures:
             write=True,
         )
 
-    def write(self, *, groups: int, connections: int, refused: Counter[str]) -> None:
+    def write(
+        self, *, groups: int, connections: int, refused: Counter[str], quotas: Quotas | None = None
+    ) -> None:
         """Write what is true now. A page that cannot be written is not worth a failure."""
         state = self._log.state
         statement: dict[str, object] = {
@@ -53,6 +56,8 @@ class Figures:
             "connections": connections,
             "sessions": len(state.sessions),
             "refused": dict(refused),
+            "quotas": quotas.figures() if quotas else {},
+            "marks": quotas.marks() if quotas else {},
             "streams": [
                 [each.stream_id, each.name, each.records, each.bytes, each.last_lsn]
                 for each in state.streams.values()

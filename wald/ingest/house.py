@@ -1,17 +1,20 @@
 """What the connections of ingest share: log, committer, sessions in use, budgets, counts."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from wald import limits
 from wald.config import Settings
+from wald.core.access import Verb
 from wald.core.events import Capability, Failed, Hello, OpenStream, StreamOpened
 from wald.core.sessions import Greeting, plan_greeting
-from wald.core.state import session_ended, session_issued
-from wald.errors import Backpressure, UnknownStream
+from wald.core.state import SessionState, session_ended, session_issued
+from wald.errors import AccessDenied, Backpressure, UnknownStream
 from wald.ingest.catalogue import plan_stream
 from wald.ingest.committer import Committer, Contributor, Statement
+from wald.ingest.doorway import Doorway, Rules
 from wald.model import Frontier
 from wald.ports import Chance, Clock
 from wald.storage.log import Log
@@ -21,6 +24,12 @@ class Guest(Contributor, Protocol):
     """What the house asks of a connection."""
 
     session: int
+    doorway: Doorway
+
+    @property
+    def unread_bytes(self) -> int:
+        """How much of its answers the client has not taken."""
+        ...
 
     @property
     def issuing(self) -> bool:
@@ -35,7 +44,7 @@ class Guest(Contributor, Protocol):
         """Send, if there is still somebody to send to."""
         ...
 
-    def welcome(self, request: int, session: int, last_sequence: int) -> None:
+    def welcome(self, hello: Hello, session: SessionState) -> None:
         """Open the connection for a session."""
         ...
 
@@ -65,7 +74,14 @@ class Guest(Contributor, Protocol):
 
 
 Peer = TypeVar("Peer", bound=Guest)
+_log = logging.getLogger("wald.ingest")
+_NOBODYS: Final = (1 << 64) - 1  # a session id that is not issued
 _LOST_HINT = "see what the target holds of it, and append the rest under another name"
+
+
+class _Told(NamedTuple):
+    tick: int
+    unsaid: int
 
 
 class House(Generic[Peer]):
@@ -78,9 +94,14 @@ class House(Generic[Peer]):
         clock: for the age of sessions.
         chance: for the ids of sessions.
         empty: called when the last connection is gone.
+        rules: rights and quotas.
+
+    Attributes:
+        allowed: what a connection may cost.
+        clogged: the connections whose answers wait to be read.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what connections share
         self,
         log: Log,
         settings: Settings,
@@ -88,8 +109,14 @@ class House(Generic[Peer]):
         clock: Clock,
         chance: Chance,
         empty: Callable[[], object],
+        *,
+        rules: Rules | None = None,
     ) -> None:
         self.log = log
+        self.rules = rules or Rules(log.state)
+        self.allowed = settings.clients
+        self.clogged: set[Peer] = set()
+        self._told: dict[str, _Told] = {}
         self.committer = committer
         self.connections: set[Peer] = set()
         self.stopping = False
@@ -126,6 +153,22 @@ class House(Generic[Peer]):
         """Count an error that a client was told."""
         self.refused[code] += 1
 
+    def tell(self, kind: str, message: str) -> None:
+        """Log what a client does wrong: seldom, however often it does."""
+        told = self._told.get(kind)
+        if told is not None and self.ticks - told.tick < limits.TOLD_EVERY_S:
+            self._told[kind] = told._replace(unsaid=told.unsaid + 1)
+            return
+        more = (
+            f" (and {told.unsaid:,} times since it was said last)" if told and told.unsaid else ""
+        )
+        self._told[kind] = _Told(self.ticks, 0)
+        _log.warning("%s: %s%s", kind, message, more)
+
+    def call_soon(self, action: Callable[[], None]) -> None:
+        """Do something in the next turn of the loop."""
+        self.committer.call_soon(action)
+
     def tick(self) -> None:
         """A second has passed."""
         self.ticks += 1
@@ -139,6 +182,7 @@ class House(Generic[Peer]):
         self.connections.discard(connection)
         self._producers.discard(connection)
         self._subscribers.discard(connection)
+        self.clogged.discard(connection)
         if self._by_session.get(connection.session) is connection:
             del self._by_session[connection.session]
             if connection.session in self.log.state.sessions:
@@ -171,19 +215,18 @@ class House(Generic[Peer]):
     def greet(self, connection: Peer, hello: Hello) -> None:
         """Answer a HELLO."""
         subscribes = bool(hello.capabilities & Capability.FRONTIER)
-        # each has a bound of its own: however many producers there are, the drainer gets in
-        peers = self._subscribers if subscribes else self._producers
-        most = limits.SUBSCRIBERS_MAX if subscribes else limits.CONNECTIONS_MAX
-        if connection not in peers and len(peers) >= most:
-            connection.close_with("backpressure", "too many connections", retry=True)
+        if not self._has_place(connection, subscribes=subscribes):
             return
-        peers.add(connection)
         if subscribes:
             connection.subscribe(hello)
             return
         state = self.log.state
         now_ns = self._clock.wall_ns()
-        plan = plan_greeting(state, hello.session, hello.name, self._idle, now_ns)
+        name = connection.doorway.own_name(hello.name)
+        known = state.sessions.get(hello.session)
+        if known is not None and not connection.doorway.may_resume(known):
+            hello = hello._replace(session=_NOBODYS)  # as if there were no such session
+        plan = plan_greeting(state, hello.session, name, self._idle, now_ns)
         for session_id in plan.evict:
             self._end(session_id)
         match plan.greeting:
@@ -191,16 +234,37 @@ class House(Generic[Peer]):
                 self._resume(connection, hello, plan.session)
             case Greeting.ISSUE:
                 self._issue(connection, hello)
-            case Greeting.UNKNOWN | Greeting.LOST:
-                self.count_refused("outcome-unknown")
-                message = f"{plan.greeting.value}: what was sent may or may not be stored"
-                hint = _LOST_HINT if plan.greeting is Greeting.LOST else ""
-                connection.fail(Failed("outcome-unknown", message, hint), hello)
-            case Greeting.FULL:
-                self.count_refused(Backpressure.code)
-                message = f"there are {len(state.sessions):,} sessions already"
-                error = Backpressure(message, retry_after_s=limits.RETRY_AFTER_MS / 1000)
-                connection.fail_for_room(error, hello)
+            case _:
+                self._say_no(connection, hello, plan.greeting)
+
+    def _say_no(self, connection: Peer, hello: Hello, greeting: Greeting) -> None:
+        if greeting is Greeting.FULL:
+            self.count_refused(Backpressure.code)
+            message = f"there are {len(self.log.state.sessions):,} sessions already"
+            error = Backpressure(message, retry_after_s=limits.RETRY_AFTER_MS / 1000)
+            connection.fail_for_room(error, hello)
+            return
+        self.count_refused("outcome-unknown")
+        message = f"{greeting.value}: what was sent may or may not be stored"
+        hint = _LOST_HINT if greeting is Greeting.LOST else ""
+        connection.fail(Failed("outcome-unknown", message, hint), hello)
+
+    def _has_place(self, connection: Peer, *, subscribes: bool) -> bool:
+        """Give a connection that greets its place among its like, or close it."""
+        # each has a bound of its own: however many producers there are, the drainer gets in
+        peers = self._subscribers if subscribes else self._producers
+        most = limits.SUBSCRIBERS_MAX if subscribes else self.allowed.connections
+        if connection not in peers and len(peers) >= most:
+            connection.close_with("backpressure", "too many connections", retry=True)
+            return False
+        try:
+            connection.doorway.check(Verb.READ if subscribes else Verb.APPEND)
+        except AccessDenied as denied:
+            self.tell("access", denied.message)
+            connection.close_with(denied.code, denied.message, hint=denied.hint)
+            return False
+        peers.add(connection)
+        return True
 
     def _resume(self, connection: Peer, hello: Hello, session_id: int) -> None:
         # what the older connection was promised is answered first, and counts
@@ -210,12 +274,12 @@ class House(Generic[Peer]):
             older.close_with("fenced", "another connection took this producer's session")
         self._put_to(session_id, connection)
         session = self.log.state.sessions[session_id]
-        connection.welcome(hello.request, session_id, session.last_sequence)
+        connection.welcome(hello, session)
 
     def _issue(self, connection: Peer, hello: Hello) -> None:
         state = self.log.state
         session_id = 0
-        while session_id == 0 or session_id in state.sessions:
+        while session_id in (0, _NOBODYS) or session_id in state.sessions:
             session_id = int.from_bytes(self._chance.randbytes(8), "little")
 
         def durable() -> None:
@@ -225,20 +289,22 @@ class House(Generic[Peer]):
                 connection.close_with("fenced", "another client took this producer's name")
             else:
                 self._put_to(session_id, connection)
-                connection.welcome(hello.request, session_id, 0)
+                connection.welcome(hello, state.sessions[session_id])
 
         def refused(error: Backpressure) -> None:
             connection.fail_for_room(error, hello)
 
         connection.await_session()
-        self.committer.state(Statement(session_issued(session_id, hello.name), durable, refused))
+        name = connection.doorway.own_name(hello.name)
+        self.committer.state(Statement(session_issued(session_id, name), durable, refused))
 
     def open_stream(self, connection: Peer, event: OpenStream) -> None:
         """Answer an OPEN_STREAM; a new stream and its route are durable before the answer."""
         state = self.log.state
         try:
+            connection.doorway.check(Verb.APPEND, event.name)
             sections = plan_stream(state, self._settings, event.name, self.log.frontier.lsn)
-        except UnknownStream as error:
+        except (UnknownStream, AccessDenied) as error:
             self.count_refused(error.code)
             connection.fail(Failed(error.code, error.message, error.hint), event)
             return

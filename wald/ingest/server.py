@@ -4,27 +4,29 @@ import asyncio
 import contextlib
 import logging
 import os
-import resource
 import signal
 import socket
 import threading
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
 import uvloop
 
 from wald import limits
 from wald.config import Settings
+from wald.core.access import Access, Caller
 from wald.core.events import Goodbye
 from wald.core.frame import Section
 from wald.errors import DiskFull, LogFailed, WaldError
 from wald.ingest.catalogue import deaths, plan_start
 from wald.ingest.committer import Committer, Statement
 from wald.ingest.connection import Connection
+from wald.ingest.doorman import Doorman, raise_file_limit
+from wald.ingest.doorway import Rules
 from wald.ingest.figures import Figures, Progress, oldest_retained, pending_records
 from wald.ingest.house import House
 from wald.ingest.preallocate import PreallocatorThread
+from wald.ingest.quotas import Quotas
 from wald.ports import Chance, Clock, FileSystem
 from wald.storage.log import Log, LogOptions
 from wald.storage.start import RecoveryReport
@@ -32,7 +34,6 @@ from wald.storage.start import RecoveryReport
 _log = logging.getLogger("wald.ingest")
 
 _STOP_S = 2.0  # for clients to take their last answers
-_FILES_BESIDE_CONNECTIONS = 64
 
 
 def run(  # noqa: PLR0913 - the doors of a process
@@ -44,6 +45,8 @@ def run(  # noqa: PLR0913 - the doors of a process
     clock: Clock,
     chance: Chance,
     ready: Callable[[dict[str, object]], None],
+    access: Access | None = None,
+    who: Callable[[socket.socket], Caller] | None = None,
 ) -> int:
     """Serve until SIGTERM, SIGINT or the end of ``stop_fd``; return the exit code.
 
@@ -55,6 +58,8 @@ def run(  # noqa: PLR0913 - the doors of a process
         clock: time.
         chance: for the ids of sessions and of the log.
         ready: called once with facts when clients are served.
+        access: who may do what; None: whoever may open the socket may do everything.
+        who: says who connected, if there is ``access``.
 
     Raises:
         WaldError: the log cannot be opened, a route contradicts the log, or the log failed; in the
@@ -64,15 +69,15 @@ def run(  # noqa: PLR0913 - the doors of a process
         segment_bytes=settings.segment_bytes,
         retain_after_delivery_s=settings.retain_after_delivery_s,
         retain_after_delivery_bytes=settings.retain_after_delivery_bytes,
+        reserve_bytes=settings.reserve_bytes,
     )
-    _raise_file_limit()
     log = Log.open(fs, settings.data_dir, clock, chance, options)
     try:
         _tell(log.recovery)
         _agree_with_settings(log, settings, fs)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            ingest = Ingest(settings, log, fs, clock, chance)
-            runner.run(ingest.serve(listening, stop_fd, ready))
+            ingest = Ingest(settings, log, fs, clock, chance, access)
+            runner.run(ingest.serve(listening, stop_fd, ready, who if access else None))
     finally:
         log.close()
     return 0
@@ -124,15 +129,6 @@ def _try_once_more(log: Log, sections: list[Section]) -> None:
         raise DiskFull(msg, retry_after_s=error.retry_after_s) from error
 
 
-def _raise_file_limit() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    connections = limits.CONNECTIONS_MAX + limits.CONNECTIONS_SPARE_COUNT
-    wanted = connections + _FILES_BESIDE_CONNECTIONS
-    if soft < wanted:
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
-
-
 class Ingest:
     """The loop of ingest and what runs in it.
 
@@ -142,11 +138,19 @@ class Ingest:
         fs: the file system of the data directory.
         clock: time.
         chance: for the ids of sessions.
+        access: who may do what.
     """
 
     def __init__(
-        self, settings: Settings, log: Log, fs: FileSystem, clock: Clock, chance: Chance
+        self,
+        settings: Settings,
+        log: Log,
+        fs: FileSystem,
+        clock: Clock,
+        chance: Chance,
+        access: Access | None = None,
     ) -> None:
+        self._access = access
         self._settings = settings
         self._log = log
         self._fs = fs
@@ -161,6 +165,7 @@ class Ingest:
         listening: socket.socket,
         stop_fd: int | None,
         ready: Callable[[dict[str, object]], None],
+        who: Callable[[socket.socket], Caller] | None = None,
     ) -> None:
         """Serve until told to stop.
 
@@ -181,17 +186,21 @@ class Ingest:
         )
         committer: Committer[Connection] = Committer(loop, self._log, self._committed, self._fatal)
         self._committer = committer
+        self._quotas = Quotas(self._log.state, self._settings, self._fs, self._clock)
+        rules = Rules(self._log.state, self._access, self._quotas)
         self._house: House[Connection] = House(
-            self._log, self._settings, committer, self._clock, self._chance, self._empty.set
+            self._log,
+            self._settings,
+            committer,
+            self._clock,
+            self._chance,
+            self._empty.set,
+            rules=rules,
         )
         # the supervisor's socket: its name is not ours to remove
-        options: dict[str, Any] = {"cleanup_socket": False}
-        server = await loop.create_unix_server(
-            lambda: Connection(self._house),
-            sock=listening,
-            backlog=limits.CONNECTIONS_MAX,
-            **options,
-        )
+        most = self._settings.clients.connections + limits.CONNECTIONS_SPARE_COUNT
+        doorman = Doorman(loop, listening, self._house, who, raise_file_limit(most))
+        doorman.open()
         self._watch(stop_fd)
         self._preallocator.start()
         self._tick()
@@ -199,20 +208,21 @@ class Ingest:
         ready({"pid": os.getpid(), "log_id": self._log.log_id.hex()})
         try:
             await self._stop.wait()
-            server.close()
+            doorman.close()
             if self._failure is not None:
                 raise self._failure
             await self._say_goodbye()
         finally:
-            server.close()
+            doorman.close()
             self._house.stopping = True
-            await asyncio.sleep(0)  # what was accepted in this turn is made, and ended
+            await doorman.settle()  # what was accepted in this turn is made, and ended
             for connection in list(self._house.connections):
                 connection.abort()
             await asyncio.sleep(0)
             self._preallocator.stop()
             self._write_figures()
             self._figures.close()
+            self._quotas.close()
             self._progress.close()
 
     def _watch(self, stop_fd: int | None) -> None:
@@ -259,6 +269,7 @@ class Ingest:
         self._stop.set()
 
     def _committed(self) -> None:
+        self._quotas.committed()
         self._house.notify()
         self._preallocator.group_in(self._log.frontier.segment)
         if not self._figures_due:
@@ -277,6 +288,7 @@ class Ingest:
             groups=self._committer.groups,
             connections=len(self._house.connections),
             refused=refused,
+            quotas=self._quotas,
         )
 
     def _bury(self) -> None:
@@ -296,6 +308,7 @@ class Ingest:
     def _tick(self) -> None:
         """Every second: time-outs, and segments that nobody needs."""
         self._house.tick()
+        self._quotas.look()
         self._bury()
         through = self._progress.floors()
         if through and self._failure is None:

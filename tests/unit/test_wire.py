@@ -31,6 +31,7 @@ from wald.core.events import (
     Refusal,
     RefusedRecords,
     StreamOpened,
+    Throttle,
     Welcome,
     pack_frame,
 )
@@ -50,6 +51,7 @@ FROM_CLIENT: dict[str, tuple[Event, str]] = {
     "hello-named": (Hello(2, "once:import"), "asks for the session of a name, or a new one"),
     "hello-resume": (Hello(3, "", 0x1122334455667788), "comes back to a session"),
     "hello-frontier": (Hello(4, "", 0, Capability.FRONTIER), "a subscriber of the frontier"),
+    "hello-throttle": (Hello(6, "", 0, Capability.THROTTLE), "a client that hears of quotas"),
     "open-stream": (OpenStream(2, "signups"), "asks for a stream's durable id"),
     "append-two": (Append(7, 1, 1, TWO_RECORDS), "sequence 1: two records of bytes, a and bc"),
     "append-keyed": (Append(7, 2, 2, KEYED), "sequence 2: a msgpack record with the key ann"),
@@ -94,6 +96,7 @@ FROM_DAEMON: dict[str, tuple[Event, str]] = {
         "the connection ends",
     ),
     "frontier": (FrontierMoved(Frontier(3, 1_228_800, 1003)), "durable up to LSN 1003"),
+    "throttle": (Throttle(7, 250, 930), "a pause of 250 ms before the next request to stream 7"),
     "goodbye-daemon": (Goodbye(), "all that was accepted is answered; come back later"),
 }
 

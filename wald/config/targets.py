@@ -10,8 +10,9 @@ from wald.config.settings import RouteSettings, SinkSettings
 # what names a target, whichever sink: a change makes it another one, and so another route
 _TARGET_KEYS = frozenset(
     {
-        "brokers", "bucket", "database", "dbname", "endpoint", "host", "hosts", "path", "port",
-        "project", "region", "schema", "servers", "socket", "table", "topic", "url",
+        "brokers", "bucket", "database", "dbname", "endpoint", "endpoint_url", "host", "hosts",
+        "path", "port", "project", "region", "schema", "servers", "socket", "stream_key", "table",
+        "topic", "url",
     }
 )  # fmt: skip
 

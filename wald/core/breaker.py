@@ -97,6 +97,7 @@ TRIPS: Mapping[SystemicKind, Trip] = {
         Scope.ROUTE, 1, "correct the route, or make at the target what it names: see 'wald check'"
     ),
     SystemicKind.DAMAGED: Trip(Scope.TARGET, 1, "repair or restore the target's store"),
+    SystemicKind.OWNED: Trip(Scope.ROUTE, 1, "let the route write to a target of its own"),
 }
 PROVEN_BY_AN_ANSWER = frozenset({SystemicKind.UNREACHABLE, SystemicKind.AUTHENTICATION})
 _NO_ANSWER = SystemicKind.UNREACHABLE  # how a lost answer counts

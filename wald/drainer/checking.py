@@ -8,7 +8,15 @@ from wald.core.row import LogFinding, RowCase, RowFacts, judge_row
 from wald.drainer.adopting import adopt, stand_of
 from wald.drainer.route import LaneMemory, Route
 from wald.drainer.takeover import is_decided, lane_owner, settle_decision, take_over
-from wald.model import NO_ANCHOR, Checkpoint, ProgressRow, ReplayClass
+from wald.model import (
+    NO_ANCHOR,
+    Checkpoint,
+    Outcome,
+    ProgressRow,
+    ReplayClass,
+    Systemic,
+    SystemicKind,
+)
 from wald.storage.deadlog import Chain
 
 _log = logging.getLogger("wald.drain")
@@ -27,8 +35,7 @@ def check_row(route: Route, memory: LaneMemory) -> tuple[Event, ProgressRow | No
     if owner == route.shared.owner:
         answer = memory.sink.read_row(route.key)
         if answer is not None and not isinstance(answer, ProgressRow):
-            memory.note(answer)
-            return Event.SYSTEMIC, None
+            return _cannot_say(route, memory, answer), None
         row = answer
     decided = is_decided(route)
     facts = _facts(route, memory, row, owner, decided=decided)
@@ -42,6 +49,15 @@ def check_row(route: Route, memory: LaneMemory) -> tuple[Event, ProgressRow | No
     if decided and event is not Event.TAKE_OVER and _is_carried_out(case, facts):
         settle_decision(route)
     return event, row
+
+
+def _cannot_say(route: Route, memory: LaneMemory, answer: Outcome) -> Event:
+    """Wait for a target that says nothing of the row; park at one that another has for its own."""
+    memory.note(answer)
+    if not isinstance(answer, Systemic) or answer.kind is not SystemicKind.OWNED:
+        return Event.SYSTEMIC
+    _park_for(route, memory, Parked.DIVERGED, f"{answer.message}; {answer.hint}")
+    return Event.ROW_STRANGE
 
 
 def _carry_out(
@@ -117,6 +133,10 @@ def _park(route: Route, memory: LaneMemory, case: RowCase, row: ProgressRow | No
         f"{checkpoint.lsn}; the target's: "
         + (f"batch {row.batch_no} through LSN {row.hi_lsn}" if row else "none")
     )
+    _park_for(route, memory, code, why)
+
+
+def _park_for(route: Route, memory: LaneMemory, code: Parked, why: str) -> None:
     if memory.parked is not code:
         _log.error("route %s is parked as %s: %s", route.birth.name, code.value, why)
     memory.park(code, why)

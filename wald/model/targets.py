@@ -126,6 +126,7 @@ class SystemicKind(Enum):
     AUTHENTICATION = "authentication"
     CONFIGURATION = "configuration"
     DAMAGED = "damaged"
+    OWNED = "owned"  # by another log or route, and it can have only one
 
 
 @dataclass(frozen=True, slots=True)

@@ -454,7 +454,7 @@ class Refusing:
         refused = self.probe(attempt, attempt.records)
         return Rejected(refused, "not here") if refused else self._inner.deliver(attempt)
 
-    def probe(self, attempt: Attempt, records: Any) -> tuple[RejectedRecord, ...]:
+    def probe(self, _: Attempt, records: Any) -> tuple[RejectedRecord, ...]:
         refused = self._site.refused
         return tuple(
             RejectedRecord(each.lsn, "no", "not here") for each in records if each.lsn in refused

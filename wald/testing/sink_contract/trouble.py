@@ -5,6 +5,7 @@ import pytest
 from wald.model import Systemic, SystemicKind
 from wald.testing.sink_contract.host import Host, numbers
 from wald.testing.sink_contract.lines import Lines
+from wald.testing.sink_contract.workbench import TROUBLES
 
 _MANY = 1_000
 
@@ -42,7 +43,7 @@ class TroubleLines(Lines):
         assert list(host.dead) == bad
         self.check_held(host)
 
-    @pytest.mark.parametrize("kind", list(SystemicKind), ids=lambda kind: kind.value)
+    @pytest.mark.parametrize("kind", TROUBLES, ids=lambda kind: kind.value)
     def test_trouble_of_the_target_is_told_apart_and_makes_no_dead_letter(
         self, host: Host, kind: SystemicKind
     ) -> None:

@@ -14,6 +14,7 @@ from wald.testing.proxy import Address
 
 Trouble: TypeAlias = Callable[[], AbstractContextManager[object]]
 
+TROUBLES = tuple(kind for kind in SystemicKind if kind is not SystemicKind.OWNED)  # see one_owner
 FACILITIES: Mapping[str, str] = {
     "order": "the target can say in which order it took what it holds",
     "poison": "the target refuses some values for good",
@@ -22,7 +23,7 @@ FACILITIES: Mapping[str, str] = {
     "backup": "the target can be put back to what it held before",
     "connection": "the sink reaches the target by a connection, which a proxy can cut",
     "hang": "the target can be made to take for ever",
-    **{f"trouble.{kind.value}": f"the target can be {kind.value}" for kind in SystemicKind},
+    **{f"trouble.{kind.value}": f"the target can be {kind.value}" for kind in TROUBLES},
 }
 
 
@@ -46,6 +47,7 @@ class Workbench:
         factory: the sink's factory, as "module:function".
         settings: the merged tables of ``[sinks.X]`` and ``[routes.X]`` that lead to the place.
         poison: a value that the target refuses for good (facility ``poison``).
+        one_owner: whether the place belongs to one log and route, and others are parked there.
         poison_is_named: whether it says which record it refuses.
         large_bytes: a text that a record may have for sure, as field ``text`` of its map; 0 if the
             place has no such field.
@@ -56,6 +58,7 @@ class Workbench:
     settings: Mapping[str, object]
     poison: object = None
     poison_is_named: bool = True
+    one_owner: bool = False
     secret: str = ""
     large_bytes: int = 100_000
 

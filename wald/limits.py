@@ -87,6 +87,7 @@ STREAM_FRAME_MAX_BYTES: Final = 1_024  # longer than a name, so that a long name
 PING_MAX_BYTES: Final = 64
 ERROR_FRAME_MAX_BYTES: Final = 4 * KIB
 REFUSED_FRAME_MAX_BYTES: Final = 1 * MIB
+DUPLICATES_FRAME_MAX_BYTES: Final = 1 * MIB
 SMALL_REST_BYTES: Final = 16 * KIB  # an unfinished frame above this is charged to the budget
 RETRY_AFTER_MS: Final = 200
 HELLO_TIMEOUT_S: Final = 5.0

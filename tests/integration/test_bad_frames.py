@@ -87,7 +87,7 @@ ROWS = {
     ),
     "another magic": Row(hello(magic=b"WALD"), "protocol-mismatch", greets=False),
     "a wrong version": Row(hello(version=2), "protocol-mismatch", greets=False),
-    "an unknown capability": Row(hello(bits=4), "protocol-mismatch", greets=False),
+    "an unknown capability": Row(hello(bits=1 << 62), "protocol-mismatch", greets=False),
     "an unknown codec": Row(
         pack_frame(FrameType.APPEND | 2 << 16, GOOD, stream=1, lag=1, sequence=1),
         "protocol-mismatch",

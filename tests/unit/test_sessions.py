@@ -181,7 +181,7 @@ def filled(monkeypatch: pytest.MonkeyPatch, *, bound: int, ages_s: list[float]) 
     [
         (0, "", GreetingPlan(Greeting.ISSUE)),
         (0, "other", GreetingPlan(Greeting.ISSUE)),
-        (0, "ann", GreetingPlan(Greeting.RESUME, SESSION)),
+        (0, "ann", GreetingPlan(Greeting.TAKE, SESSION)),
         (SESSION, "", GreetingPlan(Greeting.RESUME, SESSION)),
         (SESSION, "other", GreetingPlan(Greeting.RESUME, SESSION)),
         (78, "", GreetingPlan(Greeting.UNKNOWN, 78)),

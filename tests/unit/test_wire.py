@@ -17,7 +17,10 @@ from wald.core.events import (
     WHOLE_REQUEST,
     Ack,
     Append,
+    AppendFlag,
     Capability,
+    Duplicate,
+    DuplicateRecords,
     ErrorFlag,
     Event,
     Failed,
@@ -28,8 +31,10 @@ from wald.core.events import (
     OpenStream,
     Ping,
     Pong,
+    Received,
     Refusal,
     RefusedRecords,
+    Skip,
     StreamOpened,
     Throttle,
     Welcome,
@@ -44,6 +49,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "protocol.md"
 LOG_ID = bytes(range(16))
 TWO_RECORDS = bytes.fromhex("950092c40161c4026263c0c0c0")
 PARTLY = bytes.fromhex("950092c40164a165c0c0c0")
+WITH_IDS = bytes.fromhex("950092c40161c40162c0c092a178a179")
 KEYED = bytes.fromhex("950191c40a81a475736572a3616e6e91a3616e6ec0c0")
 
 FROM_CLIENT: dict[str, tuple[Event, str]] = {
@@ -52,10 +58,24 @@ FROM_CLIENT: dict[str, tuple[Event, str]] = {
     "hello-resume": (Hello(3, "", 0x1122334455667788), "comes back to a session"),
     "hello-frontier": (Hello(4, "", 0, Capability.FRONTIER), "a subscriber of the frontier"),
     "hello-throttle": (Hello(6, "", 0, Capability.THROTTLE), "a client that hears of quotas"),
+    "hello-all": (
+        Hello(6, "billing", 0, Capability.RECEIVED | Capability.DUPLICATES | Capability.EPOCH),
+        "takes the session of a name over; understands all that a producer may",
+    ),
+    "hello-epoch": (
+        Hello(7, "", 0x1122334455667788, Capability.EPOCH, epoch=3),
+        "comes back to a session, as the one of its third takeover",
+    ),
     "open-stream": (OpenStream(2, "signups"), "asks for a stream's durable id"),
     "append-two": (Append(7, 1, 1, TWO_RECORDS), "sequence 1: two records of bytes, a and bc"),
     "append-keyed": (Append(7, 2, 2, KEYED), "sequence 2: a msgpack record with the key ann"),
     "append-partly": (Append(7, 3, 1, PARTLY), "sequence 3: a record of bytes, d; a text, e"),
+    "append-received": (
+        Append(7, 4, 1, TWO_RECORDS, AppendFlag.RECEIVED),
+        "sequence 4: to be answered before the flush",
+    ),
+    "append-ids": (Append(7, 5, 1, WITH_IDS), "sequence 5: records a and b with ids x and y"),
+    "skip": (Skip(9), "sequences up to 9 never come: they were answered as received, and lost"),
     "ping": (Ping(5, b"are you there"), "asks for a sign of life"),
     "goodbye": (Goodbye(), "nobody comes back for this session"),
 }
@@ -63,6 +83,10 @@ FROM_DAEMON: dict[str, tuple[Event, str]] = {
     "welcome": (Welcome(1, 0x1122334455667788, 0, LOG_ID), "a new session"),
     "welcome-resumed": (Welcome(3, 0x1122334455667788, 41, LOG_ID), "go on with sequence 42"),
     "welcome-subscriber": (Welcome(4, 0, 0, LOG_ID, Capability.FRONTIER), "no session"),
+    "welcome-epoch": (
+        Welcome(6, 0x1122334455667788, 41, LOG_ID, Capability.EPOCH, epoch=3),
+        "the third takeover of the session",
+    ),
     "stream": (StreamOpened(2, 7), "the stream's id is 7"),
     "ack": (Ack(1, 2, 1001, 1003), "requests 1 and 2 are durable; records from LSN 1001"),
     "ack-partly": (Ack(3, 3, 1004, 1004), "request 3 is durable; its stored record has LSN 1004"),
@@ -78,6 +102,11 @@ FROM_DAEMON: dict[str, tuple[Event, str]] = {
     "refused-whole": (
         RefusedRecords(10, (Refusal(WHOLE_REQUEST, "request.malformed", "not a request body"),)),
         "nothing of request 10 is stored; its sequence is used",
+    ),
+    "received": (Received(4), "requests up to 4 are taken in, and not durable yet"),
+    "duplicates": (
+        DuplicateRecords(5, (Duplicate(1, 1001),)),
+        "record 1 of request 5 is the one with LSN 1001; an ACK follows",
     ),
     "error-stream": (
         Failed("unknown-stream", "no route takes 'x'", "add a route", 0, 0, 3, 2),
@@ -181,9 +210,15 @@ BAD_FOR_THE_DAEMON = {
     "an append of codec 0": (raw(FrameType.APPEND), "protocol-mismatch"),
     "an append of codec 2": (raw(FrameType.APPEND | 2 << 16), "protocol-mismatch"),
     "a ping with a codec": (raw(FrameType.PING | 1 << 16), "protocol-mismatch"),
-    "an append with flags": (raw(events.APPEND_KIND, flags=1), "protocol-mismatch"),
+    "an append with an unknown flag": (raw(events.APPEND_KIND, flags=2), "protocol-mismatch"),
+    "a skip with a body": (raw(FrameType.SKIP, b"x"), "frame.too-large"),
+    "a skip with a lag": (raw(FrameType.SKIP, lag=1), "frame.malformed"),
     "a hello with a stream": (raw(FrameType.HELLO, hello_body(), stream=1), "frame.malformed"),
-    "a hello with a lag": (raw(FrameType.HELLO, hello_body(), lag=1), "frame.malformed"),
+    "a hello with an epoch, not asked for": (
+        raw(FrameType.HELLO, hello_body(), lag=1),
+        "frame.malformed",
+    ),
+    "a ping with a lag": (raw(FrameType.PING, lag=1), "frame.malformed"),
     "a goodbye with a sequence": (raw(FrameType.GOODBYE, sequence=1), "frame.malformed"),
     "a short hello": (raw(FrameType.HELLO, b"wald"), "frame.malformed"),
     "a hello with another magic": (
@@ -191,7 +226,7 @@ BAD_FOR_THE_DAEMON = {
         "protocol-mismatch",
     ),
     "a newer version": (raw(FrameType.HELLO, hello_body(version=2)), "protocol-mismatch"),
-    "an unknown capability": (raw(FrameType.HELLO, hello_body(bits=4)), "protocol-mismatch"),
+    "an unknown capability": (raw(FrameType.HELLO, hello_body(bits=32)), "protocol-mismatch"),
     "the highest capability": (raw(FrameType.HELLO, hello_body(bits=1 << 63)), "protocol-mismatch"),
     "a name of another length": (raw(FrameType.HELLO, hello_body(length=5)), "frame.malformed"),
     "a name that is not UTF-8": (raw(FrameType.HELLO, hello_body(name=b"\xff")), "frame.malformed"),
@@ -211,6 +246,7 @@ BAD_FOR_THE_CLIENT = {
         raw(FrameType.REFUSED, events.REFUSED_LAYOUT.pack(0, 1, 0, 9) + b"a"),
         "frame.malformed",
     ),
+    "duplicates that are cut": (raw(FrameType.DUPLICATES, bytes(13)), "frame.malformed"),
     "an error with bytes behind it": (
         raw(FrameType.ERROR, events.ERROR_LAYOUT.pack(0, 1, 0, 0, 0, 0) + b"ab"),
         "frame.malformed",

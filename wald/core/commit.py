@@ -83,7 +83,13 @@ def _refused_whole(records: int, code: str, message: str) -> Examined:
 
 
 class RunBuilder:
-    """Collects consecutive requests of one session to one stream into one section."""
+    """Collects consecutive requests of one session to one stream into one section.
+
+    Args:
+        stream: of all of them.
+        first_sequence: of the first.
+        kind: type, flags and codec that the header of each has.
+    """
 
     __slots__ = (
         "_bodies",
@@ -92,14 +98,16 @@ class RunBuilder:
         "_refusals",
         "_table",
         "first_sequence",
+        "kind",
         "next_sequence",
         "refused",
         "size_bytes",
         "stream",
     )
 
-    def __init__(self, stream: StreamId, first_sequence: int) -> None:
+    def __init__(self, stream: StreamId, first_sequence: int, kind: int = APPEND_KIND) -> None:
         self.stream = stream
+        self.kind = kind
         self.first_sequence = first_sequence
         self.next_sequence = first_sequence
         self._records = 0
@@ -113,11 +121,12 @@ class RunBuilder:
     def take(self, data: bytes, at: int) -> int:
         """Take the complete appends from ``at`` on that continue the run; return where it ends.
 
-        It ends at a frame that is no append, of another stream, out of sequence or incomplete,
-        and behind a request of which something was refused. The length of the frame at ``at``
-        must be within its bound.
+        It ends at a frame that is no append, of another kind or stream, out of sequence or
+        incomplete, and behind a request of which something was refused. The length of the frame at
+        ``at`` must be within its bound.
         """
-        alike = take_alike(data, at, self.stream, self.next_sequence)
+        kind = self.kind
+        alike = take_alike(data, at, self.stream, self.next_sequence, kind)
         if alike:
             at = self._add_alike(alike, data, at)
         unpack, plain_starts = HEADER.unpack_from, PLAIN_STARTS
@@ -126,15 +135,10 @@ class RunBuilder:
         total = len(data)
         last_header = total - HEADER_BYTES
         while at <= last_header:
-            length, kind, of_stream, lag, of_sequence = unpack(data, at)
+            length, of_kind, of_stream, lag, of_sequence = unpack(data, at)
             start = at + HEADER_BYTES
             at_next = start + length
-            if (
-                of_sequence != sequence
-                or kind != APPEND_KIND
-                or of_stream != stream
-                or at_next > total
-            ):
+            if of_sequence != sequence or of_kind != kind or of_stream != stream or at_next > total:
                 break
             body = data[start:at_next]
             at = at_next

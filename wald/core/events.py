@@ -22,6 +22,7 @@ WHOLE_REQUEST: Final = 0xFFFFFFFF  # the index of a refusal of a request as a wh
 HEADER: Final = Struct("<IIIIQ")
 HELLO_LAYOUT = Struct("<4sHHQQ")
 WELCOME_LAYOUT = Struct("<HHIQQQ16sIIIIII")
+DUPLICATE_LAYOUT = Struct("<IQ")
 ACK_LAYOUT = Struct("<QQQ")
 ACK_FRAME = Struct("<IIIIQQQQ")  # header and body at once: one of each for every connection a group
 FRONTIER_LAYOUT = Struct("<QQQ")
@@ -35,6 +36,7 @@ assert HELLO_LAYOUT.size == 24
 assert WELCOME_LAYOUT.size == 72
 assert ACK_LAYOUT.size == FRONTIER_LAYOUT.size == 24
 assert REFUSED_LAYOUT.size == 8
+assert DUPLICATE_LAYOUT.size == 12
 assert ACK_FRAME.size == HEADER_BYTES + ACK_LAYOUT.size
 assert ERROR_LAYOUT.size == 12
 assert THROTTLE_LAYOUT.size == 8
@@ -48,6 +50,7 @@ class FrameType(IntEnum):
     OPEN_STREAM = 3
     PING = 4
     GOODBYE = 5
+    SKIP = 6
     ACK = 17
     WELCOME = 18
     STREAM = 19
@@ -56,16 +59,32 @@ class FrameType(IntEnum):
     ERROR = 22
     FRONTIER = 23
     THROTTLE = 24
+    RECEIVED = 25
+    DUPLICATES = 26
 
 
 class Capability(IntFlag):
-    """What a client may ask for in its HELLO."""
+    """What a client may ask for in its HELLO.
+
+    FRONTIER: it subscribes. THROTTLE: it hears of quotas. RECEIVED: it may ask to be answered
+    before the flush. DUPLICATES: it may give dedup ids to streams that compare them. EPOCH: it says
+    of which takeover it is.
+    """
 
     FRONTIER = 1
     THROTTLE = 2
+    RECEIVED = 4
+    DUPLICATES = 8
+    EPOCH = 16
 
 
-CAPABILITIES: Final = int(Capability.FRONTIER | Capability.THROTTLE)
+CAPABILITIES: Final = sum(map(int, Capability))
+
+
+class AppendFlag(IntFlag):
+    """RECEIVED: the daemon answers as soon as it has the request, and again once it is durable."""
+
+    RECEIVED = 1
 
 
 class ErrorFlag(IntFlag):
@@ -76,6 +95,7 @@ class ErrorFlag(IntFlag):
 
 
 APPEND_KIND: Final = FrameType.APPEND | APPEND_CODEC << 16  # type, no flags, codec: as one u32
+RECEIVED_KIND: Final = APPEND_KIND | AppendFlag.RECEIVED << 8
 
 
 def pack_frame(
@@ -112,29 +132,32 @@ class Append(NamedTuple):
     sequence: int
     lag: int
     body: bytes
+    flags: int = 0
 
     def encode(self) -> bytes:
         """Return the frame."""
-        return (
-            HEADER.pack(len(self.body), APPEND_KIND, self.stream, self.lag, self.sequence)
-            + self.body
-        )
+        kind = APPEND_KIND | self.flags << 8
+        return HEADER.pack(len(self.body), kind, self.stream, self.lag, self.sequence) + self.body
 
 
 class Hello(NamedTuple):
-    """The first frame: a new session (0), the one of a name, or one to come back to."""
+    """The first frame: a new session (0), the one of a name, or one to come back to.
+
+    ``epoch`` is what WELCOME said of the session that is come back to.
+    """
 
     request: int
     name: str = ""
     session: int = 0
     capabilities: int = 0
     version: int = VERSION
+    epoch: int = 0
 
     def encode(self) -> bytes:
         """Return the frame."""
         name = self.name.encode()
         body = HELLO_LAYOUT.pack(MAGIC, self.version, len(name), self.capabilities, self.session)
-        return pack_frame(FrameType.HELLO, body + name, sequence=self.request)
+        return pack_frame(FrameType.HELLO, body + name, lag=self.epoch, sequence=self.request)
 
 
 class OpenStream(NamedTuple):
@@ -157,6 +180,16 @@ class Ping(NamedTuple):
     def encode(self) -> bytes:
         """Return the frame."""
         return pack_frame(FrameType.PING, self.body, sequence=self.request)
+
+
+class Skip(NamedTuple):
+    """What was answered as received and is lost: sequences up to ``through`` never come."""
+
+    through: int
+
+    def encode(self) -> bytes:
+        """Return the frame."""
+        return pack_frame(FrameType.SKIP, sequence=self.through)
 
 
 class Goodbye(NamedTuple):
@@ -185,6 +218,7 @@ class Welcome(NamedTuple):
     record_max_bytes: int = limits.RECORD_MAX_BYTES
     in_flight_max_bytes: int = limits.GROUP_MAX_BYTES
     session_idle_s: int = int(limits.SESSION_IDLE_S)
+    epoch: int = 0
 
     def encode(self) -> bytes:
         """Return the frame."""
@@ -201,7 +235,7 @@ class Welcome(NamedTuple):
             self.record_max_bytes,
             self.in_flight_max_bytes,
             self.session_idle_s,
-            0,
+            self.epoch,
         )
         return pack_frame(FrameType.WELCOME, body, sequence=self.request)
 
@@ -317,6 +351,35 @@ class Failed(NamedTuple):
         )
 
 
+class Received(NamedTuple):
+    """Requests up to ``through`` are taken in, and not durable yet; an ACK follows."""
+
+    through: int
+
+    def encode(self) -> bytes:
+        """Return the frame."""
+        return pack_frame(FrameType.RECEIVED, sequence=self.through)
+
+
+class Duplicate(NamedTuple):
+    """A record of a request whose dedup id is that of an earlier record."""
+
+    record: int
+    lsn: Lsn
+
+
+class DuplicateRecords(NamedTuple):
+    """What of a request was stored before, under which LSN; comes before the ACK that covers it."""
+
+    sequence: int
+    duplicates: tuple[Duplicate, ...]
+
+    def encode(self) -> bytes:
+        """Return the frame."""
+        body = b"".join([DUPLICATE_LAYOUT.pack(*each) for each in self.duplicates])
+        return pack_frame(FrameType.DUPLICATES, body, sequence=self.sequence)
+
+
 class FrontierMoved(NamedTuple):
     """The end of what is durable, for subscribers."""
 
@@ -345,12 +408,15 @@ Event: TypeAlias = (
     | Hello
     | OpenStream
     | Ping
+    | Skip
     | Goodbye
     | Welcome
     | StreamOpened
     | Ack
     | Pong
     | RefusedRecords
+    | Received
+    | DuplicateRecords
     | Failed
     | FrontierMoved
     | Throttle
@@ -360,6 +426,7 @@ _REFUSAL_MESSAGE_MAX_BYTES = 512
 _MESSAGE_MAX_BYTES = 1_024
 _LONGEST_REFUSAL = REFUSED_LAYOUT.size + 23 + _REFUSAL_MESSAGE_MAX_BYTES
 assert limits.REFUSALS_KEPT_PER_REQUEST * _LONGEST_REFUSAL <= limits.REFUSED_FRAME_MAX_BYTES
+assert limits.REQUEST_MAX_RECORDS * DUPLICATE_LAYOUT.size <= limits.DUPLICATES_FRAME_MAX_BYTES
 assert ERROR_LAYOUT.size + 255 + 2 * _MESSAGE_MAX_BYTES <= limits.ERROR_FRAME_MAX_BYTES
 
 

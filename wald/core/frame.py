@@ -37,6 +37,7 @@ little-endian.
       1 APPEND   2 SESSION session, name   3 STREAM stream, name
       4 ROUTE_BIRTH route, name, stream, sink, digest, birth_lsn, birth_records, birth_bytes
       5 ROUTE_DEATH route   6 SNAPSHOT parts of the state   7 SESSION_END session
+      8 SESSION_TAKEN session, takeovers
 
 A section holds a run of consecutive requests of one session to one stream: LSNs are given to the
 stored records of a block in the order of its sections, requests and values. The CRC of a request
@@ -126,6 +127,7 @@ class SectionKind(IntEnum):
     ROUTE_DEATH = 5  # route
     SNAPSHOT = 6  # a part of the state before the next block
     SESSION_END = 7  # a session was left or evicted: session
+    SESSION_TAKEN = 8  # another client of its name took it: session, takeovers
 
 
 # a start reads up to a segment of these: a look-up takes a third of an enumeration's call

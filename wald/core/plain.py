@@ -65,23 +65,25 @@ def _shape_of(length: int) -> _Shape:
     return _Shape(known, Struct("<" + f"{body}x{length}s" * _CHUNK_COUNT))
 
 
-def take_alike(data: bytes, at: int, stream: StreamId, sequence: int) -> list[bytes]:
+def take_alike(
+    data: bytes, at: int, stream: StreamId, sequence: int, kind: int = APPEND_KIND
+) -> list[bytes]:
     """Return the bodies of all complete frames from ``at`` on if they are alike; else none.
 
-    They are alike if they are plain appends of one length and content, in sequence, from
+    They are alike if they are plain appends of one kind, length and content, in sequence, from
     ``sequence`` on: then every byte but those of lags and values is known, and a column of it is
     compared at once. Not every run of such frames is found.
     """
     if len(data) - at < limits.ALIKE_MIN_COUNT * HEADER_BYTES:
         return []
-    length, kind, of_stream, _, of_sequence = HEADER.unpack_from(data, at)
+    length, of_kind, of_stream, _, of_sequence = HEADER.unpack_from(data, at)
     step = HEADER_BYTES + length
     count = (len(data) - at) // step
     begin = sequence % len(_LOW)
     if (
         count < limits.ALIKE_MIN_COUNT
         or of_sequence != sequence
-        or kind != APPEND_KIND
+        or of_kind != kind
         or of_stream != stream
         or length > PLAIN_MAX_BYTES
         or begin + count > len(_LOW)

@@ -53,6 +53,8 @@ def decide(
     stream: StreamId,
     sequence: int,
     body_crc: int,
+    *,
+    skipped_through: int = 0,
 ) -> Decision:
     """Say what an append is answered.
 
@@ -62,10 +64,11 @@ def decide(
         stream: the request's stream.
         sequence: its sequence.
         body_crc: the CRC-32C of its body as received.
+        skipped_through: up to where the client has said that its requests never come.
     """
     if session is None:
         return Decision(Verdict.UNKNOWN)
-    last = last_accepted(session, pending)
+    last = max(last_accepted(session, pending), skipped_through)
     if sequence > last:
         return Decision(Verdict.APPEND if sequence == last + 1 else Verdict.GAP)
     horizon = max(session.answered_through, last - limits.WINDOW_REQUESTS)
@@ -118,6 +121,8 @@ class Greeting(Enum):
     """What becomes of a HELLO."""
 
     RESUME = "the session is known: its last sequence"
+    TAKE = "the name has a session: its next epoch, durable before the answer; its last sequence"
+    FENCED = "the session is known, and another client has taken it since"
     ISSUE = "a new session, durable before the answer"
     UNKNOWN = "the session it names is not in the table"
     LOST = "damage has made the daemon forget what the session of the name had stored"
@@ -133,7 +138,13 @@ class GreetingPlan(NamedTuple):
 
 
 def plan_greeting(
-    state: LogState, session: int, name: str, idle: Mapping[int, int], now_ns: int
+    state: LogState,
+    session: int,
+    name: str,
+    idle: Mapping[int, int],
+    now_ns: int,
+    *,
+    epoch: int | None = None,
 ) -> GreetingPlan:
     """Decide on a HELLO. A session with a connection is never evicted.
 
@@ -143,13 +154,13 @@ def plan_greeting(
         name: the producer's name, or empty.
         idle: the sessions without a connection, and since when; the longest first.
         now_ns: the wall clock.
+        epoch: which takeover the client is of; None if it does not tell.
     """
     if session:
-        known = session in state.sessions
-        return GreetingPlan(Greeting.RESUME if known else Greeting.UNKNOWN, session)
+        return GreetingPlan(_come_back(state.sessions.get(session), epoch), session)
     named = state.sessions_by_name.get(name) if name else None
     if named is not None:
-        return GreetingPlan(Greeting.RESUME, named.session_id)
+        return GreetingPlan(Greeting.TAKE, named.session_id)
     if now_ns - state.lost_names.get(name, now_ns - _ONCE_IDLE_NS - 1) <= _ONCE_IDLE_NS:
         return GreetingPlan(Greeting.LOST)
     lacking = _lacking(state)
@@ -165,6 +176,16 @@ def plan_greeting(
         else:
             return GreetingPlan(Greeting.FULL)
     return GreetingPlan(Greeting.ISSUE, evict=tuple(evict))
+
+
+def _come_back(session: SessionState | None, epoch: int | None) -> Greeting:
+    """Decide on a client that names its session."""
+    if session is None:
+        return Greeting.UNKNOWN
+    if epoch is None or epoch == session.epoch:
+        return Greeting.RESUME
+    # an epoch that is not begun yet: a log that went back
+    return Greeting.FENCED if epoch < session.epoch else Greeting.UNKNOWN
 
 
 class Room(NamedTuple):

@@ -75,7 +75,7 @@ class Run(NamedTuple):  # made for every run of every group: a frozen dataclass 
 class SessionState:
     """A producer's session: what was stored for it last, and what a resend may still ask for.
 
-    ``refusals`` counts those in ``runs``.
+    ``refusals`` counts those in ``runs``. ``takeovers``: how often a client came by its name.
     """
 
     session_id: int
@@ -85,6 +85,12 @@ class SessionState:
     active_ns: int = 0  # wall clock of the last group that held something of it
     runs: deque[Run] = field(default_factory=deque)
     refusals: int = 0
+    takeovers: int = 0
+
+    @property
+    def epoch(self) -> int:
+        """What a client is told, and says when it comes back; 0 would be "not said"."""
+        return self.takeovers + 1
 
     def forget_answered(self) -> None:
         """Drop the runs that no resend may ask for: answered, or beyond the window."""
@@ -223,6 +229,10 @@ class LogState:
                 self.routes.pop(_int(said["route"]), None)
             case SectionKind.SESSION_END:
                 self.forget_session(_int(said["session"]))
+            case SectionKind.SESSION_TAKEN:
+                taken = self.sessions.get(_int(said["session"]))
+                if taken is not None:
+                    taken.takeovers = max(taken.takeovers, _int(said["takeovers"]))
             case _:  # SNAPSHOT: an APPEND does not come here
                 self._apply_snapshot_part(said)
 
@@ -326,6 +336,12 @@ def session_issued(session_id: int, name: str) -> Section:
     return frame.control_section(SectionKind.SESSION, {"session": session_id, "name": name})
 
 
+def session_taken(session: SessionState) -> Section:
+    """Return the control section that says a client came by the session's name once more."""
+    said: dict[str, object] = {"session": session.session_id, "takeovers": session.takeovers + 1}
+    return frame.control_section(SectionKind.SESSION_TAKEN, said)
+
+
 def session_ended(session_id: int) -> Section:
     """Return the control section that forgets a session: its producer left, or it was evicted.
 
@@ -408,7 +424,7 @@ def _row_of_session(session: SessionState) -> list[object]:
         ]
         for run in session.runs
     ]
-    return [
+    row: list[object] = [
         session.session_id,
         session.name,
         session.last_sequence,
@@ -416,11 +432,13 @@ def _row_of_session(session: SessionState) -> list[object]:
         session.active_ns,
         runs,
     ]
+    return [*row, session.takeovers] if session.takeovers else row
 
 
 def _session_of_row(row: list[object]) -> SessionState:
-    session_id, name, last, answered, active, runs = row
+    session_id, name, last, answered, active, runs, *taken = row
     session = SessionState(_int(session_id), _str(name), _int(last), _int(answered), _int(active))
+    session.takeovers = _int(taken[0]) if taken else 0
     for first, stream_id, first_lsn, requests, refusals in cast("list[list[object]]", runs):
         session.runs.append(
             Run(

@@ -17,6 +17,7 @@ from wald.core.events import (
     ACK_LAYOUT,
     APPEND_CODEC,
     CAPABILITIES,
+    DUPLICATE_LAYOUT,
     ERROR_LAYOUT,
     FRONTIER_LAYOUT,
     HEADER,
@@ -29,6 +30,10 @@ from wald.core.events import (
     WELCOME_LAYOUT,
     Ack,
     Append,
+    AppendFlag,
+    Capability,
+    Duplicate,
+    DuplicateRecords,
     ErrorFlag,
     Event,
     Failed,
@@ -39,8 +44,10 @@ from wald.core.events import (
     OpenStream,
     Ping,
     Pong,
+    Received,
     Refusal,
     RefusedRecords,
+    Skip,
     StreamOpened,
     Throttle,
     Welcome,
@@ -62,6 +69,7 @@ FROM_CLIENT: Final = {
     FrameType.OPEN_STREAM: limits.STREAM_FRAME_MAX_BYTES,
     FrameType.PING: limits.PING_MAX_BYTES,
     FrameType.GOODBYE: 0,
+    FrameType.SKIP: 0,
 }
 FROM_DAEMON: Final = {
     FrameType.GOODBYE: 0,
@@ -73,12 +81,17 @@ FROM_DAEMON: Final = {
     FrameType.ERROR: limits.ERROR_FRAME_MAX_BYTES,
     FrameType.FRONTIER: FRONTIER_LAYOUT.size,
     FrameType.THROTTLE: THROTTLE_LAYOUT.size,
+    FrameType.RECEIVED: 0,
+    FrameType.DUPLICATES: limits.DUPLICATES_FRAME_MAX_BYTES,
 }
 _BOUNDS = {
     Side.DAEMON: {int(kind): bound for kind, bound in FROM_CLIENT.items()},
     Side.CLIENT: {int(kind): bound for kind, bound in FROM_DAEMON.items()},
 }
-_FLAGS_ALLOWED = {FrameType.ERROR: int(ErrorFlag.CLOSING | ErrorFlag.NOT_STORED)}
+_FLAGS_ALLOWED = {
+    FrameType.ERROR: int(ErrorFlag.CLOSING | ErrorFlag.NOT_STORED),
+    FrameType.APPEND: int(AppendFlag.RECEIVED),
+}
 
 
 # --- bytes to events ----------------------------------------------------------------------------
@@ -173,12 +186,12 @@ class _Fields(NamedTuple):
 
 
 _USES_STREAM = {FrameType.APPEND: True, FrameType.STREAM: True, FrameType.THROTTLE: True}
-_USES_LAG = {FrameType.APPEND: True, FrameType.ERROR: True}
+_USES_LAG = {FrameType.APPEND: True, FrameType.ERROR: True, FrameType.HELLO: True}
 _NO_SEQUENCE = frozenset({FrameType.GOODBYE, FrameType.FRONTIER, FrameType.THROTTLE})
 
 
 def _decode_append(fields: _Fields, body: bytes) -> Append:
-    return Append(fields.stream, fields.sequence, fields.lag, body)
+    return Append(fields.stream, fields.sequence, fields.lag, body, fields.flags)
 
 
 def _decode_hello(fields: _Fields, body: bytes) -> Hello:
@@ -192,10 +205,12 @@ def _decode_hello(fields: _Fields, body: bytes) -> Hello:
     if unknown:
         msg = f"unknown capability bits {unknown:#x}"
         raise BadFrame(msg, reason="protocol-mismatch")
+    if fields.lag and not capabilities & Capability.EPOCH:
+        raise ValueError
     name = body[HELLO_LAYOUT.size :].decode()
     if len(body) != HELLO_LAYOUT.size + length or not (name.isprintable() or not name):
         raise ValueError
-    return Hello(fields.sequence, name, session, capabilities, version)
+    return Hello(fields.sequence, name, session, capabilities, version, fields.lag)
 
 
 def _decode_open_stream(fields: _Fields, body: bytes) -> OpenStream:
@@ -206,15 +221,17 @@ def _decode_ping(fields: _Fields, body: bytes) -> Ping:
     return Ping(fields.sequence, body)
 
 
+def _decode_skip(fields: _Fields, _body: bytes) -> Skip:
+    return Skip(fields.sequence)
+
+
 def _decode_goodbye(_fields: _Fields, _body: bytes) -> Goodbye:
     return Goodbye()
 
 
 def _decode_welcome(fields: _Fields, body: bytes) -> Welcome:
-    version, _, window, capabilities, session, last, log_id, *bounds, _ = _exactly(
-        WELCOME_LAYOUT, body
-    )
-    return Welcome(fields.sequence, session, last, log_id, capabilities, window, version, *bounds)
+    version, _, window, capabilities, session, last, log_id, *rest = _exactly(WELCOME_LAYOUT, body)
+    return Welcome(fields.sequence, session, last, log_id, capabilities, window, version, *rest)
 
 
 def _decode_stream(fields: _Fields, _body: bytes) -> StreamOpened:
@@ -244,6 +261,17 @@ def _refusals(body: bytes) -> Iterator[Refusal]:
         )
         code, message, at = _texts(body, at + REFUSED_LAYOUT.size, (code_length, length))
         yield Refusal(record, code, message)
+
+
+def _decode_received(fields: _Fields, _body: bytes) -> Received:
+    return Received(fields.sequence)
+
+
+def _decode_duplicates(fields: _Fields, body: bytes) -> DuplicateRecords:
+    if len(body) % DUPLICATE_LAYOUT.size:
+        raise ValueError
+    rows = DUPLICATE_LAYOUT.iter_unpack(body)
+    return DuplicateRecords(fields.sequence, tuple(map(Duplicate._make, rows)))
 
 
 def _decode_error(fields: _Fields, body: bytes) -> Failed:
@@ -294,4 +322,7 @@ _DECODERS: dict[FrameType, Callable[[_Fields, bytes], Event]] = {
     FrameType.ERROR: _decode_error,
     FrameType.FRONTIER: _decode_frontier,
     FrameType.THROTTLE: _decode_throttle,
+    FrameType.SKIP: _decode_skip,
+    FrameType.RECEIVED: _decode_received,
+    FrameType.DUPLICATES: _decode_duplicates,
 }

@@ -10,6 +10,7 @@ from wald.core import sessions
 from wald.core.access import Caller
 from wald.core.commit import READ_SLACK_BYTES, Contribution, RunBuilder
 from wald.core.events import (
+    APPEND_KIND,
     HEADER_BYTES,
     Append,
     Capability,
@@ -23,8 +24,10 @@ from wald.core.events import (
     OpenStream,
     Ping,
     Pong,
+    Received,
     Refusal,
     RefusedRecords,
+    Skip,
     Welcome,
 )
 from wald.core.frame import Section, crc32c
@@ -52,6 +55,10 @@ class Connection(Channel):
         self._frontier_due = False
         self.armed = False
         self.session = 0
+        self._capabilities = 0
+        self._kind = APPEND_KIND  # of the last append
+        self._received_due = False  # it asked to be answered before the flush
+        self._skipped_through = 0
         self._stream: StreamId = 0  # of the last append; known to the log, and allowed
         self._quota: StreamQuota | None = None  # of that stream
         self._expected = 1
@@ -89,6 +96,12 @@ class Connection(Channel):
 
     def _process(self, data: bytes) -> int:
         """Take the complete frames; return where the unfinished rest begins."""
+        at = self._take_frames(data)
+        if self._received_due:
+            self._say_received()
+        return at
+
+    def _take_frames(self, data: bytes) -> int:
         self._take_back()
         at, end, events = 0, len(data), 0
         while self.phase is not _CLOSING:
@@ -103,10 +116,9 @@ class Connection(Channel):
             found = next_frame(data, at, Side.DAEMON)
             if found is None:
                 break
-            event, behind = found
             events += 1
-            if self._handle(event):
-                at = behind
+            if self._handle(found[0]):
+                at = found[1]
         if at:
             self._progress_tick = self._house.ticks
         return at
@@ -120,7 +132,7 @@ class Connection(Channel):
             committer.commit()
         run = self._run
         if run is None:
-            run = self._run = RunBuilder(self._stream, self._expected)
+            run = self._run = RunBuilder(self._stream, self._expected, self._kind)
             before = 0
         else:
             before = run.size_bytes
@@ -138,6 +150,8 @@ class Connection(Channel):
             self._accepted = self._expected
         self._expected = run.next_sequence
         self._refusing = False
+        if run.kind != APPEND_KIND:
+            self._received_due = True
         more_bytes = run.size_bytes - before_bytes
         self._house.committer.accept(self, more_bytes)
         if self._quota is not None:
@@ -150,9 +164,10 @@ class Connection(Channel):
         if committer.size_bytes + need > limits.GROUP_MAX_BYTES:
             committer.commit()
         run = self._run
-        if run is None or run.refused or run.stream != event.stream:
+        kind = APPEND_KIND | event.flags << 8
+        if run is None or run.refused or (run.stream, run.kind) != (event.stream, kind):
             self._seal()
-            run = self._run = RunBuilder(event.stream, self._expected)
+            run = self._run = RunBuilder(event.stream, self._expected, kind)
             before = records = 0
         else:
             before, records = run.size_bytes, run.records
@@ -181,6 +196,8 @@ class Connection(Channel):
                 self._house.greet(self, event)
             case OpenStream() if self.phase is _OPEN:
                 self._house.open_stream(self, event)
+            case Skip() if self.phase is _OPEN and self._capabilities & Capability.RECEIVED:
+                self._skip(event)
             case Ping() if self.phase in {Phase.OPEN, Phase.SUBSCRIBED}:
                 self.send(Pong(event.request, event.body).encode())
             case Goodbye():
@@ -205,9 +222,16 @@ class Connection(Channel):
         if event.stream not in self._house.log.state.streams:
             msg = f"stream {event.stream} was never opened"
             raise BadFrame(msg, reason="frame.stream")
+        if event.flags and not self._capabilities & Capability.RECEIVED:
+            msg = f"an APPEND with flags {event.flags:#04x}, which HELLO did not ask for"
+            raise BadFrame(msg, reason="protocol-mismatch")
+        kind = APPEND_KIND | event.flags << 8
         if event.stream != self._stream:
             self._seal()
             self._stream, self._quota = 0, self.doorway.quota(event.stream)
+        if kind != self._kind:
+            self._seal()
+            self._kind = kind
         refusal = self.doorway.why_not(event, self._quota)
         if refusal is None:
             self._stream = event.stream
@@ -238,7 +262,40 @@ class Connection(Channel):
     def _decide(self, event: Append, crc: int) -> sessions.Decision:
         self._seal()
         state = self._house.log.state.sessions.get(self.session)
-        return sessions.decide(state, self._sections, event.stream, event.sequence, crc)
+        return sessions.decide(
+            state,
+            self._sections,
+            event.stream,
+            event.sequence,
+            crc,
+            skipped_through=self._skipped_through,
+        )
+
+    def _say_received(self) -> None:
+        """Answer before the flush what asked for it; what of it is refused is said before."""
+        self._received_due = False
+        if self._transport is None:
+            return
+        self._seal()
+        refused, self._refused = self._refused, []
+        for each in refused:
+            for refusal in each.refusals:
+                self._house.count_refused(refusal.code)
+            self.send(each.encode())
+        self.send(Received(self._expected - 1).encode())
+
+    def _skip(self, event: Skip) -> None:
+        """Go on behind what the client has lost."""
+        self._house.committer.commit()
+        count = event.through - self._expected + 1
+        if count > limits.WINDOW_REQUESTS:
+            msg = f"a SKIP of {count:,} requests; at most {limits.WINDOW_REQUESTS} are unanswered"
+            raise BadFrame(msg, reason="frame.malformed")
+        if count > 0:
+            self._house.count_refused("skipped", count)
+            self._skipped_through = event.through
+            self._expected = event.through + 1
+            self._refusing = False
 
     def _is_owed(self) -> bool:
         self._seal()
@@ -305,12 +362,16 @@ class Connection(Channel):
     def welcome(self, hello: Hello, session: SessionState) -> None:
         """Open the connection for a session."""
         self.session = session.session_id
+        self._capabilities = hello.capabilities
         self._expected = session.last_sequence + 1
         self.phase = Phase.OPEN
         self.doorway.welcome(session)
         self.doorway.tells = bool(hello.capabilities & Capability.THROTTLE)
         log_id, last = self._house.log.log_id, session.last_sequence
-        welcome = Welcome(hello.request, self.session, last, log_id, hello.capabilities)
+        epoch = session.epoch if hello.capabilities & Capability.EPOCH else 0
+        welcome = Welcome(
+            hello.request, self.session, last, log_id, hello.capabilities, epoch=epoch
+        )
         self.send(welcome.encode())
 
     def subscribe(self, hello: Hello) -> None:

@@ -10,7 +10,7 @@ from wald.config import Settings
 from wald.core.access import Verb
 from wald.core.events import Capability, Failed, Hello, OpenStream, StreamOpened
 from wald.core.sessions import Greeting, plan_greeting
-from wald.core.state import SessionState, session_ended, session_issued
+from wald.core.state import SessionState, session_ended, session_issued, session_taken
 from wald.errors import AccessDenied, Backpressure, UnknownStream
 from wald.ingest.catalogue import plan_stream
 from wald.ingest.committer import Committer, Contributor, Statement
@@ -76,6 +76,7 @@ class Guest(Contributor, Protocol):
 Peer = TypeVar("Peer", bound=Guest)
 _log = logging.getLogger("wald.ingest")
 _NOBODYS: Final = (1 << 64) - 1  # a session id that is not issued
+_FENCED = "another connection took this producer's session"
 _LOST_HINT = "see what the target holds of it, and append the rest under another name"
 
 
@@ -149,9 +150,9 @@ class House(Generic[Peer]):
         """Give back what was charged."""
         self._charged_bytes -= size_bytes
 
-    def count_refused(self, code: str) -> None:
+    def count_refused(self, code: str, count: int = 1) -> None:
         """Count an error that a client was told."""
-        self.refused[code] += 1
+        self.refused[code] += count
 
     def tell(self, kind: str, message: str) -> None:
         """Log what a client does wrong: seldom, however often it does."""
@@ -219,25 +220,41 @@ class House(Generic[Peer]):
             return
         if subscribes:
             connection.subscribe(hello)
-            return
+        else:
+            self._greet_producer(connection, hello)
+
+    def _greet_producer(self, connection: Peer, hello: Hello) -> None:
         state = self.log.state
-        now_ns = self._clock.wall_ns()
         name = connection.doorway.own_name(hello.name)
+        if hello.session or name in state.sessions_by_name:
+            # what an older connection was promised is answered first, and counts; so does a
+            # takeover that is under way
+            self.committer.commit()
         known = state.sessions.get(hello.session)
         if known is not None and not connection.doorway.may_resume(known):
             hello = hello._replace(session=_NOBODYS)  # as if there were no such session
-        plan = plan_greeting(state, hello.session, name, self._idle, now_ns)
+        epoch = hello.epoch if hello.capabilities & Capability.EPOCH else None
+        now_ns = self._clock.wall_ns()
+        plan = plan_greeting(state, hello.session, name, self._idle, now_ns, epoch=epoch)
         for session_id in plan.evict:
             self._end(session_id)
         match plan.greeting:
             case Greeting.RESUME:
-                self._resume(connection, hello, plan.session)
+                self._fence(plan.session)
+                self._put_to(plan.session, connection)
+                connection.welcome(hello, state.sessions[plan.session])
+            case Greeting.TAKE:
+                self._fence(plan.session)
+                self._take_over(connection, hello, plan.session)
             case Greeting.ISSUE:
                 self._issue(connection, hello)
             case _:
                 self._say_no(connection, hello, plan.greeting)
 
     def _say_no(self, connection: Peer, hello: Hello, greeting: Greeting) -> None:
+        if greeting is Greeting.FENCED:
+            connection.close_with("fenced", _FENCED)
+            return
         if greeting is Greeting.FULL:
             self.count_refused(Backpressure.code)
             message = f"there are {len(self.log.state.sessions):,} sessions already"
@@ -266,15 +283,33 @@ class House(Generic[Peer]):
         peers.add(connection)
         return True
 
-    def _resume(self, connection: Peer, hello: Hello, session_id: int) -> None:
-        # what the older connection was promised is answered first, and counts
-        self.committer.commit()
+    def _fence(self, session_id: int) -> None:
+        """Close the connection that a session has: another one takes it."""
         older = self._by_session.pop(session_id, None)
         if older is not None:
-            older.close_with("fenced", "another connection took this producer's session")
-        self._put_to(session_id, connection)
-        session = self.log.state.sessions[session_id]
-        connection.welcome(hello, session)
+            self._idle[session_id] = self._clock.wall_ns()
+            older.close_with("fenced", _FENCED)
+
+    def _take_over(self, connection: Peer, hello: Hello, session_id: int) -> None:
+        """Begin the session's next epoch; whoever comes back with an older one is fenced."""
+        state = self.log.state
+
+        def durable() -> None:
+            session = state.sessions.get(session_id)
+            if not connection.issuing:
+                return  # the connection ended meanwhile
+            if session is None:
+                connection.close_with("backpressure", "the session was ended", retry=True)
+                return
+            self._put_to(session_id, connection)
+            connection.welcome(hello, session)
+
+        def refused(error: Backpressure) -> None:
+            connection.fail_for_room(error, hello)
+
+        connection.await_session()
+        taken = session_taken(state.sessions[session_id])
+        self.committer.state(Statement(taken, durable, refused))
 
     def _issue(self, connection: Peer, hello: Hello) -> None:
         state = self.log.state

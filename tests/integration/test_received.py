@@ -1,0 +1,158 @@
+"""Ack level ``received``: answered before the flush, lost by a kill, and what a client skips."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.doorkeeper import Door, Peer, short_directory
+from wald.core import body as bodies
+from wald.core.body import Body
+from wald.core.events import (
+    Ack,
+    Append,
+    AppendFlag,
+    Capability,
+    Failed,
+    Hello,
+    Received,
+    RefusedRecords,
+    Skip,
+    Welcome,
+)
+
+RECEIVED = Capability.RECEIVED
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    with short_directory() as path:
+        yield path
+
+
+@pytest.fixture
+def door(directory: Path) -> Iterator[Door]:
+    with Door(directory) as opened:
+        yield opened
+
+
+def greeted(peer: Peer, session: int = 0) -> Welcome:
+    peer.send(Hello(1, "", session, RECEIVED).encode())
+    welcome = peer.next()
+    assert isinstance(welcome, Welcome), welcome
+    assert welcome.capabilities == RECEIVED
+    return welcome
+
+
+def request(stream: int, sequence: int, *values: object, received: bool = True) -> bytes:
+    body = bodies.encode(Body(0, list(values)))  # type: ignore[arg-type]
+    flags = AppendFlag.RECEIVED if received else 0
+    return Append(stream, sequence, 1, body, flags).encode()
+
+
+def test_a_request_is_answered_as_received_and_again_once_it_is_durable(door: Door):
+    with door.peer() as peer:
+        greeted(peer)
+        stream = peer.open()
+        peer.send(request(stream, 1, b"a"), request(stream, 2, b"b"))
+        assert peer.next() == Received(2)
+        ack = peer.next()
+        assert isinstance(ack, Ack)
+        assert (ack.first, ack.through) == (1, 2)
+
+
+def test_what_is_refused_is_told_before_received(door: Door):
+    with door.peer() as peer:
+        greeted(peer)
+        stream = peer.open()
+        peer.send(request(stream, 1, b"a", "no bytes", b"c"))
+        refused, received, ack = peer.next(), peer.next(), peer.next()
+        assert isinstance(refused, RefusedRecords)
+        assert [each.record for each in refused.refusals] == [1]
+        assert received == Received(1)
+        assert isinstance(ack, Ack)
+        peer.send(request(stream, 2, b"d", received=False))
+        after = peer.next()
+        assert isinstance(after, Ack)
+        assert after.first_lsn == ack.first_lsn + 2
+
+
+def test_levels_may_be_mixed_in_one_read_and_share_an_ack(door: Door):
+    with door.peer() as peer:
+        greeted(peer)
+        stream = peer.open()
+        levels = (True, True, False, False, True)
+        sent = [request(stream, at, b"x", received=level) for at, level in enumerate(levels, 1)]
+        peer.send(*sent)
+        assert peer.next() == Received(5)
+        ack = peer.next()
+        assert isinstance(ack, Ack)
+        assert (ack.first, ack.through) == (1, 5)
+
+
+def test_a_client_that_lost_what_was_received_skips_it_and_goes_on(door: Door):
+    with door.peer() as peer:
+        session = greeted(peer).session
+        stream = peer.open()
+        peer.send(request(stream, 1, b"a"))
+        assert peer.next() == Received(1)
+        assert isinstance(peer.next(), Ack)
+    with door.peer() as peer:
+        assert greeted(peer, session).last_sequence == 1  # 2 to 4 were received, and are lost
+        peer.send(Skip(4).encode(), request(stream, 5, b"e"))
+        assert peer.next() == Received(5)
+        ack = peer.next()
+        assert isinstance(ack, Ack)
+        assert (ack.first, ack.through) == (5, 5)
+        peer.send(Skip(4).encode(), request(stream, 3, b"c"), request(stream, 6, b"f"))
+        unknown = peer.next()
+        assert isinstance(unknown, Failed)
+        assert (unknown.code, unknown.request) == ("outcome-unknown", 3)
+        assert peer.next() == Received(6)
+    door.stop()
+    door.start()
+    with door.peer() as peer:
+        assert greeted(peer, session).last_sequence == 6
+        peer.send(request(stream, 4, b"d"))
+        unknown = peer.next()
+        assert isinstance(unknown, Failed)
+        assert (unknown.code, unknown.request) == ("outcome-unknown", 4)
+
+
+def test_what_was_skipped_is_unknown_also_before_anything_followed(door: Door):
+    with door.peer() as peer:
+        greeted(peer)
+        stream = peer.open()
+        peer.send(Skip(2).encode(), request(stream, 1, b"a"), request(stream, 3, b"c"))
+        unknown = peer.next()
+        assert isinstance(unknown, Failed)
+        assert (unknown.code, unknown.request) == ("outcome-unknown", 1)
+        assert peer.next() == Received(3)
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        (Skip(257).encode(), "frame.malformed"),
+        (Skip((1 << 64) - 1).encode(), "frame.malformed"),
+    ],
+)
+def test_a_skip_beyond_the_window_closes_the_connection(door: Door, sent: bytes, code: str):
+    with door.peer() as peer:
+        greeted(peer)
+        peer.send(sent)
+        (failed,) = peer.rest()
+        assert isinstance(failed, Failed)
+        assert (failed.code, failed.closing) == (code, True)
+
+
+@pytest.mark.parametrize("level", ["received", "skip"])
+def test_who_did_not_ask_for_the_level_is_closed(door: Door, level: str):
+    with door.peer() as peer:
+        peer.hello()
+        stream = peer.open()
+        peer.send(request(stream, 1, b"a") if level == "received" else Skip(1).encode())
+        (failed,) = peer.rest()
+        assert isinstance(failed, Failed)
+        assert failed.closing
+        assert failed.code == ("protocol-mismatch" if level == "received" else "frame.unexpected")

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -33,11 +33,22 @@ class Daemon:
         directory: short enough for a socket path.
         to: a target for ``--to``; or
         config: the text of a configuration file.
+        data_dir: where the data directory is, if not in ``directory``.
+        environment: more of the daemon's environment.
     """
 
-    def __init__(self, directory: Path, *, to: str = "", config: str = "") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        to: str = "",
+        config: str = "",
+        data_dir: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.directory = directory
-        self.data_dir = directory / "data"
+        self.data_dir = data_dir or directory / "data"
+        self.environment = {"NOTIFY_SOCKET": "", **(environment or {})}
         self.socket = directory / "w.sock"
         self.log = directory / "serve.log"
         self.arguments = ["--data-dir", str(self.data_dir), "--socket", str(self.socket)]
@@ -86,7 +97,7 @@ class Daemon:
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, "NOTIFY_SOCKET": ""},
+                env={**os.environ, **self.environment},
             )
         wait_until(self._ready, "the daemon is ready")
 

@@ -11,7 +11,7 @@ COVER_REST ?= 95
 PYTEST_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format-check lint types contracts units coverage fix bench lock clean
+.PHONY: help setup demo test check format-check lint types contracts units coverage fix bench torture lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -64,6 +64,9 @@ fix: $(STAMP) ## format, and mend what the linter can mend
 bench: $(STAMP) ## speed and size, as ratios within one run; needs gcc and redis-server
 	$(BIN)/python -m pytest benchmarks -p no:xdist
 	$(BIN)/python -m benchmarks
+
+torture: $(STAMP) ## crash safety at length: 20,000 crash images; needs gcc; more than an hour
+	$(BIN)/python -m tests.crash.run_images --images 20000
 
 lock: $(STAMP) ## write requirements.lock from what is installed
 	@{ echo "# The versions that this project is developed and tested with; used with 'pip install -c'."; \

@@ -4,7 +4,11 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PRINTED = (ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs" / "explanation").glob("*.md")))
+PRINTED = (
+    ROOT / "ARCHITECTURE.md",
+    *sorted((ROOT / "docs" / "explanation").glob("*.md")),
+    *sorted((ROOT / "docs" / "reference").glob("*.md")),
+)
 
 
 def _labelled_rows(text: str, heading: str) -> list[tuple[str, ...]]:

@@ -34,7 +34,11 @@ from wald.model import Finding, Severity
 from wald.ports import Sink, SinkFactory
 from wald.system import PosixFileSystem, SystemClock, end_with_parent, listen_fds, sd_notify
 
-SINKS: Mapping[str, str] = {"redis": "wald.sinks.redis", "sqlite": "wald.sinks.sqlite"}
+SINKS: Mapping[str, str] = {
+    "http": "wald.sinks.http",
+    "redis": "wald.sinks.redis",
+    "sqlite": "wald.sinks.sqlite",
+}
 ENTRY_POINT_GROUP = "wald.sinks"
 _PIPE_READ_BYTES = 65_536
 _LINE_MAX_BYTES = 16 << 20

@@ -224,6 +224,18 @@ WORKERS_SHRINK_LAG_S: Final = 0.25
 WORKERS_GROW_AFTER_S: Final = 1.0  # behind the last change
 WORKERS_SHRINK_AFTER_S: Final = 10.0
 
+# --- the HTTP sink ----------------------------------------------------------------------------
+HTTP_RECORDS_PER_REQUEST_MAX: Final = 10_000  # by default
+HTTP_BYTES_PER_REQUEST: Final = 10 * MIB  # of a body as it is sent, by default
+HTTP_BYTES_PER_REQUEST_MAX: Final = 128 * MIB  # the highest that can be set
+HTTP_CONNECT_TIMEOUT_S: Final = 5.0
+HTTP_KEEP_ALIVE_S: Final = 4.0  # of an unused connection: servers close theirs after 5 s or later
+HTTP_WINDOW_MAX_S: Final = 366 * 24 * 3600.0
+HTTP_ANSWER_MAX_BYTES: Final = 16 * MIB  # more of it is not read
+HTTP_READ_BYTES: Final = 64 * KIB  # at a time, between two looks at the clock
+HTTP_SEND_BYTES: Final = 256 * KIB
+HTTP_TOKEN_MAX_BYTES: Final = 64 * KIB
+
 # --- pages and processes ----------------------------------------------------------------------
 PAGE_SLOT_BYTES: Final = 4 * KIB
 FIGURES_OFFSET_BYTES: Final = 2 * PAGE_SLOT_BYTES  # in ingest.page: behind the slots of the hint
@@ -262,3 +274,4 @@ assert SLOW_START_RECORDS <= ADAPTIVE_START_RECORDS <= BATCH_MAX_RECORDS
 assert WORKERS_SHRINK_LAG_S < WORKERS_GROW_LAG_S
 assert WORKERS_GROW_AFTER_S < WORKERS_SHRINK_AFTER_S  # quick to help, slow to leave
 assert ATTEMPT_TIMEOUT_FLOOR_S < ATTEMPT_TIMEOUT_S
+assert HTTP_BYTES_PER_REQUEST < HTTP_BYTES_PER_REQUEST_MAX < FROZEN_MAX_BYTES

@@ -228,4 +228,4 @@ def _secret(source: str, reference: str, environment: Mapping[str, str]) -> Secr
     if source == "credential":
         reference = os.path.join(environment["CREDENTIALS_DIRECTORY"], reference)  # noqa: PTH118
     with Path(reference).open("rb") as file:
-        return Secret(file.read(_SECRET_MAX_BYTES).decode().rstrip("\r\n"))
+        return Secret(file.read(_SECRET_MAX_BYTES).decode().rstrip("\r\n"), reference)

@@ -210,7 +210,7 @@ _SECRET = "$secret"  # noqa: S105 - a marker, not a password
 
 def _plain(value: object) -> object:
     if isinstance(value, Secret):
-        return {_SECRET: str(value)}
+        return {_SECRET: [str(value), value.source]}
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -221,7 +221,7 @@ def _plain(value: object) -> object:
 def _with_secrets(value: object) -> object:
     if isinstance(value, Mapping):
         if value.keys() == {_SECRET}:
-            return Secret(value[_SECRET])
+            return Secret(*value[_SECRET])
         return {key: _with_secrets(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_with_secrets(item) for item in value]

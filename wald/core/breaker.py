@@ -237,7 +237,7 @@ def _opened(
     openings = breaker.openings + (event is not BreakerEvent.BUSY)
     longest_s = limits.BREAKER_BASE_S * 2.0 ** min(openings - 1, _EXPONENT_MAX)
     drawn_s = chance.uniform(limits.BREAKER_FLOOR_S, min(limits.BREAKER_CAP_S, longest_s))
-    asked_s = outcome.retry_after_s if isinstance(outcome, Systemic) else None
+    asked_s = outcome.retry_after_s if isinstance(outcome, Systemic | Unknown) else None
     pause_s = max(drawn_s, min(asked_s or 0.0, limits.RETRY_AFTER_MAX_S))
     kind = outcome.kind if isinstance(outcome, Systemic) else _NO_ANSWER
     hint = outcome.hint if isinstance(outcome, Systemic) else ""

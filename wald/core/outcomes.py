@@ -185,7 +185,7 @@ def read_outcome(said: object, sent: Collection[Lsn], replay: ReplayClass) -> Ou
         return Delivered()
     if isinstance(outcome, Delivered) and not _are_counts(outcome.notes):
         return Delivered({UNREADABLE_NOTES: 1})  # it is clear in what matters
-    if isinstance(outcome, Systemic | Partial) and not _is_pause(outcome.retry_after_s):
+    if isinstance(outcome, Systemic | Partial | Unknown) and not _is_pause(outcome.retry_after_s):
         return replace(outcome, retry_after_s=None)
     return outcome
 

@@ -64,6 +64,7 @@ class Gate:
         highest = min(batch.max_records, able.max_records)
         if per_s is not None:
             highest = min(highest, pacing.largest_batch(per_s))
+        self._target.bound(able, self._now_ns())
         self._look_for_closing()
         self._size = self._size.within(highest)
         return Bounds(self._size.size, min(batch.max_bytes, able.max_bytes), self._age_s)
@@ -81,6 +82,7 @@ class Gate:
             (Held.HOURS, self._until_hours_s()),
             (Held.OTHERS, (self._rest_until_ns - now_ns) / _NS),
             (Held.RATE, self._pace.bucket.wait_s(now_ns) if self._pace.bucket else 0.0),
+            (Held.RATE, self._target.wait_s(now_ns)),
         ):
             if seconds > 0:
                 self._held = held  # first: its turn for a place is another's meanwhile
@@ -113,6 +115,7 @@ class Gate:
     def begins(self, records: int) -> float:
         """Take in that an attempt begins; returns how long it may take."""
         self._pace.begins(records, self._now_ns())
+        self._target.begins(records, self._now_ns())
         self._age_s = self._drawn_age_s()
         return self._patience.timeout_s(self._settings.attempt_timeout_s)
 

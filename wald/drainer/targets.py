@@ -12,7 +12,7 @@ from wald.config import RouteSettings
 from wald.core import breaker
 from wald.core.breaker import Breaker, BreakerState, Permit, Scope
 from wald.core.pacing import Bucket, Rate, bucket
-from wald.model import Outcome, RouteId
+from wald.model import Capabilities, Outcome, RouteId
 from wald.ports import Chance
 
 _log = logging.getLogger("wald.drain")
@@ -84,6 +84,9 @@ class Target:
     def __init__(self, sink: str) -> None:
         self.guard = Guard(Scope.TARGET, sink)
         self._live_ns: dict[RouteId, int] = {}
+        self._lock = threading.Lock()
+        self._requests: Bucket | None = None
+        self._records: Bucket | None = None
 
     def worked(self, route: RouteId, now_ns: int, *, live: bool) -> None:
         """Take in that a route had an attempt, and whether it keeps up."""
@@ -92,12 +95,38 @@ class Target:
         else:
             self._live_ns.pop(route, None)
 
+    def bound(self, able: Capabilities, now_ns: int) -> None:
+        """Take in what the target takes at most, as one of its sinks says."""
+        with self._lock:
+            self._requests = _rated(self._requests, able.max_requests_per_s, now_ns)
+            self._records = _rated(self._records, able.max_records_per_s, now_ns)
+
+    def wait_s(self, now_ns: int) -> float:
+        """Return how long until the target takes another request; 0 for now."""
+        buckets = (self._requests, self._records)
+        return max((each.wait_s(now_ns) for each in buckets if each), default=0.0)
+
+    def begins(self, records: int, now_ns: int) -> None:
+        """Take in that a request with so many records goes out."""
+        with self._lock:
+            if self._requests is not None:
+                self._requests = self._requests.taken(1, now_ns)
+            if self._records is not None:
+                self._records = self._records.taken(records, now_ns)
+
     def has_live(self, beside: RouteId, now_ns: int) -> bool:
         """Tell whether another route has lately been at work here and keeps up."""
         since_ns = now_ns - round(limits.LIVE_AGE_S * _NS)
         return any(
             route != beside and at_ns >= since_ns for route, at_ns in list(self._live_ns.items())
         )
+
+
+def _rated(before: Bucket | None, per_s: float | None, now_ns: int) -> Bucket | None:
+    """Return the bucket of a rate: the one there is, unless the rate is another one."""
+    if per_s is None:
+        return None
+    return before if before is not None and before.per_s == per_s else bucket(per_s, now_ns)
 
 
 class Pace:

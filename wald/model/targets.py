@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 from wald.model.batches import (
     LaneKey,
@@ -17,9 +17,19 @@ from wald.model.records import (
 
 
 class Secret(str):
-    """Text that must not appear in any output: its ``repr`` hides it."""
+    """Text that must not appear in any output: its ``repr`` hides it.
 
-    __slots__ = ()
+    ``source`` is the file that it was read from, for what may be renewed there; empty for none.
+    """
+
+    __slots__ = ("source",)
+    source: str
+
+    def __new__(cls, text: str, source: str = "") -> Self:
+        """Make one; ``source`` is no part of its value."""
+        made = super().__new__(cls, text)
+        made.source = source
+        return made
 
     def __repr__(self) -> str:
         """Return what stands in for the secret in dumps and messages."""
@@ -144,6 +154,7 @@ class Unknown:
     """The commit was sent and not answered: it may or may not have taken effect."""
 
     message: str
+    retry_after_s: float | None = None  # what the target asks for, if it said something
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +188,8 @@ class Capabilities:
         window_batches: of the class ``window``: how many batches it remembers; None for no bound.
         freezes: whether what is sent is encoded once (``Sink.encode``) and kept until it took
             effect; so it is with every sink of the class ``window``.
+        max_requests_per_s, max_records_per_s: what the target takes at most, of all lanes to it;
+            None for no bound. Lanes hold back before a batch is sealed.
     """
 
     replay: ReplayClass
@@ -185,6 +198,8 @@ class Capabilities:
     window_s: float | None = None
     window_batches: int | None = None
     freezes: bool = False
+    max_requests_per_s: float | None = None
+    max_records_per_s: float | None = None
 
 
 class Severity(Enum):

@@ -49,6 +49,7 @@ class Report:
         records: how many were read.
         accepted: on stable storage, those of an earlier run included.
         earlier: of these, acknowledged to an earlier run of the same name.
+        duplicates: stored before, by their dedup ids; not among the accepted.
         unknown: sent and not answered when the sending ended early.
         refused_count: refused for good.
         refused: the first of them.
@@ -59,6 +60,7 @@ class Report:
     records: int = 0
     accepted: int = 0
     earlier: int = 0
+    duplicates: int = 0
     unknown: int = 0
     refused_count: int = 0
     refused: list[dict[str, object]] = field(default_factory=list)
@@ -77,6 +79,7 @@ class Report:
             "records": self.records,
             "accepted": self.accepted,
             "earlier": self.earlier,
+            "duplicates": self.duplicates,
             "unknown": self.unknown,
             "refused": sorted(self.refused, key=lambda one: int(str(one["index"]))),
             "refused_count": self.refused_count,
@@ -256,11 +259,12 @@ class Sender:
             for index in at:
                 report.refuse(index, refusal.code, refusal.message)
         stored = request.stored
+        report.duplicates += len(request.duplicates)
         report.accepted += stored
         if stored:
             report.first_lsn = report.first_lsn or request.first_lsn
             report.last_lsn = request.first_lsn + stored - 1
-        self._progress(report.accepted + report.refused_count)
+        self._progress(report.accepted + report.duplicates + report.refused_count)
 
     def _deadline(self) -> Deadline:
         return Deadline(self._clock, self._timeout_s)

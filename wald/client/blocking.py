@@ -11,6 +11,7 @@ import random
 import warnings
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import NamedTuple, Self, overload
 
@@ -157,6 +158,8 @@ class Producer:
         if request.error is not None or request.refusals:
             raise self._failed(stream, request)
         receipt = Receipt(stream, request.first_lsn, LEVEL, request.durable_lsn)
+        if request.duplicates:
+            receipt = replace(receipt, lsn=request.duplicates[0].lsn, duplicate=True)
         return receipt if ack == LEVEL else self._delivered(receipt, deadline)
 
     def _failed(self, stream: str, request: Request) -> WaldError:

@@ -3,6 +3,7 @@
 import sys
 
 from wald.client.results import LEVEL
+from wald.core.events import Duplicate
 from wald.core.gathering import Gathered, outcome_of
 from wald.core.outbox import Request
 from wald.errors import RecordRefused, WaldError
@@ -30,7 +31,7 @@ class Carrier(Gathered):
         request = self.request
         if self.asked or request is None or sys.is_finalizing():
             return
-        failed = request.records - request.stored if request.error is None else request.records
+        failed = request.records if request.error is not None else request.refused
         if request.done and failed:
             import logging  # noqa: PLC0415 - only where something went wrong
 
@@ -46,4 +47,6 @@ def answered(request: Request, stream: str, at: int) -> Receipt | WaldError:
     found = outcome_of(request, at)
     if isinstance(found, Refused):
         return RecordRefused(found.message or found.code, reason=found.code, index=0)
+    if isinstance(found, Duplicate):
+        return Receipt(stream, found.lsn, LEVEL, request.durable_lsn, duplicate=True)
     return Receipt(stream, found, LEVEL, request.durable_lsn)

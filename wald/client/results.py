@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, overload
 
-from wald.core.events import WHOLE_REQUEST
+from wald.core.events import WHOLE_REQUEST, Duplicate
 from wald.core.outbox import Request
 from wald.errors import RecordRefused
 from wald.model import Lsn, Receipt, Refused
@@ -17,7 +17,11 @@ class Results(Sequence[Receipt | Refused]):
     __slots__ = ("_durable_lsn", "_entries", "_level", "_stream", "_unsettled")
 
     def __init__(
-        self, stream: str, entries: list[Lsn | Refused], durable_lsn: Lsn, level: str = LEVEL
+        self,
+        stream: str,
+        entries: list[Lsn | Duplicate | Refused],
+        durable_lsn: Lsn,
+        level: str = LEVEL,
     ) -> None:
         self._stream = stream
         self._level = level
@@ -46,9 +50,11 @@ class Results(Sequence[Receipt | Refused]):
         refused = len(self.refused)
         return f"Results({self._stream!r}, {len(self) - refused} accepted, {refused} refused)"
 
-    def _result(self, entry: Lsn | Refused) -> Receipt | Refused:
+    def _result(self, entry: Lsn | Duplicate | Refused) -> Receipt | Refused:
         if isinstance(entry, Refused):
             return entry
+        if isinstance(entry, Duplicate):
+            return Receipt(self._stream, entry.lsn, self._level, self._durable_lsn, duplicate=True)
         return Receipt(self._stream, entry, self._level, self._durable_lsn)
 
     def at_level(self, level: str) -> "Results":
@@ -100,11 +106,11 @@ class Sent(NamedTuple):
 def results_of(stream: str, count: int, sent: list[Sent], refused: list[Refused]) -> Results:
     """Put the answers of requests, and what was never sent, into the order of the values."""
     durable_lsn = max((each.request.durable_lsn for each in sent), default=0)
-    if len(sent) == 1 and not refused and not sent[0].request.refusals:
+    if len(sent) == 1 and not refused and sent[0].request.stored == count:
         lsn = sent[0].request.first_lsn
         if sent[0].request.error is None:
             return Results(stream, list(range(lsn, lsn + count)), durable_lsn)
-    entries: list[Lsn | Refused] = [0] * count
+    entries: list[Lsn | Duplicate | Refused] = [0] * count
     for each in refused:
         entries[each.index] = each
     for request, indexes in sent:
@@ -115,18 +121,23 @@ def results_of(stream: str, count: int, sent: list[Sent], refused: list[Refused]
     return results
 
 
-def _place(entries: list[Lsn | Refused], request: Request, indexes: Sequence[int]) -> None:
+def _place(
+    entries: list[Lsn | Duplicate | Refused], request: Request, indexes: Sequence[int]
+) -> None:
     error = request.error
     if error is not None:
         for index in indexes:
             entries[index] = Refused(index, error.code, error.message, error.hint)
         return
     refusals = {each.record: each for each in request.refusals}
+    duplicates = {each.record: each for each in request.duplicates}
     whole = refusals.get(WHOLE_REQUEST)
     lsn = request.first_lsn
     for at, index in enumerate(indexes):
         refusal = whole or refusals.get(at)
-        if refusal is None:
+        if refusal is None and at in duplicates:
+            entries[index] = duplicates[at]
+        elif refusal is None:
             entries[index] = lsn
             lsn += 1
         else:

@@ -11,6 +11,8 @@ from typing import Final
 from wald import limits
 from wald.core.events import (
     Ack,
+    Capability,
+    DuplicateRecords,
     Event,
     Failed,
     FrameType,
@@ -28,6 +30,7 @@ from wald.errors import Backpressure, Fenced, OutcomeUnknown, Unavailable, Unkno
 from wald.model import StreamId
 from wald.ports import Chance
 
+CAPABILITIES: Final = Capability.DUPLICATES | Capability.EPOCH
 BACKOFF_BASE_S: Final = 0.01
 BACKOFF_CAP_S: Final = 0.5
 _HINTS: dict[type[Exception], str] = {
@@ -90,6 +93,8 @@ class Dialogue:
             self.greeted = True
         elif isinstance(event, Failed):
             error = error_of(event)
+            if isinstance(error, Fenced):
+                self.ended = error
             if not (self.outbox.session and isinstance(error, OutcomeUnknown)):
                 raise error
             self._lose_session("the daemon no longer knows the session")
@@ -106,7 +111,8 @@ class Dialogue:
 
     def _hello(self, session: int) -> bytes:
         self._last_call += 1
-        return Hello(self._last_call, self._name, session).encode()
+        epoch = self.outbox.epoch if session else 0
+        return Hello(self._last_call, self._name, session, CAPABILITIES, epoch=epoch).encode()
 
     def _welcome(self, welcome: Welcome) -> None:
         try:
@@ -179,7 +185,7 @@ class Dialogue:
             WaldError: the daemon ends the connection, and would only say the same again.
         """
         match event:
-            case Ack() | RefusedRecords():
+            case Ack() | RefusedRecords() | DuplicateRecords():
                 self.outbox.take(event)
             case Failed() if event.closing:
                 error = error_of(event)

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 from wald import limits
 from wald.core import body as bodies
 from wald.core.body import Body, Headers, Text
-from wald.core.events import WHOLE_REQUEST
+from wald.core.events import WHOLE_REQUEST, Duplicate
 from wald.core.outbox import Request
 from wald.model import Lsn, Refused
 
@@ -116,7 +116,7 @@ def _put(column: list[Any] | None, at: int, entry: object) -> list[Any] | None:
     return column
 
 
-def outcome_of(request: Request, at: int) -> Lsn | Refused:
+def outcome_of(request: Request, at: int) -> Lsn | Duplicate | Refused:
     """Return what became of one record of an answered request: its LSN, or why it is refused."""
     lsn = request.first_lsn + at
     for refusal in request.refusals:
@@ -124,4 +124,8 @@ def outcome_of(request: Request, at: int) -> Lsn | Refused:
             return Refused(at, refusal.code, refusal.message)
         if refusal.record < at:
             lsn -= 1
+    for duplicate in request.duplicates:
+        if duplicate.record == at:
+            return duplicate
+        lsn -= duplicate.record < at
     return lsn

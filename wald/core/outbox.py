@@ -13,6 +13,8 @@ from wald.core.events import (
     WHOLE_REQUEST,
     Ack,
     Append,
+    Duplicate,
+    DuplicateRecords,
     Failed,
     Refusal,
     RefusedRecords,
@@ -54,6 +56,7 @@ class Request:
         records: how many records it has.
         done: whether it is answered, or given up.
         refusals: of single records, or one of ``WHOLE_REQUEST``.
+        duplicates: records that are stored already, by their dedup ids.
         first_lsn: of its first stored record.
         durable_lsn: of the frontier when it was answered.
         error: why nothing of it is stored, or known.
@@ -62,6 +65,7 @@ class Request:
     __slots__ = (
         "body",
         "done",
+        "duplicates",
         "durable_lsn",
         "error",
         "first_lsn",
@@ -78,16 +82,22 @@ class Request:
         self.records = records
         self.done = False
         self.refusals: tuple[Refusal, ...] = ()
+        self.duplicates: tuple[Duplicate, ...] = ()
         self.first_lsn: Lsn = 0
         self.durable_lsn: Lsn = 0
         self.error: WaldError | None = None
 
     @property
     def stored(self) -> int:
-        """How many of its records are stored, once it is answered."""
+        """How many of its records it has stored itself, once it is answered."""
         if self.refusals and self.refusals[0].record == WHOLE_REQUEST:
-            return 0
-        return self.records - len(self.refusals)
+            return 0  # (and no record is a duplicate)
+        return self.records - len(self.refusals) - len(self.duplicates)
+
+    @property
+    def refused(self) -> int:
+        """How many of its records are refused, once it is answered."""
+        return self.records - self.stored - len(self.duplicates)
 
     def fail(self, error: WaldError) -> None:
         """End without a receipt."""
@@ -101,6 +111,7 @@ class Outbox:
 
     def __init__(self) -> None:
         self.session = 0
+        self.epoch = 0  # which takeover of the session is this client's
         self.last_sequence = 0  # the last that was assigned
         self.in_flight_bytes = 0
         self._sent_through = 0  # the last that the daemon may have seen
@@ -137,7 +148,7 @@ class Outbox:
         if not self.session:
             self.last_sequence = welcome.last_sequence
             self._sent_through = self._acked_through = welcome.last_sequence
-        self.session = welcome.session
+        self.session, self.epoch = welcome.session, welcome.epoch
         self._window = welcome.window
         self._bytes_max = welcome.in_flight_max_bytes
 
@@ -148,7 +159,7 @@ class Outbox:
             request.fail(OutcomeUnknown(msg, hint=hint))
         self._waiting.clear()
         self.in_flight_bytes = 0
-        self.session = 0
+        self.session = self.epoch = 0
         self.last_sequence = 0
 
     def add(
@@ -175,19 +186,26 @@ class Outbox:
         """Return the requests to send again over a new connection, in order."""
         return list(self._waiting)
 
-    def take(self, event: Ack | RefusedRecords | Failed) -> None:
+    def take(self, event: Ack | RefusedRecords | DuplicateRecords | Failed) -> None:
         """Take an answer of the daemon to requests."""
         match event:
             case Ack():
                 self._acknowledge(event)
-            case RefusedRecords():
-                for request in self._waiting:
-                    if request.sequence == event.sequence:
-                        request.refusals = event.refusals
+            case RefusedRecords() | DuplicateRecords():
+                self._note(event)
             case Failed(not_stored=True):
                 self._not_stored(event)
             case _:
                 self._fail(event)
+
+    def _note(self, event: RefusedRecords | DuplicateRecords) -> None:
+        """Note what of a request is not stored; its ACK follows."""
+        for request in self._waiting:
+            if request.sequence == event.sequence:
+                if isinstance(event, RefusedRecords):
+                    request.refusals = event.refusals
+                else:
+                    request.duplicates = event.duplicates
 
     def _acknowledge(self, ack: Ack) -> None:
         self._acked_through = max(self._acked_through, ack.through)

@@ -45,12 +45,16 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """The answer to an append: what was promised, and where the record stands."""
+    """The answer to an append: what was promised, and where the record stands.
+
+    ``duplicate``: its dedup id is that of an earlier record, whose LSN this is.
+    """
 
     stream: str
     lsn: Lsn
     level: str
     durable_lsn: Lsn
+    duplicate: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,31 @@
-"""What holds for all tests: processes keep the byte code that they compile."""
+"""Servers that tests share: started by the first test that needs one, ended with the session."""
 
-import os
-import sys
+import shutil
+import tempfile
+from pathlib import Path
 
-# where it is not to be written, each of the hundreds of processes compiles all it imports: a second
-# of processor time for each daemon, and more than half of a command's
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-sys.dont_write_bytecode = False
+import pytest
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A PostgreSQL server; who kills it starts it again."""
+    from tests.servers.need import need_module
+
+    need_module("psycopg", "pip install 'wald[postgres]'")
+    from tests.servers.postgres import running
+
+    place = Path(tempfile.mkdtemp(prefix="wpg"))
+    try:
+        with running(place) as server:
+            yield server
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.fixture
+def database(postgres):
+    """The name of a database with an empty schema and nothing else."""
+    if not postgres.is_running:
+        postgres.start()
+    return postgres.empty_database("app")

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -35,13 +36,13 @@ from wald.system import PosixFileSystem, SystemClock, end_with_parent, listen_fd
 
 SINKS: Mapping[str, str] = {
     "http": "wald.sinks.http",
+    "postgres": "wald.sinks.postgres",
     "redis": "wald.sinks.redis",
     "sqlite": "wald.sinks.sqlite",
 }
 ENTRY_POINT_GROUP = "wald.sinks"
 _PIPE_READ_BYTES = 65_536
 _LINE_MAX_BYTES = 16 << 20
-_CALM = (100_000, 50, 100)
 _log = logging.getLogger("wald")
 
 
@@ -58,8 +59,6 @@ def sink_factory(sink: SinkSettings) -> SinkFactory:
     try:
         if kind in SINKS:
             return cast("SinkFactory", import_module(SINKS[kind]).make)
-        from importlib.metadata import entry_points  # costs as much as half of an interpreter
-
         for found in entry_points(group=ENTRY_POINT_GROUP, name=kind):
             return cast("SinkFactory", found.load())
     except ImportError as error:
@@ -150,7 +149,6 @@ def _require_directory(path: Path) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run a child process; its settings come as a line on standard input."""
-    gc.set_threshold(*_CALM)  # before the modules that it needs, a tenth of the time of a start
     answers = _private_stdout()
     configure_logging()
     end_with_parent(signal.SIGTERM)  # beside the pipe: for a parent that is killed
@@ -278,7 +276,7 @@ def calm_garbage_collector() -> None:
     default thresholds they are walked several times each, a fifth of the time of a drain.
     """
     gc.freeze()
-    gc.set_threshold(*_CALM)
+    gc.set_threshold(100_000, 50, 100)
 
 
 def configure_logging(level: int = logging.INFO) -> None:

@@ -41,7 +41,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["serve", "--config", "/nowhere/wald.toml"], 78, "config", "--to sqlite:events.db"),
         (["serve", "--to", "sqlite"], 78, "config.wrong-value", "--to sqlite:events.db"),
         (["serve", "--to", "sqlite:/nowhere/x.db"], 74, "data.unusable", "correct the path"),
-        (["check", "--to", "nosuch:x"], 78, "config.wrong-value", "known types: sqlite"),
+        (["check", "--to", "nosuch:x"], 78, "config.wrong-value", "known types: "),
         (["check", "--to", "sqlite:x", "--config", "x"], 78, "config", ""),
         (["log", "verify", "/nowhere"], 78, "data.foreign", ""),
         (["run", "--to", "sqlite:x.db", "--", "no-such-command"], 2, "input", ""),

@@ -1,6 +1,7 @@
 """``wald check``: is the configuration right, and what do the targets say?"""
 
-from typing import Any
+from contextlib import closing
+from typing import Any, cast
 
 import click
 
@@ -10,11 +11,17 @@ from wald.config import Loaded, RouteSettings
 from wald.core.guarantees import BY_CLASS
 from wald.errors import EXIT_NO, ConfigError
 from wald.model import Finding, Severity
+from wald.ports import GrantingSink, Sink
 
 
 @click.command()
 @settings_options
 @json_option
+@click.option(
+    "--print-grants",
+    is_flag=True,
+    help="Print what the owner of a database runs, so that wald may do what it must there.",
+)
 def check(
     config: str | None,
     target: str | None,
@@ -22,6 +29,7 @@ def check(
     socket: str | None,
     *,
     as_json: bool,
+    print_grants: bool,
 ) -> int:
     """Check the configuration and ask each route's target, without writing any data.
 
@@ -29,6 +37,8 @@ def check(
     is not as it must be, 78 if the configuration is wrong.
     """
     loaded = load_settings(config, target, data_dir, socket)
+    if print_grants:
+        return _print_grants(loaded)
     reports = [_report(loaded, route) for route in _routes(loaded)]
     failed = any(finding["severity"] == "error" for one in reports for finding in one["findings"])
     if as_json:
@@ -53,15 +63,35 @@ def _routes(loaded: Loaded) -> list[RouteSettings]:
     return list(settings.routes.values())
 
 
+def _print_grants(loaded: Loaded) -> int:
+    """Print the statements of the sinks whose target has grants: they can be run as they are."""
+    for route in _routes(loaded):
+        with closing(_sink(loaded, route)) as sink:
+            knows = hasattr(sink, "grants")
+            statements = cast("GrantingSink", sink).grants() if knows else ()
+        if not statements:
+            say(f"route {route.name}: its target knows no grants")
+            continue
+        click.echo(f"-- route {route.name}")
+        for statement in statements:
+            click.echo(f"{statement};")
+    return 0
+
+
+def _sink(loaded: Loaded, route: RouteSettings) -> Sink:
+    from wald import app
+
+    try:
+        return app.make_sink(route, loaded.settings.sinks[route.sink])
+    except ConfigError as error:
+        raise placed(error, loaded) from error
+
+
 def _report(loaded: Loaded, route: RouteSettings) -> dict[str, Any]:
     from wald import app
 
     sink_settings = loaded.settings.sinks[route.sink]
-    try:
-        sink = app.make_sink(route, sink_settings)
-    except ConfigError as error:
-        raise placed(error, loaded) from error
-    try:
+    with closing(_sink(loaded, route)) as sink:
         replay = sink.capabilities.replay
         findings = [
             {
@@ -72,8 +102,6 @@ def _report(loaded: Loaded, route: RouteSettings) -> dict[str, Any]:
             }
             for found in (*app.promised(route, sink), *_of_transform(route), *sink.check())
         ]
-    finally:
-        sink.close()
     return {
         "route": route.name,
         "stream": route.stream,

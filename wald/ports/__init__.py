@@ -4,7 +4,7 @@ Real and simulated implementations pass the same contract tests. Blocking code o
 """
 
 from wald.ports.ledger import DeadLetters, Ledger, Store, Transaction
-from wald.ports.sinks import AuditableSink, EncodingSink, Sink, SinkFactory
+from wald.ports.sinks import AuditableSink, EncodingSink, GrantingSink, Sink, SinkFactory
 from wald.ports.system import Chance, Clock, File, FileStat, FileSystem
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "File",
     "FileStat",
     "FileSystem",
+    "GrantingSink",
     "Ledger",
     "Sink",
     "SinkFactory",

@@ -98,3 +98,14 @@ class AuditableSink(Sink, Protocol):
         where it cannot be asked. Records are in order.
         """
         ...
+
+
+class GrantingSink(Sink, Protocol):
+    """A sink whose target has grants: what ``wald check --print-grants`` prints."""
+
+    def grants(self) -> Sequence[str]:
+        """Return statements for the owner of the target, which give what the route needs.
+
+        Known from the settings, without a connection; harmless to repeat.
+        """
+        ...

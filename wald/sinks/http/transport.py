@@ -76,7 +76,11 @@ class Transport:
             self._manager.clear()  # the server may be closing it right now
         request.end_s, request.has_begun = now_s + timeout_s, False
         try:
-            return self._exchange(method, url, headers, body)
+            manager = self._connected(url)
+        except OSError as error:
+            return self._no_certificates(error)
+        try:
+            return self._exchange(manager, method, url, headers, body)
         except (HTTPError, OSError, ValueError) as error:
             self.close()
             return self._failed(error)
@@ -89,10 +93,17 @@ class Transport:
         if manager is not None:
             manager.clear()
 
-    def _exchange(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+    def _exchange(
+        self,
+        manager: urllib3.PoolManager,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes,
+    ) -> Answer:
         left_s = self._request.left_s()
         connect_s = min(self._options.connect_timeout_s, left_s)
-        response = self._connected(url).urlopen(
+        response = manager.urlopen(
             method,
             url,
             body=body,
@@ -131,6 +142,13 @@ class Transport:
         if _is_certificate(error):
             return Systemic(SystemicKind.CONFIGURATION, text, _CERTIFICATE_HINT)
         return Systemic(SystemicKind.UNREACHABLE, text)
+
+    def _no_certificates(self, error: OSError) -> Systemic:
+        options = self._options
+        named = (options.ca_file, options.client_cert, options.client_key)
+        files = ", ".join(each for each in named if each)
+        text = f"{options.shown_url}: {files}: {_why(error)}"
+        return Systemic(SystemicKind.CONFIGURATION, text, "these are PEM files that wald may read")
 
     def _connected(self, url: str) -> urllib3.PoolManager:
         if self._manager is None:

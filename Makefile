@@ -9,6 +9,7 @@ WORKERS ?= 2
 COVER_CORE ?= 100
 COVER_REST ?= 95
 PYTEST_FLAGS ?=
+unexport PYTHONDONTWRITEBYTECODE  # a start of wald takes twice as long where byte code is not kept
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check format-check lint types contracts units coverage fix bench torture lock clean

@@ -1,10 +1,20 @@
-"""Servers that tests share: started by the first test that needs one, ended with the session."""
+"""What holds for all tests: processes keep their byte code, and servers are shared.
 
+A server is started by the first test that needs it, and ended with the session.
+"""
+
+import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
+
+# where it is not to be written, each of the hundreds of processes compiles all it imports: a second
+# of processor time for each daemon, and more than half of a command's
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 @pytest.fixture(scope="session")

@@ -15,15 +15,30 @@ from typing import Self
 
 import psutil
 
+from tests.commands import call
+
 
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
-    """Poll until a condition holds; the time is a bound on failure, not a pace."""
-    deadline = time.monotonic() + timeout_s
+    """Poll until a condition holds; the time is a bound on failure, not a pace.
+
+    What takes long is asked seldom: most conditions are a question to a daemon, which answers with
+    the processor time that what is waited for needs.
+    """
+    start = time.monotonic()
     while not condition():
-        if time.monotonic() > deadline:
+        waited_s = time.monotonic() - start
+        if waited_s > timeout_s:
             message = f"not within {timeout_s} s: {what}"
             raise AssertionError(message)
-        time.sleep(0.002)
+        time.sleep(min(0.02, 0.002 + waited_s / 16))
+
+
+def ended(process: psutil.Process) -> bool:
+    """Tell whether a process is gone, buried by its parent or not."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 class Daemon:
@@ -139,18 +154,10 @@ class Daemon:
         """Wait until a killed supervisor and the children that die with it are gone."""
         assert self.process is not None
         self.process.wait(60)
-        _, alive = psutil.wait_procs(self.family, timeout=60)
-        assert not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
+        wait_until(lambda: all(map(ended, self.family)), "its children end")
 
     def command(self, name: str, *arguments: str, expect: int = 0) -> str:
         """Run a command of wald against this daemon and return what it printed."""
-        done = subprocess.run(
-            [sys.executable, "-m", "wald", name, *arguments],
-            env={**os.environ, "WALD_SOCKET": str(self.socket)},
-            capture_output=True,
-            text=True,
-            timeout=180,
-            check=False,
-        )
+        done = call(name, *arguments, socket=self.socket)
         assert done.returncode == expect, done.stderr + done.stdout
         return done.stdout

@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import Self
 
 from wald.config import Settings, SinkSettings
+from wald.core import body as bodies
 from wald.core.events import Event, Hello, OpenStream, StreamOpened, Welcome
+from wald.core.frame import request_entries
 from wald.core.wire import FrameReader, Side
 from wald.ingest.server import run
 from wald.ports import FileSystem
+from wald.storage.log import Log
+from wald.storage.tail import TailReader
 from wald.system import PosixFileSystem, SystemClock
 
 DEADLINE_S = 60.0
@@ -109,6 +113,28 @@ class Door:
         if self._stop >= 0:
             os.close(self._stop)
             self._stop = -1
+
+    def stored_bodies(self) -> list[bodies.Body]:
+        """Stop; return the bodies in the log, in order, read as the drainer does."""
+        self.stop()
+        fs = PosixFileSystem()
+        log = Log.open(fs, self.data_dir, SystemClock(), random.Random(3))
+        log_id, frontier = log.log_id, log.frontier
+        log.close()
+        reader = TailReader(fs, self.data_dir, log_id, after=0)
+        found: list[bodies.Body] = []
+        for item in reader.read(frontier):
+            for _, section in item.sections:  # type: ignore[union-attr]
+                at = 0
+                for entry in request_entries(section):
+                    found.append(bodies.decode(section.bodies[at : at + entry.body_length]))
+                    at += entry.body_length
+        reader.close()
+        return found
+
+    def stored_values(self) -> list[bytes]:
+        """Stop; return the values in the log, in order."""
+        return [value for body in self.stored_bodies() for value in body.values]
 
     def peer(self) -> "Peer":
         return Peer(self.path)

@@ -8,10 +8,14 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from wald.client.blocking import Producer, SessionInfo, connect
+    from wald.client.aio import AsyncProducer, connect_async
+    from wald.client.aio_pending import AsyncPending
+    from wald.client.blocking import Producer, connect
     from wald.client.delivery import RecordStatus, RouteStatus
+    from wald.client.identity import SessionInfo
     from wald.client.pending import Pending
     from wald.client.results import Results
+    from wald.client.streams import AsyncStream, Stream
     from wald.errors import (
         Backpressure,
         Closed,
@@ -35,6 +39,9 @@ if TYPE_CHECKING:
     from wald.model import Receipt, Refused
 
 __all__ = [
+    "AsyncPending",
+    "AsyncProducer",
+    "AsyncStream",
     "Backpressure",
     "Closed",
     "DeliveryPending",
@@ -57,20 +64,27 @@ __all__ = [
     "RouteStatus",
     "SequenceConflict",
     "SessionInfo",
+    "Stream",
     "Unavailable",
     "UnknownStream",
     "WaitTimeout",
     "WaldError",
     "__version__",
     "connect",
+    "connect_async",
 ]
 
 __version__ = "0.1.0"
 
 _MODULES = {
+    "AsyncPending": "wald.client.aio_pending",
+    "AsyncProducer": "wald.client.aio",
+    "AsyncStream": "wald.client.streams",
     "Producer": "wald.client.blocking",
-    "SessionInfo": "wald.client.blocking",
+    "SessionInfo": "wald.client.identity",
+    "Stream": "wald.client.streams",
     "connect": "wald.client.blocking",
+    "connect_async": "wald.client.aio",
     "Pending": "wald.client.pending",
     "RecordStatus": "wald.client.delivery",
     "Results": "wald.client.results",

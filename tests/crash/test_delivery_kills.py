@@ -1,7 +1,7 @@
 """Drainer and target killed with a batch in flight, two hundred times: the books balance.
 
-Two routes of one stream: SQLite, with a progress row, and a target behind HTTP that remembers
-batches by their id and kills itself before or behind its commit.
+Four routes of one stream: SQLite, with a progress row, and three targets behind HTTP that remember
+batches by their id and kill themselves before or behind their commit.
 """
 
 import json
@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import psutil
@@ -26,7 +27,8 @@ from tests.daemon import Daemon, wait_until
 
 KEYS = 7
 PENDING_MAX = 1_000
-TARGET_DEATHS = 165
+TARGETS = 3
+TARGET_DEATHS = 55  # of each
 DRAINER_KILLS = 40
 ROOT = Path(__file__).parents[2]
 CONFIGURATION = """
@@ -35,16 +37,18 @@ data_dir = "{directory}/data"
 [sinks.db]
 type = "sqlite"
 path = "{directory}/readings.db"
-[sinks.web]
-type = "web"
-port_file = "{directory}/port"
 [routes.db]
 stream = "readings"
 sink = "db"
 batch = {{ max_records = 20 }}
-[routes.web]
+"""
+WEB = """
+[sinks.{name}]
+type = "web"
+port_file = "{directory}/{name}.port"
+[routes.{name}]
 stream = "readings"
-sink = "web"
+sink = "{name}"
 batch = {{ max_records = 20 }}
 """
 
@@ -67,17 +71,19 @@ def seed() -> int:
 
 
 @pytest.fixture
-def target(directory: Path, seed: int) -> Iterator[Path]:
-    database = directory / "web.db"
+def targets(directory: Path, seed: int) -> Iterator[list[Path]]:
+    """Start the targets; return their databases, named after their routes."""
     program = str(ROOT / "tests" / "web_target.py")
-    arguments = [str(directory / "port"), str(database), str(seed), str(TARGET_DEATHS)]
-    process = subprocess.Popen([sys.executable, program, *arguments])
-    try:
-        wait_until((directory / "port").exists, "the target listens")
-        yield database
-    finally:
-        process.terminate()
-        process.wait(60)
+    databases = [directory / f"web{n}.db" for n in range(TARGETS)]
+    with ExitStack() as stack:
+        for n, database in enumerate(databases):
+            arguments = [database.with_suffix(".port"), database, seed + 1_000 * n, TARGET_DEATHS]
+            process = subprocess.Popen([sys.executable, program, *map(str, arguments)])
+            stack.callback(process.wait, 60)
+            stack.callback(process.terminate)
+        for database in databases:
+            wait_until(database.with_suffix(".port").exists, "the target listens")
+        yield databases
 
 
 def strike(daemon: Daemon) -> bool:
@@ -104,27 +110,24 @@ def pending(daemon: Daemon) -> int:
     return max(int(route["pending"]) for route in routes.values())
 
 
-def one(database: Path, question: str) -> int:
-    connection = sqlite3.connect(database)
-    try:
-        (found,) = connection.execute(question).fetchone()
-    finally:
-        connection.close()
+def deaths_of(database: Path) -> int:
+    with closing(sqlite3.connect(database)) as connection:
+        (found,) = connection.execute("SELECT count(*) FROM deaths").fetchone()
     return int(found)
 
 
 def test_two_hundred_crashes_with_a_batch_in_flight_lose_and_double_nothing(
-    directory: Path, target: Path, seed: int, capsys: pytest.CaptureFixture[str]
+    directory: Path, targets: list[Path], seed: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chance = random.Random(seed)
     started = time.monotonic()
     kills = sent = 0
     lsns: list[tuple[int, str]] = []
-    with Daemon(directory, config=CONFIGURATION.format(directory=directory)) as daemon:
+    configuration = CONFIGURATION.format(directory=directory)
+    configuration += "".join(WEB.format(directory=directory, name=web.stem) for web in targets)
+    with Daemon(directory, config=configuration) as daemon:
         with wald.connect(str(daemon.socket), timeout=60.0) as producer:
-            while kills < DRAINER_KILLS or one(target, "SELECT count(*) FROM deaths") < (
-                TARGET_DEATHS
-            ):
+            while kills < DRAINER_KILLS or min(map(deaths_of, targets)) < TARGET_DEATHS:
                 for key in (f"k{chance.randrange(KEYS)}" for _ in range(10)):
                     values = [f"{key}-{sent + n}" for n in range(20)]
                     results = producer.append_many("readings", values, key=key)
@@ -135,11 +138,11 @@ def test_two_hundred_crashes_with_a_batch_in_flight_lose_and_double_nothing(
                 wait_until(lambda: pending(daemon) < PENDING_MAX, "the routes keep up", 60.0)
         daemon.command("wait", "--all", "--timeout", "90s")
         routes = json.loads(daemon.command("status", "--json"))["routes"]
-    deaths = one(target, "SELECT count(*) FROM deaths")
+    deaths = sum(map(deaths_of, targets))
     with capsys.disabled():
         print(
             f"\ndelivery kill test: {sent:,} records, {kills} kills of the drainer with a manifest "
-            f"open, {deaths} deaths of the target in a request, WALD_TEST_SEED={seed}, "
+            f"open, {deaths} deaths of a target in a request, WALD_TEST_SEED={seed}, "
             f"{time.monotonic() - started:.1f} s",
             flush=True,
         )
@@ -148,16 +151,14 @@ def test_two_hundred_crashes_with_a_batch_in_flight_lose_and_double_nothing(
         books = [route[name] for name in ("accepted", "delivered", "pending", "dead_letters")]
         assert books == [sent, sent, 0, 0]
     check(directory / "readings.db", "readings", lsns)
-    check(target, "records", lsns)
+    for web in targets:
+        check(web, "records", lsns)
 
 
 def check(database: Path, table: str, accepted: list[tuple[int, str]]) -> None:
     """A target holds every record once, each key in order."""
-    connection = sqlite3.connect(database)
-    try:
+    with closing(sqlite3.connect(database)) as connection:
         rows = connection.execute(f"SELECT lsn, key FROM {table} ORDER BY rowid").fetchall()
-    finally:
-        connection.close()
     assert sorted(rows) == accepted
     for key in {key for _, key in accepted}:
         assert [lsn for lsn, its in rows if its == key] == [

@@ -12,6 +12,7 @@ import msgpack
 import pytest
 
 import wald
+from tests.commands import run
 from tests.daemon import Daemon
 
 ARCHITECTURE = Path(__file__).parents[2] / "ARCHITECTURE.md"
@@ -53,12 +54,12 @@ sink = "out"
 batch = {{ max_records = 7 }}
 """
     with Daemon(directory, config=config) as daemon:
-        checked = daemon.command("check", "--config", str(directory / "wald.toml"))
+        checked = run("check", "--config", str(directory / "wald.toml"))
         with wald.connect(str(daemon.socket)) as producer:
             results = producer.append_many("things", [{"n": n} for n in range(50)], key="k")
         daemon.command("wait", "--all", "--timeout", "30s")
         status = json.loads(daemon.command("status", "--json"))
-    assert "transactional" in checked
+    assert "transactional" in checked.stdout
     assert status["routes"]["copy"]["delivered"] == 50
     values = msgpack.unpackb((directory / "out.msgpack").read_bytes())["values"]
     assert [lsn for lsn, _, _ in values] == [receipt.lsn for receipt in results.accepted]

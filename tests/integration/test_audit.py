@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import wald
+from tests.commands import call
 from tests.daemon import Daemon
 
 CONFIG = """
@@ -105,15 +106,7 @@ def test_what_is_pending_is_counted_in_the_log(place: Path) -> None:
 
 
 def daemon_error(daemon: Daemon, *arguments: str) -> str:
-    import os
-    import subprocess
-    import sys
-
-    done = subprocess.run(
-        [sys.executable, "-m", "wald", *arguments],
-        env={**os.environ, "WALD_SOCKET": str(daemon.socket)},
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    done = call(*arguments, socket=daemon.socket)
     assert done.returncode != 0
     return done.stderr
 
@@ -178,6 +171,7 @@ def test_each_difference_at_the_target_is_named(
 def test_an_audit_beside_running_lanes_finds_nothing(place: Path) -> None:
     with daemon_in(place) as daemon, wald.connect(daemon.socket) as producer:
         producer.append_many("events", list(range(2_000)))
+        daemon.command("wait", "--all")
         ended = threading.Event()
 
         def append() -> None:

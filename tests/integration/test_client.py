@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import random
 import subprocess
 import sys
 import threading
@@ -34,36 +33,13 @@ from wald.core.events import (
     StreamOpened,
     Welcome,
 )
-from wald.core.frame import request_entries
 from wald.model import Receipt, Refused
-from wald.storage.log import Log
-from wald.storage.tail import TailReader
-from wald.system import PosixFileSystem, SystemClock
 
 
 @pytest.fixture
 def door() -> Iterator[Door]:
     with short_directory() as directory, Door(directory) as opened:
         yield opened
-
-
-def stored(door: Door) -> list[Body]:
-    """The bodies in the log, read as the drainer does."""
-    door.stop()
-    fs = PosixFileSystem()
-    log = Log.open(fs, door.data_dir, SystemClock(), random.Random(3))
-    log_id, frontier = log.log_id, log.frontier
-    log.close()
-    reader = TailReader(fs, door.data_dir, log_id, after=0)
-    found = []
-    for item in reader.read(frontier):
-        for _, section in item.sections:  # type: ignore[union-attr]
-            at = 0
-            for entry in request_entries(section):
-                found.append(bodies.decode(section.bodies[at : at + entry.body_length]))
-                at += entry.body_length
-    reader.close()
-    return found
 
 
 # --- values -------------------------------------------------------------------------------------
@@ -137,7 +113,7 @@ def test_what_was_appended_is_in_the_log_with_key_and_headers(door: Door):
         producer.append_many("s", [b"raw", {"n": 2}, b"raw"], keys=["a", None, b"c"])
         producer.append_many("s", [{"k": "x"}, {"k": "y"}], key=lambda value: value["k"])  # type: ignore[index]
         producer.append_many("s", [b"1", b"2"], key="same", headers={"h": "x"})
-    assert stored(door) == [
+    assert door.stored_bodies() == [
         Body(1, [msgpack.packb({"n": 1})], ["k"], [{"h": b"v"}], ["d"]),
         Body(b"\0\1\0", [b"raw", msgpack.packb({"n": 2}), b"raw"], ["a", None, b"c"]),
         Body(1, [msgpack.packb({"k": "x"}), msgpack.packb({"k": "y"})], ["x", "y"]),
@@ -150,7 +126,7 @@ def test_what_is_urgent_says_so_in_a_header(door: Door):
         producer.append("s", b"1", headers={"h": "x"}, urgent=True)
         producer.append_many("s", [b"2", b"3"], urgent=True)
     header = limits.URGENT_HEADER_NAME
-    assert stored(door) == [
+    assert door.stored_bodies() == [
         Body(0, [b"1"], None, [{header: "", "h": "x"}]),
         Body(0, [b"2", b"3"], None, [{header: ""}, {header: ""}]),
     ]
@@ -280,7 +256,7 @@ def test_appends_during_restarts_are_stored_once_each(door: Door):
     done.set()
     thread.join(DEADLINE_S)
     assert lsns == list(range(1, len(lsns) + 1))
-    assert sum(len(body.values) for body in stored(door)) == len(lsns)
+    assert sum(len(body.values) for body in door.stored_bodies()) == len(lsns)
 
 
 def test_a_second_client_of_the_name_fences_the_first(door: Door):
@@ -480,7 +456,11 @@ def test_a_forks_child_opens_a_session_of_its_own(door: Door):
         check=False,
     )
     assert done.returncode == 0
-    assert [body.values for body in stored(door)] == [[b"parent 1"], [b"child"], [b"parent 2"]]
+    assert [body.values for body in door.stored_bodies()] == [
+        [b"parent 1"],
+        [b"child"],
+        [b"parent 2"],
+    ]
 
 
 # --- the front ----------------------------------------------------------------------------------

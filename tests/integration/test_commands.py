@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 import wald
+from tests.commands import call, run
 from tests.daemon import Daemon, wait_until
 from wald import errors
 
@@ -35,24 +37,6 @@ def shared() -> Iterator[Daemon]:
     with Daemon(path, to=f"sqlite:{path}/x.db") as daemon:
         yield daemon
     shutil.rmtree(path)
-
-
-def run(
-    *arguments: str, socket: Path | None = None, stdin: str | None = None, timeout: float = 60.0
-) -> subprocess.CompletedProcess[str]:
-    environment = {name: said for name, said in os.environ.items() if name != "WALD_CONFIG"}
-    if socket is not None:
-        environment["WALD_SOCKET"] = str(socket)
-    return subprocess.run(
-        [sys.executable, "-m", "wald", *arguments],
-        env=environment,
-        input=stdin,
-        stdin=None if stdin is not None else subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
 
 
 def rows(database: Path, query: str) -> list[tuple[Any, ...]]:
@@ -112,7 +96,7 @@ def test_append_of_many_requests_keeps_the_order_of_the_file(
     shared: Daemon, directory: Path
 ) -> None:
     source = numbers(directory / "in.ndjson", range(12_345))
-    done = run("append", "many", source, "--json", socket=shared.socket)
+    done = call("append", "many", source, "--json", socket=shared.socket)
     said = json.loads(done.stdout)
     assert (done.returncode, said["accepted"], said["refused"]) == (0, 12_345, [])
     shared.command("wait", "many", "--timeout", "60s")
@@ -121,9 +105,9 @@ def test_append_of_many_requests_keeps_the_order_of_the_file(
 
 
 def test_append_to_a_bad_name_or_from_no_file_is_told(shared: Daemon, directory: Path) -> None:
-    done = run("append", "../x", "--format", "lines", socket=shared.socket, stdin="x\n")
+    done = call("append", "../x", "--format", "lines", socket=shared.socket, stdin="x\n")
     assert (done.returncode, "error[unknown-stream]" in done.stderr) == (1, True)
-    done = run("append", "x", str(directory / "none.csv"), socket=shared.socket)
+    done = call("append", "x", str(directory / "none.csv"), socket=shared.socket)
     assert (done.returncode, "error[input]" in done.stderr) == (2, True)
     assert "Traceback" not in done.stderr
 
@@ -149,12 +133,12 @@ def test_a_client_says_what_is_wrong_in_its_own_words(shared: Daemon) -> None:
 def test_a_rerun_with_once_appends_nothing_twice(shared: Daemon, directory: Path) -> None:
     source = numbers(directory / "in.ndjson", range(1_234))
     arguments = ["append", "reruns", source, "--once", "a", "--json"]
-    first = run(*arguments, socket=shared.socket)
-    again = run(*arguments, socket=shared.socket)
+    first = call(*arguments, socket=shared.socket)
+    again = call(*arguments, socket=shared.socket)
     assert (first.returncode, again.returncode) == (0, 0), first.stderr + again.stderr
     assert json.loads(first.stdout)["accepted"] == json.loads(again.stdout)["accepted"] == 1_234
     assert json.loads(first.stdout)["last_lsn"] == json.loads(again.stdout)["last_lsn"]
-    told = run(*arguments[:-1], socket=shared.socket).stderr
+    told = call(*arguments[:-1], socket=shared.socket).stderr
     assert told.startswith("1,234 of 1,234 records accepted, 1,000 of them by an earlier run, LSN ")
     shared.command("wait", "reruns", "--timeout", "30s")
     assert rows(shared.directory / "x.db", "select count(*) from reruns") == [(1_234,)]
@@ -168,61 +152,59 @@ def test_a_rerun_with_another_input_is_refused(
     name = f"changed-{len(changed)}-{changed[0]}"
     arguments = ["append", "changes", str(source), "--once", name]
     numbers(source, range(1_234))
-    assert run(*arguments, socket=shared.socket).returncode == 0
+    assert call(*arguments, socket=shared.socket).returncode == 0
     numbers(source, changed)
-    done = run(*arguments, socket=shared.socket)
+    done = call(*arguments, socket=shared.socket)
     assert done.returncode == 1
     assert "error[sequence-conflict]: the input is not the one" in done.stderr
     assert "hint: use another name" in done.stderr
 
 
-def test_an_append_with_once_that_is_killed_goes_on_where_it_ended(directory: Path) -> None:
+def accepted(daemon: Daemon, route: str) -> int:
+    routes: Any = (daemon.ask(op="status") or {}).get("routes") or {}
+    return int(routes.get(route, {}).get("accepted", 0))
+
+
+def test_an_append_with_once_that_is_killed_goes_on_where_it_ended(
+    shared: Daemon, directory: Path
+) -> None:
     source = numbers(directory / "in.ndjson", range(60_000))
-    with Daemon(directory, to=f"sqlite:{directory}/x.db") as daemon:
-        arguments = ["append", "events", source, "--once", "import", "--json"]
-        running = subprocess.Popen(
-            [sys.executable, "-m", "wald", *arguments],
-            env={**os.environ, "WALD_SOCKET": str(daemon.socket)},
-            stdout=subprocess.DEVNULL,
-        )
-
-        def accepted() -> int:
-            answer = daemon.ask(op="status") or {}
-            routes: Any = answer.get("routes") or {}
-            return int(routes.get("events", {}).get("accepted", 0))
-
-        wait_until(lambda: accepted() > 0, "something is accepted")
-        running.kill()
-        running.wait()
-        done = run(*arguments, socket=daemon.socket)
-        assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout)["accepted"] == 60_000
-        daemon.command("wait", "--all", "--timeout", "60s")
-    found = rows(directory / "x.db", "select value ->> 'n' from events order by lsn")
+    arguments = ["append", "imports", source, "--once", "import", "--json"]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "wald", *arguments],
+        env={**os.environ, "WALD_SOCKET": str(shared.socket)},
+        stdout=subprocess.DEVNULL,
+    )
+    wait_until(lambda: accepted(shared, "imports") > 0, "something is accepted")
+    running.kill()
+    running.wait()
+    done = call(*arguments, socket=shared.socket)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["accepted"] == 60_000
+    shared.command("wait", "imports", "--timeout", "60s")
+    found = rows(shared.directory / "x.db", "select value ->> 'n' from imports order by lsn")
     assert [n for (n,) in found] == list(range(60_000))
 
 
-def test_an_append_goes_on_through_a_kill_of_ingest(directory: Path) -> None:
+def test_an_append_goes_on_through_a_kill_of_ingest(shared: Daemon, directory: Path) -> None:
     source = numbers(directory / "in.ndjson", range(60_000))
-    with Daemon(directory, to=f"sqlite:{directory}/x.db") as daemon:
-        running = subprocess.Popen(
-            [sys.executable, "-m", "wald", "append", "events", source, "--json"],
-            env={**os.environ, "WALD_SOCKET": str(daemon.socket)},
-            stdout=subprocess.PIPE,
-        )
-        os.kill(daemon.pids()["ingest"], signal.SIGKILL)
-        out, _ = running.communicate(timeout=60)
-        assert json.loads(out)["accepted"] == 60_000
-        daemon.command("wait", "--all", "--timeout", "60s")
-    assert rows(directory / "x.db", "select count(*), count(distinct value) from events") == [
-        (60_000, 60_000)
-    ]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "wald", "append", "through", source, "--json"],
+        env={**os.environ, "WALD_SOCKET": str(shared.socket)},
+        stdout=subprocess.PIPE,
+    )
+    os.kill(shared.pids()["ingest"], signal.SIGKILL)
+    out, _ = running.communicate(timeout=60)
+    assert json.loads(out)["accepted"] == 60_000
+    shared.command("wait", "through", "--timeout", "60s")
+    query = "select count(*), count(distinct value) from through"
+    assert rows(shared.directory / "x.db", query) == [(60_000, 60_000)]
 
 
-def partly(directory: Path, daemon: Daemon, *arguments: str) -> subprocess.Popen[str]:
+def partly(daemon: Daemon, stream: str, *arguments: str) -> subprocess.Popen[str]:
     """Begin to append from a pipe that does not end, and wait until something is accepted."""
     running = subprocess.Popen(
-        [sys.executable, "-m", "wald", "append", "things", "--format", "lines", *arguments],
+        [sys.executable, "-m", "wald", "append", stream, "--format", "lines", *arguments],
         env={**os.environ, "WALD_SOCKET": str(daemon.socket)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -232,12 +214,7 @@ def partly(directory: Path, daemon: Daemon, *arguments: str) -> subprocess.Popen
     assert running.stdin is not None
     running.stdin.write("x\n" * 20_000)
     running.stdin.flush()
-
-    def accepted() -> int:
-        routes: Any = (daemon.ask(op="status") or {}).get("routes") or {}
-        return int(routes.get("things", {}).get("accepted", 0))
-
-    wait_until(lambda: accepted() >= 19_000, "most is accepted")
+    wait_until(lambda: accepted(daemon, stream) >= 19_000, "most is accepted")
     return running
 
 
@@ -245,53 +222,54 @@ def partly(directory: Path, daemon: Daemon, *arguments: str) -> subprocess.Popen
     ("number", "arguments", "hint"),
     [
         (signal.SIGINT, (), "a rerun stores them twice; with --once NAME"),
-        (signal.SIGTERM, ("--once", "a"), "run the same command again: it goes on"),
+        (signal.SIGTERM, ("--once", "interrupted"), "run the same command again: it goes on"),
     ],
 )
 def test_an_append_that_is_interrupted_says_what_it_stored(
-    directory: Path, number: int, arguments: tuple[str, ...], hint: str
+    shared: Daemon, number: signal.Signals, arguments: tuple[str, ...], hint: str
 ) -> None:
-    with Daemon(directory, to=f"sqlite:{directory}/x.db") as daemon:
-        running = partly(directory, daemon, *arguments)
-        running.send_signal(number)
-        _, said = running.communicate(timeout=60)
-        assert running.returncode == 128 + number
-        accepted, explained = said.splitlines()
-
-        def stored() -> int:
-            status: Any = daemon.ask(op="status")
-            return int(status["routes"]["things"]["accepted"])
-
-        lsn = int(accepted.rpartition(" ")[2])
-        assert accepted == f"not all was sent: {lsn:,} records accepted, LSN 1 .. {lsn}"
-        wait_until(lambda: stored() == lsn, "the figures say the same")
-        assert explained.startswith(hint)
+    stream = number.name.lower()
+    running = partly(shared, stream, *arguments)
+    running.send_signal(number)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 128 + number
+    told, explained = said.splitlines()
+    found = re.fullmatch(r"not all was sent: ([\d,]+) records accepted, LSN (\d+) .. (\d+)", told)
+    assert found is not None, told
+    count, first, last = (int(number.replace(",", "")) for number in found.groups())
+    assert count == last - first + 1  # nobody else appends meanwhile
+    wait_until(lambda: accepted(shared, stream) == count, "the figures say the same")
+    assert explained.startswith(hint)
 
 
-@pytest.mark.parametrize("as_json", [True, False])
-def test_an_append_that_fails_midway_says_what_it_stored(directory: Path, *, as_json: bool) -> None:
+def test_an_append_that_fails_midway_says_what_it_stored(directory: Path) -> None:
     daemon = Daemon(directory, to=f"sqlite:{directory}/x.db")
     with daemon:
-        running = partly(directory, daemon, "--timeout", "1s", *["--json"] * as_json)
-    assert running.stdin is not None
-    running.stdin.write("y\n" * 2_000)
-    out, said = running.communicate(timeout=60)
-    assert running.returncode == 69
-    if as_json:
-        report = json.loads(out)
-        assert report["accepted"] == report["last_lsn"] >= 19_000
-        assert report["error"]["code"] in ("unavailable", "outcome-unknown")
-    else:
-        assert "not all was sent: " in said
-        assert "accepted, LSN 1 .. " in said
-        assert "error[" in said
+        both = [
+            partly(daemon, stream, "--timeout", "1s", *more)
+            for stream, more in (("things", ()), ("data", ("--json",)))
+        ]
+    heard = []
+    for running in both:
+        assert running.stdin is not None
+        running.stdin.write("y\n" * 2_000)
+        heard.append(running.communicate(timeout=60))
+        assert running.returncode == 69
+    (_, said), (out, _) = heard
+    report = json.loads(out)
+    assert report["accepted"] >= 19_000
+    assert report["last_lsn"] >= report["first_lsn"] + report["accepted"] - 1
+    assert report["error"]["code"] in ("unavailable", "outcome-unknown")
+    assert "not all was sent: " in said
+    assert "accepted, LSN 1 .. " in said
+    assert "error[" in said
 
 
 # --- status and wait ----------------------------------------------------------------------------
 
 
 def test_status_has_the_shape_that_scripts_rely_on(shared: Daemon) -> None:
-    run("append", "shape", "--format", "lines", socket=shared.socket, stdin="x\n")
+    call("append", "shape", "--format", "lines", socket=shared.socket, stdin="x\n")
     shared.command("wait", "shape")
     status = json.loads(shared.command("status", "--json"))
     assert {"log_id", "frontier_lsn", "routes"} <= status.keys()
@@ -307,7 +285,7 @@ def test_status_has_the_shape_that_scripts_rely_on(shared: Daemon) -> None:
 
 
 def test_wait_for_a_route_that_is_not_there_is_told(shared: Daemon) -> None:
-    done = run("wait", "nosuch", socket=shared.socket)
+    done = call("wait", "nosuch", socket=shared.socket)
     assert (done.returncode, "error[input]: there is no route 'nosuch'" in done.stderr) == (2, True)
 
 
@@ -316,7 +294,7 @@ def test_wait_gives_up_while_the_target_is_down_and_says_why(directory: Path) ->
     with Daemon(directory, to=f"sqlite:{directory}/x.db") as daemon:
         with wald.connect(str(daemon.socket)) as producer:
             producer.append("things", {"n": 1})
-        done = run("wait", "--all", "--timeout", "500ms", socket=daemon.socket)
+        done = call("wait", "--all", "--timeout", "500ms", socket=daemon.socket)
         assert done.returncode == 75
         assert "error[timeout]: not drained within 0.5 s: things (1 pending)" in done.stderr
         (directory / "x.db").rmdir()
@@ -326,43 +304,39 @@ def test_wait_gives_up_while_the_target_is_down_and_says_why(directory: Path) ->
 
 def test_wait_goes_on_while_drain_starts_anew(shared: Daemon) -> None:
     os.kill(shared.pids()["drain"], signal.SIGKILL)
-    run("append", "restarts", "--format", "lines", socket=shared.socket, stdin="x\n")
+    call("append", "restarts", "--format", "lines", socket=shared.socket, stdin="x\n")
     shared.command("wait", "restarts", "--timeout", "30s")
     assert rows(shared.directory / "x.db", "select count(*) from restarts") == [(1,)]
 
 
-def test_a_hung_drain_is_seen_and_no_command_waits_for_it(directory: Path) -> None:
-    with Daemon(directory, to=f"sqlite:{directory}/x.db") as daemon:
-        drain = daemon.pids()["drain"]
-        os.kill(drain, signal.SIGSTOP)
-        try:
-            run("append", "things", "--format", "lines", socket=daemon.socket, stdin="x\n")
-            done = run("wait", "--all", "--timeout", "300ms", socket=daemon.socket, timeout=8)
-            assert (done.returncode, "error[timeout]" in done.stderr) == (75, True), done.stderr
-            status = run("status", socket=daemon.socket)
-            assert "drain does not answer; its figures are the last it wrote" in status.stderr
-            assert json.loads(run("status", "--json", socket=daemon.socket).stdout)["stale"]
-        finally:
-            os.kill(drain, signal.SIGCONT)
-        daemon.command("wait", "--all", "--timeout", "30s")
-        wait_until(lambda: run("status", socket=daemon.socket).stderr == "", "it answers again")
+def test_a_hung_drain_is_seen_and_no_command_waits_for_it(shared: Daemon) -> None:
+    drain = shared.pids()["drain"]
+    os.kill(drain, signal.SIGSTOP)
+    try:
+        call("append", "hung", "--format", "lines", socket=shared.socket, stdin="x\n")
+        done = run("wait", "--all", "--timeout", "300ms", socket=shared.socket, timeout=8)
+        assert (done.returncode, "error[timeout]" in done.stderr) == (75, True), done.stderr
+        status = call("status", socket=shared.socket)
+        assert "drain does not answer; its figures are the last it wrote" in status.stderr
+        assert json.loads(call("status", "--json", socket=shared.socket).stdout)["stale"]
+    finally:
+        os.kill(drain, signal.SIGCONT)
+    shared.command("wait", "--all", "--timeout", "30s")
+    wait_until(lambda: call("status", socket=shared.socket).stderr == "", "it answers again")
 
 
-def test_a_hung_daemon_is_said_to_hang(directory: Path) -> None:
-    with Daemon(directory, to=f"sqlite:{directory}/x.db") as daemon:
-        supervisor = daemon.pids()["supervisor"]
-        os.kill(supervisor, signal.SIGSTOP)
-        try:
-            done = run("wait", "--all", "--timeout", "300ms", socket=daemon.socket, timeout=8)
-            assert done.returncode == 75
-            assert "did not answer within 0.3 s" in done.stderr
-            done = run("status", socket=daemon.socket, timeout=8)
-            assert (done.returncode, "hint: it runs and does not answer" in done.stderr) == (
-                69,
-                True,
-            )
-        finally:
-            os.kill(supervisor, signal.SIGCONT)
+def test_a_hung_daemon_is_said_to_hang(shared: Daemon) -> None:
+    supervisor = shared.pids()["supervisor"]
+    os.kill(supervisor, signal.SIGSTOP)
+    try:
+        done = run("wait", "--all", "--timeout", "300ms", socket=shared.socket, timeout=8)
+        assert done.returncode == 75
+        assert "did not answer within 0.3 s" in done.stderr
+        done = run("status", socket=shared.socket, timeout=8)
+        hangs = "hint: it runs and does not answer" in done.stderr
+        assert (done.returncode, hangs) == (69, True)
+    finally:
+        os.kill(supervisor, signal.SIGCONT)
 
 
 CONFIG = """
@@ -378,11 +352,11 @@ sink = "db"
 def test_wait_does_not_wait_for_an_orphan(directory: Path) -> None:
     (directory / "x.db").mkdir()
     with Daemon(directory, config=CONFIG.format(directory=directory, name="old")) as daemon:
-        run("append", "things", "--format", "lines", socket=daemon.socket, stdin="x\n")
+        call("append", "things", "--format", "lines", socket=daemon.socket, stdin="x\n")
     config = CONFIG.format(directory=directory, name="new") + 'start = "now"\n'
     (directory / "wald.toml").write_text(config)
     with daemon:
-        done = run("wait", "old", socket=daemon.socket, timeout=30)
+        done = call("wait", "old", socket=daemon.socket)
     assert done.returncode == 1
     assert "error[undeliverable]: old is orphan (1 pending)" in done.stderr
     assert "hint: the configuration does not name the route" in done.stderr
@@ -396,11 +370,11 @@ def disown(target: Path) -> None:
 
 def test_wait_does_not_wait_for_a_parked_route(directory: Path) -> None:
     with Daemon(directory, to=f"sqlite:{directory}/x.db") as daemon:
-        run("append", "things", "--format", "lines", socket=daemon.socket, stdin="x\n")
+        call("append", "things", "--format", "lines", socket=daemon.socket, stdin="x\n")
         daemon.command("wait", "--all", "--timeout", "30s")
         disown(directory / "x.db")
-        run("append", "things", "--format", "lines", socket=daemon.socket, stdin="x\n")
-        done = run("wait", "--all", socket=daemon.socket, timeout=30)
+        call("append", "things", "--format", "lines", socket=daemon.socket, stdin="x\n")
+        done = call("wait", "--all", socket=daemon.socket)
     assert done.returncode == 1
     assert "error[undeliverable]: things is parked: diverged (1 pending)" in done.stderr
     assert "hint: " in done.stderr
@@ -432,16 +406,16 @@ table = "seats"
     with source.open("w", newline="") as out:
         csv.writer(out).writerows([("seat", "price"), ("1A", 5), ("1B", -5), ("1C", 7)])
     with Daemon(directory, config=config) as daemon:
-        assert run("append", "seats", str(source), socket=daemon.socket).returncode == 0
+        assert call("append", "seats", str(source), socket=daemon.socket).returncode == 0
         daemon.command("wait", "seats-db", "--timeout", "30s")
         (letter,) = json.loads(daemon.command("dlq", "list", "--json"))["dead_letters"]
         assert "1 " in daemon.command("status")
         assert "seats-db" in daemon.command("dlq", "list", "--route", "seats-db")
         offline = ["dlq", "list", "--data-dir", str(daemon.data_dir), "--json"]
-        held = run(*offline)
+        held = call(*offline)
         assert (held.returncode, "error[data.held]" in held.stderr) == (69, True)
     assert json.loads(run(*offline).stdout) == {"dead_letters": [letter], "more": 0}
-    unknown = run(*offline, "--route", "other")
+    unknown = call(*offline, "--route", "other")
     assert (unknown.returncode, unknown.stdout) == (2, "")
     assert "there is no route 'other'\nhint: routes: seats-db" in unknown.stderr
     assert letter["route"] == "seats-db"
@@ -462,14 +436,16 @@ def test_what_dlq_list_leaves_out_is_said(directory: Path) -> None:
                 )
             producer.append_many("things", [{"n": n} for n in range(200)])
         daemon.command("wait", "--all", "--timeout", "30s")
-        few = run("dlq", "list", "--limit", "30", socket=daemon.socket)
+        few = call("dlq", "list", "--limit", "30", socket=daemon.socket)
         assert len(few.stdout.splitlines()) == 31
         assert all(line.endswith("www...") for line in few.stdout.splitlines()[1:])
         assert few.stderr.startswith("70 more: --limit 100 shows all")
-        assert run("dlq", "list", socket=daemon.socket).stderr == ""
-        said = json.loads(run("dlq", "list", "--json", "--limit", "7", socket=daemon.socket).stdout)
+        assert call("dlq", "list", socket=daemon.socket).stderr == ""
+        said = json.loads(
+            call("dlq", "list", "--json", "--limit", "7", socket=daemon.socket).stdout
+        )
         assert (len(said["dead_letters"]), said["more"]) == (7, 93)
-    offline = run("dlq", "list", "--data-dir", str(daemon.data_dir), "--limit", "99")
+    offline = call("dlq", "list", "--data-dir", str(daemon.data_dir), "--limit", "99")
     assert offline.stderr.startswith("1 more")
 
 
@@ -592,7 +568,7 @@ def test_what_commands_tell_people(directory: Path) -> None:
     with Daemon(directory, to=f"sqlite:{directory}/x.db") as daemon:
         with wald.connect(str(daemon.socket)) as producer:
             producer.append_many("things", [{"n": n} for n in range(3)])
-        waited = run("wait", "things", socket=daemon.socket)
+        waited = call("wait", "things", socket=daemon.socket)
         assert "things drained: 3 records, 0 dead letters" in waited.stderr
         assert json.loads(daemon.command("wait", "--all", "--json"))["routes"]["things"]
         head, row = daemon.command("status").splitlines()[:2]
@@ -601,10 +577,10 @@ def test_what_commands_tell_people(directory: Path) -> None:
             *("PENDING", "DEAD", "OLDEST", "RATE", "ETA", "BREAKER"),
         ]
         assert row.split()[:3] == ["things", "things", "transactional"]
-        assert "no dead letters" in run("dlq", "list", socket=daemon.socket).stderr
+        assert "no dead letters" in call("dlq", "list", socket=daemon.socket).stderr
     data_dir = str(daemon.data_dir)
-    assert "all whole, through LSN 3" in run("log", "verify", data_dir).stdout
-    assert json.loads(run("log", "inspect", data_dir, "--json").stdout)["clean"] is True
+    assert "all whole, through LSN 3" in call("log", "verify", data_dir).stdout
+    assert json.loads(call("log", "inspect", data_dir, "--json").stdout)["clean"] is True
     replayed = run("replay", "--to", f"sqlite:{directory}/x.db", "--data-dir", data_dir)
     assert replayed.stdout == (
         "things -> to: 3 accepted = 3 delivered + 0 pending + 0 dead letters\n"
@@ -632,23 +608,6 @@ def flip(daemon: Daemon) -> None:
     segment.write_bytes(data)
 
 
-def test_a_start_that_finds_damage_says_so_everywhere(directory: Path) -> None:
-    daemon, lsn = damaged(directory)
-    flip(daemon)
-    line = f"LSN {lsn} .. {lsn} are lost: seg-0000000001.wal offset"
-    with daemon:
-        status = run("status", socket=daemon.socket)
-        assert f"at the last start: {line}" in status.stderr
-        assert f"{daemon.data_dir}/reports" in status.stderr
-        logged = [one for one in daemon.log.read_text().splitlines() if line in one]
-        assert [one.split()[2] for one in logged] == ["ERROR"]
-    data_dir = str(daemon.data_dir)
-    assert (
-        "lost"
-        not in run("replay", "--to", f"sqlite:{directory}/x.db", "--data-dir", data_dir).stderr
-    )
-
-
 @pytest.mark.parametrize("command", ["replay", "run"])
 def test_what_starts_a_log_by_itself_says_what_is_lost_too(directory: Path, command: str) -> None:
     daemon, lsn = damaged(directory)
@@ -658,29 +617,37 @@ def test_what_starts_a_log_by_itself_says_what_is_lost_too(directory: Path, comm
     assert f"LSN {lsn} .. {lsn} are lost" in done.stderr
 
 
-def test_verify_names_the_damage_and_its_lsns(directory: Path) -> None:
+def test_damage_is_named_by_verify_and_by_the_start_that_sets_it_aside(directory: Path) -> None:
     daemon, lsn = damaged(directory)
-    clean = run("log", "verify", str(daemon.data_dir), "--json")
+    data_dir = str(daemon.data_dir)
+    clean = run("log", "verify", data_dir, "--json")
     assert (clean.returncode, json.loads(clean.stdout)["clean"]) == (0, True)
-    assert "things" in run("log", "inspect", str(daemon.data_dir)).stdout
+    assert "things" in call("log", "inspect", data_dir).stdout
     flip(daemon)
-    done = run("log", "verify", str(daemon.data_dir), "--json")
+    done = run("log", "verify", data_dir, "--json")
     (damage,) = json.loads(done.stdout)["damages"]
     assert done.returncode == 1
     assert (damage["first_lsn"], damage["last_lsn"]) == (lsn, lsn)
-    told = run("log", "verify", str(daemon.data_dir))
+    told = call("log", "verify", data_dir)
     assert f"LSN {lsn} .. {lsn} (1 record, stream things)" in told.stdout
     assert "1 of 1 segment damaged. What is not named here is whole" in told.stderr
     assert "hint: the next start sets the damage aside" in told.stderr
+    line = f"LSN {lsn} .. {lsn} are lost: seg-0000000001.wal offset"
     with daemon:
-        pass
-    told = run("log", "verify", str(daemon.data_dir))
+        status = call("status", socket=daemon.socket)
+        assert f"at the last start: {line}" in status.stderr
+        assert f"{daemon.data_dir}/reports" in status.stderr
+        logged = [one for one in daemon.log.read_text().splitlines() if line in one]
+        assert [one.split()[2] for one in logged] == ["ERROR"]
+    told = call("log", "verify", data_dir)
     assert told.returncode == 1
     assert "1 of 2 segments damaged" in told.stderr
     assert "hint: a start has set it aside" in told.stderr
+    replayed = run("replay", "--to", f"sqlite:{directory}/x.db", "--data-dir", data_dir)
+    assert "lost" not in replayed.stderr
     for segment in (daemon.data_dir / "log").glob("seg-*.wal"):
         segment.unlink()
-    told = run("log", "verify", str(daemon.data_dir))
+    told = call("log", "verify", data_dir)
     assert told.stderr.startswith("1 segment missing. What is not named")
 
 

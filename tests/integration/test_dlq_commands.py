@@ -1,6 +1,5 @@
 """``wald dlq`` against a real daemon: looked at, exported, sent again, purged, set aside."""
 
-import io
 import json
 import os
 import shutil
@@ -8,17 +7,18 @@ import signal
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, redirect_stderr, redirect_stdout
+from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 import wald
+from tests import commands
+from tests.commands import Said
 from tests.daemon import Daemon, wait_until
 from tests.integration.test_commands import rows
-from wald.cli import run_command
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 CONFIG = """
@@ -66,28 +66,15 @@ def daemon() -> Iterator[Daemon]:
     shutil.rmtree(path)
 
 
-class Said(NamedTuple):
-    """What a command came to."""
-
-    code: int
-    out: str
-    err: str
-
-
 def call(daemon: Daemon, *arguments: str) -> Said:
-    """Run a command of ``wald dlq`` in this process: a new interpreter each time takes a second."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setenv("WALD_SOCKET", str(daemon.socket))
-        patch.setattr("sys.stdin", io.StringIO())
-        code = run_command(["dlq", *arguments])
-    return Said(code, out.getvalue(), err.getvalue())
+    """Run a command of ``wald dlq``."""
+    return commands.call("dlq", *arguments, socket=daemon.socket)
 
 
 def listed(daemon: Daemon, *arguments: str) -> list[dict[str, Any]]:
-    code, out, _ = call(daemon, "list", "--json", *arguments)
-    said = json.loads(out)
-    assert (code, said["more"]) == (0, 0)
+    done = call(daemon, "list", "--json", *arguments)
+    said = json.loads(done.stdout)
+    assert (done.returncode, said["more"]) == (0, 0)
     letters: list[dict[str, Any]] = said["dead_letters"]
     return letters
 
@@ -108,7 +95,7 @@ def test_list_narrows_by_reason_key_lsn_and_time(daemon: Daemon) -> None:
     assert listed(daemon, "--until", "1h") == []
     assert listed(daemon, "--since", "2001-02-03T04:05:06Z", "--until", "2001-02-04") == []
     assert listed(daemon, "--route", "seats") == [first, second, third]
-    table = call(daemon, "list").out.splitlines()
+    table = call(daemon, "list").stdout.splitlines()
     assert table[0].split() == ["ROUTE", "LSN", "KEY", "CODE", "REASON"]
     assert "CHECK constraint failed: price > 0" in table[1]
     assert "the value is bytes, not a map of fields" in table[3]
@@ -116,15 +103,15 @@ def test_list_narrows_by_reason_key_lsn_and_time(daemon: Daemon) -> None:
 
 def test_show_tells_everything_of_one_letter(daemon: Daemon) -> None:
     letter = listed(daemon, "--key", "1B")[0]
-    shown = call(daemon, "show", str(letter["lsn"])).out
+    shown = call(daemon, "show", str(letter["lsn"])).stdout
     for words in ("route:         seats", "box-office", TRACE, '"price": -5', "CHECK constraint"):
         assert words in shown
-    (said,) = json.loads(call(daemon, "show", str(letter["lsn"]), "--json").out)["dead_letters"]
+    (said,) = json.loads(call(daemon, "show", str(letter["lsn"]), "--json").stdout)["dead_letters"]
     assert said["value"] == {"seat": "1B", "price": -5}
 
 
 def test_export_is_a_line_of_json_a_letter_with_all_that_is_known(daemon: Daemon) -> None:
-    lines = [json.loads(line) for line in call(daemon, "export").out.splitlines()]
+    lines = [json.loads(line) for line in call(daemon, "export").stdout.splitlines()]
     assert len(lines) == 3
     first = lines[0]
     assert first["value"] == {"seat": "1B", "price": -5}
@@ -174,16 +161,16 @@ def test_what_cannot_be_meant_is_told_in_two_lines(
     daemon: Daemon, arguments: list[str], code: int, words: str
 ) -> None:
     done = call(daemon, *arguments)
-    assert (done.code, done.out) == (code, ""), done.err
-    assert words in done.err
+    assert (done.returncode, done.stdout) == (code, ""), done.stderr
+    assert words in done.stderr
     assert len(listed(daemon)) == 3
 
 
 def test_a_dry_run_changes_nothing_and_says_how_many(daemon: Daemon) -> None:
     again = call(daemon, "redrive", "--route", "seats", "--dry-run")
-    assert again.err == "3 dead letters of route seats would be sent again\n"
+    assert again.stderr == "3 dead letters of route seats would be sent again\n"
     gone = call(daemon, "purge", "--route", "seats", "--key", "1B", "--dry-run")
-    assert gone.err == "1 dead letter of route seats would be purged\n"
+    assert gone.stderr == "1 dead letter of route seats would be purged\n"
     assert len(listed(daemon)) == 3
 
 
@@ -217,15 +204,15 @@ def test_redrive_purge_and_the_books_with_a_daemon_and_without(directory: Path) 
         )
         mend(directory, least=-100)
         done = call(daemon, "redrive", "--route", "seats", "--wait", "30s")
-        assert done.err.startswith("5 dead letters of route seats sent again: 2 refused again")
-        assert "they come late" in done.err
+        assert done.stderr.startswith("5 dead letters of route seats sent again: 2 refused again")
+        assert "they come late" in done.stderr
         assert sorted(rows(directory / "x.db", "SELECT price FROM seats")) == [
             (-3,), (-2,), (-1,), (1,), (2,)
         ]  # fmt: skip
         first, second = listed(daemon)
         assert "price > -100" in first["message"]
         gone = call(daemon, "purge", "--route", "seats", "--lsn", str(first["lsn"]), "--yes")
-        assert gone.err == "1 dead letter of route seats purged\n"
+        assert gone.stderr == "1 dead letter of route seats purged\n"
         wait_until(lambda: route_of(daemon)["purged"] == 1, "the purge shows")
         figures = route_of(daemon)
         assert (figures["accepted"], figures["delivered"], figures["dead_letters"]) == (7, 5, 1)
@@ -233,17 +220,17 @@ def test_redrive_purge_and_the_books_with_a_daemon_and_without(directory: Path) 
         assert "seats: 1 dead letter purged" in daemon.command("status")
         offline = ["--data-dir", str(daemon.data_dir)]
         held = call(daemon, "redrive", "--route", "seats", *offline)
-        assert (held.code, "error[data.held]" in held.err) == (69, True)
-    (line,) = call(daemon, "export", *offline).out.splitlines()
+        assert (held.returncode, "error[data.held]" in held.stderr) == (69, True)
+    (line,) = call(daemon, "export", *offline).stdout.splitlines()
     assert json.loads(line)["lsn"] == second["lsn"]
     mend(directory)
     asked = call(daemon, "redrive", "--route", "seats", *offline)
-    assert "will be sent again when a daemon runs" in asked.err
+    assert "will be sent again when a daemon runs" in asked.stderr
     with Daemon(directory, config=CONFIG.format(path=directory, more="")) as daemon:
         wait_until(lambda: route_of(daemon)["delivered"] == 6, "asked for without a daemon")
         assert listed(daemon) == []
     assert len(rows(directory / "x.db", "SELECT * FROM seats")) == 6
-    assert call(daemon, "purge", "--route", "seats", "--yes", *offline).code == 1
+    assert call(daemon, "purge", "--route", "seats", "--yes", *offline).returncode == 1
 
 
 def test_a_route_that_halts_goes_on_when_a_person_lets_it_set_the_record_aside(
@@ -260,9 +247,9 @@ def test_a_route_that_halts_goes_on_when_a_person_lets_it_set_the_record_aside(
         assert "wald dlq set-aside seats" in figures["last_error"]
         assert listed(daemon) == []
         assert rows(directory / "x.db", "SELECT * FROM seats") == []
-        assert call(daemon, "set-aside", "seats", "--lsn", "999").code == 2
+        assert call(daemon, "set-aside", "seats", "--lsn", "999").returncode == 2
         done = call(daemon, "set-aside", "seats")
-        assert done.err.startswith("route seats sets aside LSN ")
+        assert done.stderr.startswith("route seats sets aside LSN ")
         wait_until(lambda: route_of(daemon)["delivered"] == 2, "it goes on")
         assert len(listed(daemon)) == 1
         append(daemon, -5, start=3)

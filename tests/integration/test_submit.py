@@ -17,10 +17,6 @@ from tests.impostor import Impostor, answered_by
 from wald import limits
 from wald.core import body as bodies
 from wald.core.events import Ack, Append, OpenStream, StreamOpened
-from wald.core.frame import request_entries
-from wald.storage.log import Log
-from wald.storage.tail import TailReader
-from wald.system import PosixFileSystem, SystemClock
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,25 +33,6 @@ def impostor() -> Iterator[Impostor]:
         made = Impostor(directory)
         yield made
         made.listening.close()
-
-
-def stored(door: Door) -> list[bytes]:
-    """The values in the log, in order."""
-    door.stop()
-    fs = PosixFileSystem()
-    log = Log.open(fs, door.data_dir, SystemClock(), random.Random(3))
-    log_id, frontier = log.log_id, log.frontier
-    log.close()
-    reader = TailReader(fs, door.data_dir, log_id, after=0)
-    values: list[bytes] = []
-    for item in reader.read(frontier):
-        for _, section in item.sections:  # type: ignore[union-attr]
-            at = 0
-            for entry in request_entries(section):
-                values += bodies.decode(section.bodies[at : at + entry.body_length]).values
-                at += entry.body_length
-    reader.close()
-    return values
 
 
 def script(
@@ -90,7 +67,7 @@ def test_what_was_submitted_is_stored_once_and_in_order_among_appends(door: Door
         )
         assert producer.session.last_sequence < 1_200  # in a flood they go out together
         assert "answered" in repr(pendings[0])
-    assert stored(door) == [b"%d" % number for number in range(1_502)]
+    assert door.stored_values() == [b"%d" % number for number in range(1_502)]
 
 
 def test_a_few_go_out_at_once_though_nobody_asks(door: Door):
@@ -172,7 +149,7 @@ def test_restarts_between_submit_and_answer_are_invisible(door: Door):
             door.stop()
             door.start()
         assert [each.result().lsn for each in pendings] == list(range(1, 401))
-    assert stored(door) == [b"%d" % number for number in range(400)]
+    assert door.stored_values() == [b"%d" % number for number in range(400)]
 
 
 def silent(impostor: Impostor, heard: list[object]) -> None:
@@ -320,7 +297,7 @@ sys.exit(os.waitstatus_to_exitcode(status))
 def test_a_fork_between_submit_and_answer_leaves_the_records_to_the_parent(door: Door):
     done = script([door.path], _FORKS)
     assert done.returncode == 0, done.stderr
-    values = stored(door)
+    values = door.stored_values()
     assert sorted(values) == sorted([b"child", *(b"parent %d" % n for n in range(300))])
     assert [each for each in values if each != b"child"] == [b"parent %d" % n for n in range(300)]
 
@@ -336,7 +313,7 @@ for n in range(300):
 def test_the_end_of_the_interpreter_waits_for_what_was_submitted(door: Door):
     done = script([door.path], _ENDS)
     assert (done.returncode, done.stderr) == (0, "")
-    assert stored(door) == [b"%d" % n for n in range(300)]
+    assert door.stored_values() == [b"%d" % n for n in range(300)]
 
 
 def test_the_end_of_the_interpreter_is_bounded_and_tells_what_is_left(impostor: Impostor):
@@ -390,6 +367,6 @@ def test_a_signal_while_submitting_loses_and_doubles_nothing(door: Door):
                 except StoppedError:
                     continue
         producer.flush()
-    values = stored(door)
+    values = door.stored_values()
     assert len(values) == len(set(values))
     assert set(sent) <= set(values) <= {b"first", *sent, *unsure}

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 import wald
-from tests.daemon import Daemon, wait_until
+from tests.daemon import Daemon, ended, wait_until
 from wald.core.frame import crc32c
 
 
@@ -26,13 +26,6 @@ def directory() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="w"))
     yield path
     shutil.rmtree(path)
-
-
-def ended(process: psutil.Process) -> bool:
-    try:
-        return process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def newer_format(identity: bytes) -> bytes:

@@ -13,7 +13,7 @@ import pytest
 
 from wald import limits
 from wald.client.asking import Asker
-from wald.client.delivery import Waiter, read_status
+from wald.client.delivery import read_status, wait_for, waiting
 from wald.client.link import Deadline
 from wald.errors import (
     Closed,
@@ -143,7 +143,8 @@ def wait(path: str, seconds: float, *answers: bytes, lsns: tuple[int, ...] = (7,
     asker = Asker(path)
     receipts = [Receipt("s", lsn, "durable", 9) for lsn in lsns]
     try:
-        Waiter(asker, Random(1)).wait(receipts, deadline(seconds), "results")
+        until = deadline(seconds)
+        wait_for(asker, waiting(receipts, until, Random(1), "results"), until)
     finally:
         asker.close()
         server.end()

@@ -20,6 +20,7 @@ _POLL_S = 0.05
 _ASK_S = 5.0
 _MOMENT_S = 0.2
 _SLOW_S = 2.0
+_SETTLES_S = 0.5  # until then figures may be of before what a person has just decided
 _STANDING = {  # what no amount of waiting delivers, and what to do
     "orphan": "the configuration does not name the route: add it, and start the daemon again, or"
     " give it up: wald route drop {name}",
@@ -235,9 +236,11 @@ def wait_for_routes(
             waiting = {name: one for name, one in routes.items() if one["through_lsn"] < goal_lsn}
             if known and not waiting:
                 return routes
-            if not now["processes"]["drain"]["stale"]:
+            has_passed = deadline.has_passed()
+            settled = has_passed or deadline.lasted_s() > _SETTLES_S
+            if settled and not now["processes"]["drain"]["stale"]:
                 _refuse_undeliverable(waiting)
-            if deadline.has_passed():
+            if has_passed:
                 raise _too_late(waiting, timeout_s)
             if deadline.lasted_s() > _SLOW_S:
                 tell(_left(waiting))

@@ -10,6 +10,7 @@ import os
 import select
 import socket
 import threading
+from collections.abc import Mapping
 from typing import Any, cast
 
 from wald import limits
@@ -20,6 +21,49 @@ CONTROL_SUFFIX = ".ctl"
 _MOMENT_S = 0.5  # what an ask gets at least, so that a deadline of 0 asks once
 _ASK_S = 15.0
 _RECV_BYTES = 65_536
+
+
+def question(op: str, request: Mapping[str, object]) -> bytes:
+    """Return one question as a line."""
+    return json.dumps({"op": op, **request}).encode() + b"\n"
+
+
+def time_for(deadline: Deadline) -> float:
+    """Return the seconds that one question gets: a moment even behind its deadline."""
+    return min(max(deadline.left_s(), _MOMENT_S), _ASK_S)
+
+
+def check_path(path: str) -> None:
+    """Raise ``Unavailable`` if no socket can have the path."""
+    if len(os.fsencode(path)) > limits.SOCKET_PATH_MAX_BYTES:
+        msg = f"{path} is longer than a socket's path can be"
+        raise Unavailable(msg, hint="name a shorter path")
+
+
+def answer_of(path: str, said: bytes) -> dict[str, Any]:
+    """Return the answer in a line.
+
+    Raises:
+        WaldError: what the daemon said instead of an answer.
+        ProtocolMismatch: it is none of the daemon's.
+    """
+    try:
+        answer = cast("dict[str, Any]", json.loads(said))
+        if answer.get("ok"):
+            return answer
+    except (ValueError, AttributeError) as error:
+        msg = f"what answers at {path!r} is not wald"
+        raise ProtocolMismatch(msg) from error
+    raise reported(answer.get("error") or {})
+
+
+def unanswered(path: str, error: OSError, within_s: float) -> Unavailable:
+    """Return what it means that a question could not be asked, or was not answered."""
+    if isinstance(error, TimeoutError):
+        msg = f"the daemon at {path!r} did not answer within {within_s:.3g} s"
+        return Unavailable(msg, hint="see its log, and 'wald status'")
+    msg = f"no daemon answers at {path!r}: {error.strerror or 'it ended'}"
+    return Unavailable(msg, path=path)
 
 
 class Asker:
@@ -39,14 +83,11 @@ class Asker:
             PermissionError: this user may not ask.
             WaldError: what the daemon said instead of an answer.
         """
-        line = json.dumps({"op": op, **request}).encode() + b"\n"
-        within_s = min(max(deadline.left_s(), _MOMENT_S), _ASK_S)
+        line, within_s = question(op, request), time_for(deadline)
         with self._lock:
             self._check_open()
-            answer = self._answer(line, within_s)
-        if not answer.get("ok"):
-            raise reported(answer.get("error") or {})
-        return answer
+            said = self._answer(line, within_s)
+        return answer_of(self._path, said)
 
     def rest(self, seconds: float) -> None:
         """Wait before the next question; a close wakes.
@@ -78,7 +119,7 @@ class Asker:
             msg = "the producer is closed"
             raise Closed(msg)
 
-    def _answer(self, line: bytes, within_s: float) -> dict[str, Any]:
+    def _answer(self, line: bytes, within_s: float) -> bytes:
         kept = self._socket is not None and not _has_ended(self._socket)
         try:
             try:
@@ -90,36 +131,23 @@ class Asker:
                 return self._exchange(line, within_s)
         except PermissionError:
             raise
-        except TimeoutError as error:
-            msg = f"the daemon at {self._path!r} did not answer within {within_s:.3g} s"
-            raise Unavailable(msg, hint="see its log, and 'wald status'") from error
         except OSError as error:
-            msg = f"no daemon answers at {self._path!r}: {error.strerror or 'it ended'}"
-            raise Unavailable(msg, path=self._path) from error
+            raise unanswered(self._path, error, within_s) from error
 
-    def _exchange(self, line: bytes, within_s: float) -> dict[str, Any]:
+    def _exchange(self, line: bytes, within_s: float) -> bytes:
         try:
             connected = self._connected(within_s)
             connected.sendall(line)
-            said = _read_line(connected)
+            return _read_line(connected)
         except BaseException:
             self.drop()  # an answer that comes later would be taken for that of the next question
             raise
-        try:
-            answer = json.loads(said)
-        except ValueError as error:
-            self.drop()
-            msg = f"what answers at {self._path!r} is not wald"
-            raise ProtocolMismatch(msg) from error
-        return cast("dict[str, Any]", answer)
 
     def _connected(self, within_s: float) -> socket.socket:
         if self._socket is not None and _has_ended(self._socket):
             self.drop()
         if self._socket is None:
-            if len(os.fsencode(self._path)) > limits.SOCKET_PATH_MAX_BYTES:
-                msg = f"{self._path} is longer than a socket's path can be"
-                raise Unavailable(msg, hint="name a shorter path")
+            check_path(self._path)
             connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             connecting.settimeout(within_s)
             try:

@@ -10,34 +10,42 @@ import os
 import random
 import warnings
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import NamedTuple, Self, overload
+from typing import Self, TypeVar, overload
 
 from wald import limits
 from wald.client.asking import Asker
 from wald.client.carrier import Carrier, answered
-from wald.client.delivery import DELIVERED, Ack, RecordStatus, Waiter, check_ack, read_status
-from wald.client.link import Deadline, default_socket
+from wald.client.delivery import (
+    DELIVERED,
+    Ack,
+    RecordStatus,
+    check_ack,
+    read_status,
+    wait_for,
+    waiting,
+)
+from wald.client.identity import SessionInfo, check_name, socket_of
+from wald.client.link import Deadline
 from wald.client.pending import Pending
 from wald.client.requests import (
     Key,
     Outgoing,
     body_of_one,
-    columns_for,
     columns_of_one,
     entry_of,
-    outgoing,
+    many,
     with_urgent,
 )
-from wald.client.results import LEVEL, Results, Sent, results_of
+from wald.client.results import LEVEL, Results, Sent, raise_if_nothing_stored, results_of
 from wald.client.session import Session
+from wald.client.streams import Stream
 from wald.core import body as bodies
 from wald.core.body import Body, Headers, Text
 from wald.core.outbox import Request
 from wald.errors import (
-    InputError,
     OutcomeUnknown,
     RecordRefused,
     Unavailable,
@@ -48,15 +56,8 @@ from wald.model import Lsn, Receipt, Refused
 from wald.ports import Chance, Clock
 from wald.system import SystemClock
 
+_T = TypeVar("_T")
 _producers: "weakref.WeakSet[Producer]" = weakref.WeakSet()
-
-
-class SessionInfo(NamedTuple):
-    """A producer's session with the daemon."""
-
-    session_id: int
-    name: str
-    last_sequence: int  # the last request that was assigned, by this or an earlier process
 
 
 def connect(
@@ -75,7 +76,7 @@ def connect(
         timeout: seconds for each call, unless it says otherwise.
         wait_for_daemon: whether to wait for a daemon that does not run yet.
     """
-    where = os.fspath(path) if path is not None else default_socket(os.environ, os.geteuid())
+    where = socket_of(path)
     return Producer(where, name=name or "", timeout=timeout, wait_for_daemon=wait_for_daemon)
 
 
@@ -97,9 +98,7 @@ class Producer:
         clock: Clock | None = None,
         chance: Chance | None = None,
     ) -> None:
-        if not (name.isprintable() and len(name.encode()) <= limits.PRODUCER_NAME_MAX_BYTES):
-            msg = f"a producer's name is printable text of at most 128 bytes, not {name[:200]!r}"
-            raise InputError(msg)
+        check_name(name)
         self._path = path
         self._name = name
         self._timeout_s = timeout
@@ -247,13 +246,10 @@ class Producer:
                 delivered; ``results`` has what was stored and what was refused.
         """
         check_ack(ack)
-        if isinstance(values, str | bytes | bytearray | memoryview | Mapping):
-            msg = f"append_many takes a sequence of values, not one {type(values).__name__}"
-            raise TypeError(msg)
         deadline = self._deadline(timeout)
-        values = values if isinstance(values, list | tuple) else list(values)
-        headers = with_urgent(headers) if urgent else headers
-        ready, refused = outgoing(values, columns_for(values, key, keys, headers, dedup_ids))
+        count, ready, refused = many(
+            values, key=key, keys=keys, headers=headers, dedup_ids=dedup_ids, urgent=urgent
+        )
         sent: list[Sent] = []
         for each in ready:
             behind = sent[-1].request if sent else None
@@ -265,10 +261,11 @@ class Producer:
                 request = Request(0, 0, b"", len(each.indexes))
                 request.fail(error)
             sent.append(Sent(request, each.indexes))
-        results = self._results(stream, len(values), sent, refused, deadline)
+        results = self._results(stream, count, sent, refused, deadline)
         if ack == LEVEL:
             return results
-        Waiter(self._asker, self._chance).wait(results.accepted, deadline, results)
+        steps = waiting(results.accepted, deadline, self._chance, results)
+        wait_for(self._asker, steps, deadline)
         return results.at_level(ack)
 
     def append_request(
@@ -310,13 +307,18 @@ class Producer:
     ) -> Results:
         self._session.finish([each.request for each in sent], deadline)
         results = results_of(stream, count, sent, refused)
-        if sent and not refused and sent[0].request.error is not None:
-            # nothing at all is stored; else the answer is given value by value
-            error = sent[0].request.error
-            if isinstance(error, OutcomeUnknown) and results.is_unsettled:
-                error.unsettled = results
-            raise error
+        raise_if_nothing_stored(results, sent, refused)
         return results
+
+    def stream(self, name: str, type: type[_T]) -> Stream[_T]:  # noqa: A002 - as in words
+        """Return a handle of one stream for values of one type.
+
+        Args:
+            name: the stream's.
+            type: of every value: a dataclass, a msgspec.Struct, a pydantic model, or any type whose
+                values can be appended.
+        """
+        return Stream(self, name, type)
 
     @overload
     def settle(self, unknown: Results, timeout: float | None = None) -> Results: ...
@@ -349,6 +351,8 @@ class Producer:
         if not isinstance(unsettled, Results):
             assert isinstance(unknown, OutcomeUnknown)
             raise unknown
+        if not unsettled.is_unsettled:
+            return unsettled
         stream, count, sent, refused = unsettled.what_was_sent()
         return self._results(stream, count, sent, refused, self._deadline(timeout))
 
@@ -376,7 +380,7 @@ class Producer:
         return self._delivered(receipt, self._deadline(timeout))
 
     def _delivered(self, receipt: Receipt, deadline: Deadline) -> Receipt:
-        Waiter(self._asker, self._chance).wait((receipt,), deadline)
+        wait_for(self._asker, waiting((receipt,), deadline, self._chance), deadline)
         return Receipt(receipt.stream, receipt.lsn, DELIVERED, receipt.durable_lsn)
 
     def status(self, lsn: Lsn, timeout: float | None = None) -> RecordStatus:

@@ -4,9 +4,10 @@ Asked over the control socket with pauses that grow: nothing is kept at the daem
 so that a restart of any part of it costs the wait nothing but time.
 """
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypeAlias, TypeVar
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
 from wald import limits
 from wald.client.asking import Asker
@@ -110,52 +111,82 @@ def _reason(route: Mapping[str, Any]) -> str:
     return str(route.get("held") or route.get("last_error", ""))
 
 
-class Waiter:
-    """Waits for records to be delivered. Used from several threads."""
+class Question(NamedTuple):
+    """What to ask of the control socket: answered by ``send`` with what it said."""
 
-    def __init__(self, asker: Asker, chance: Chance) -> None:
-        self._asker = asker
-        self._chance = chance
+    op: str
+    request: dict[str, Any]
 
-    def wait(self, receipts: Sequence[Receipt], deadline: Deadline, results: object = None) -> None:
-        """Return once every route of the stream has delivered the records, all of one stream.
 
-        Args:
-            receipts: of the records, in order.
-            deadline: how long; past it once, all the same.
-            results: what an error carries beside the receipt.
+class Pause(NamedTuple):
+    """How long to wait before the next question."""
 
-        Raises:
-            DeliveryTimeout: not within the time.
-            DeliveryPending: a lane waits for a person.
-            DeliveryRefused: a record became a dead letter.
-        """
-        left, pause_s = list(receipts), limits.DELIVERED_POLL_S
-        while left:
-            why, routes = "", {}
-            try:
-                said = self._ask(left, deadline)
-            except Unavailable as error:  # a restart: it is durable, so there is time
-                why = error.message
-            except PermissionError as error:
-                msg = f"{_named(left[0])} is durable; this user may not ask for its delivery"
-                raise _told(DeliveryPending(msg), left[0], {}, results) from error
-            else:
-                if said["delivered"]:
-                    left, pause_s = left[said["delivered"] :], limits.DELIVERED_POLL_S
-                if said["next"] is None:
-                    continue
-                routes = said["next"]["routes"]
-                _raise_if_over(Verdict(said["next"]["verdict"]), left[0], routes, results)
-            left_s = deadline.left_s()
-            if left_s <= 0:
-                raise _too_late(left[0], deadline, routes, why, results)
-            self._asker.rest(min(self._chance.uniform(pause_s / 2, pause_s), left_s))
-            pause_s = min(pause_s * _GROWTH, limits.DELIVERED_POLL_CAP_S)
+    seconds: float
 
-    def _ask(self, left: Sequence[Receipt], deadline: Deadline) -> dict[str, Any]:
+
+Waiting: TypeAlias = Generator[Question | Pause, dict[str, Any] | None, None]
+
+
+def waiting(
+    receipts: Sequence[Receipt], deadline: Deadline, chance: Chance, results: object = None
+) -> Waiting:
+    """Ask until every route of the stream has delivered the records, all of one stream.
+
+    Whoever runs this asks what it yields, and sends the answer, or throws what came instead:
+    ``Unavailable`` or ``PermissionError``.
+
+    Args:
+        receipts: of the records, in order.
+        deadline: how long; past it once, all the same.
+        chance: for the pauses.
+        results: what an error carries beside the receipt.
+
+    Raises:
+        DeliveryTimeout: not within the time.
+        DeliveryPending: a lane waits for a person.
+        DeliveryRefused: a record became a dead letter.
+    """
+    left, pause_s = list(receipts), limits.DELIVERED_POLL_S
+    while left:
+        why, routes = "", {}
         lsns = [each.lsn for each in left[: limits.WHERE_LSNS_MAX]]
-        return self._asker.ask("drain.delivered", deadline, stream=left[0].stream, lsns=lsns)
+        try:
+            said = yield Question("drain.delivered", {"stream": left[0].stream, "lsns": lsns})
+        except Unavailable as error:  # a restart: it is durable, so there is time
+            why = error.message
+        except PermissionError as error:
+            msg = f"{_named(left[0])} is durable; this user may not ask for its delivery"
+            raise _told(DeliveryPending(msg), left[0], {}, results) from error
+        else:
+            assert said is not None
+            if said["delivered"]:
+                left, pause_s = left[said["delivered"] :], limits.DELIVERED_POLL_S
+            if said["next"] is None:
+                continue
+            routes = said["next"]["routes"]
+            _raise_if_over(Verdict(said["next"]["verdict"]), left[0], routes, results)
+        left_s = deadline.left_s()
+        if left_s <= 0:
+            raise _too_late(left[0], deadline, routes, why, results)
+        yield Pause(min(chance.uniform(pause_s / 2, pause_s), left_s))
+        pause_s = min(pause_s * _GROWTH, limits.DELIVERED_POLL_CAP_S)
+
+
+def wait_for(asker: Asker, steps: Waiting, deadline: Deadline) -> None:
+    """Ask and pause as the steps say, in this thread."""
+    with contextlib.suppress(StopIteration):
+        step = next(steps)
+        while True:
+            if isinstance(step, Pause):
+                asker.rest(step.seconds)
+                step = next(steps)
+                continue
+            try:
+                answer = asker.ask(step.op, deadline, **step.request)
+            except (Unavailable, PermissionError) as error:
+                step = steps.throw(error)
+            else:
+                step = steps.send(answer)
 
 
 def _raise_if_over(

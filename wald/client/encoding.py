@@ -1,5 +1,6 @@
 """Values of the application as bytes with a content code: the table of docs/protocol.md."""
 
+import sys
 from collections.abc import Sequence
 from datetime import date, datetime
 from decimal import Decimal
@@ -29,7 +30,23 @@ class Encoded(NamedTuple):
     refused: list[Refused]  # by index in the values given
 
 
-def _extension(value: object) -> msgpack.ExtType:
+def _fields(value: object) -> object:
+    """Return a dataclass, msgspec.Struct or pydantic model as what it is of; else None.
+
+    Nothing is imported for it: who has such a value has the library. Its fields may be such values.
+    """
+    kind = type(value)
+    if hasattr(kind, "__dataclass_fields__"):
+        return {name: getattr(value, name) for name in kind.__dataclass_fields__}
+    if hasattr(kind, "__struct_fields__"):
+        builtin_types = (bytes, bytearray, memoryview, datetime, date, Decimal, UUID)
+        return sys.modules["msgspec"].to_builtins(value, builtin_types=builtin_types)
+    if hasattr(kind, "__pydantic_fields__") and hasattr(value, "model_dump"):
+        return value.model_dump()
+    return None
+
+
+def _extension(value: object) -> object:
     if isinstance(value, datetime):
         if value.tzinfo is None:
             msg = "a datetime without an offset says no instant; give it a tzinfo"
@@ -44,10 +61,15 @@ def _extension(value: object) -> msgpack.ExtType:
         return msgpack.ExtType(EXT_DECIMAL, str(value).encode())
     if isinstance(value, UUID):
         return msgpack.ExtType(EXT_UUID, value.bytes)
-    if isinstance(value, int):
-        msg = "an integer beyond 64 bits has no form in msgpack"
-    else:
-        msg = f"a value of type {type(value).__name__} has no form in msgpack"
+    fields = _fields(value)
+    if fields is not None:
+        return fields
+    of = (
+        "an integer beyond 64 bits"
+        if isinstance(value, int)
+        else f"a value of type {type(value).__name__}"
+    )
+    msg = f"{of} has no form in msgpack"
     raise TypeError(msg)
 
 

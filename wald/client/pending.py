@@ -10,36 +10,80 @@ from wald.ports import Clock
 _LOOK_S = 0.05  # a look may connect anew
 
 
-class Pending:
-    """The answer to one submitted record. May be asked from several threads.
+class Answer:
+    """The answer to one submitted record, wherever it is waited for."""
 
-    There is no thread behind it: ``result`` reads the socket in the thread that asks, and so reads
-    for all others too.
-    """
+    __slots__ = ("_at", "_carrier")
 
-    __slots__ = ("_at", "_carrier", "_clock", "_session", "_timeout_s")
-
-    def __init__(
-        self, session: Session, carrier: Carrier, at: int, clock: Clock, timeout_s: float
-    ) -> None:
-        self._session = session
+    def __init__(self, carrier: Carrier, at: int) -> None:
         self._carrier = carrier
         self._at = at
-        self._clock = clock
-        self._timeout_s = timeout_s
 
     @property
     def stream(self) -> str:
         """The stream that the record was submitted to."""
         return self._carrier.stream
 
+    @property
+    def _is_known(self) -> bool:
+        request = self._carrier.request
+        return request is not None and request.done
+
+    def _error(self) -> WaldError | None:
+        """Return what is wrong, behind a wait for it; None for a receipt."""
+        request = self._carrier.request
+        if request is None:
+            msg = "the record was not sent within the time; it goes out as soon as there is room"
+            return self._unknown(msg)
+        found = answered(request, self.stream, self._at)
+        if isinstance(found, OutcomeUnknown) and not request.done:
+            return self._unknown(found.message)
+        return found if isinstance(found, WaldError) else None
+
+    def _receipt(self) -> Receipt:
+        request = self._carrier.request
+        assert request is not None
+        found = answered(request, self.stream, self._at)
+        assert isinstance(found, Receipt)
+        return found
+
+    def _unknown(self, message: str) -> OutcomeUnknown:
+        unknown = OutcomeUnknown(message, hint="'settle' it: the record is on its way")
+        unknown.unsettled = self
+        return unknown
+
+    def __repr__(self) -> str:
+        state = "answered" if self._is_known else "on its way"
+        return f"<{type(self).__name__} of {self.stream!r}, {state}>"
+
+
+def not_ours() -> NotOurs:
+    """Return the error of the child of a fork."""
+    return NotOurs("the record was submitted before a fork, by the parent process")
+
+
+class Pending(Answer):
+    """The answer to one submitted record. May be asked from several threads.
+
+    There is no thread behind it: ``result`` reads the socket in the thread that asks, and so reads
+    for all others too.
+    """
+
+    __slots__ = ("_clock", "_session", "_timeout_s")
+
+    def __init__(
+        self, session: Session, carrier: Carrier, at: int, clock: Clock, timeout_s: float
+    ) -> None:
+        super().__init__(carrier, at)
+        self._session = session
+        self._clock = clock
+        self._timeout_s = timeout_s
+
     def done(self) -> bool:
         """Whether there is an answer. Takes in what has arrived, and waits for nothing."""
-        carrier = self._carrier
-        request = carrier.request
-        if (request is not None and request.done) or self._session.foreign:
+        if self._is_known or self._session.foreign:
             return True
-        return self._session.look(carrier, Deadline(self._clock, _LOOK_S))
+        return self._session.look(self._carrier, Deadline(self._clock, _LOOK_S))
 
     def result(self, timeout: float | None = None) -> Receipt:
         """Wait for the answer.
@@ -57,40 +101,17 @@ class Pending:
         error = self.exception(timeout)
         if error is not None:
             raise error
-        request = self._carrier.request
-        assert request is not None
-        found = answered(request, self.stream, self._at)
-        assert isinstance(found, Receipt)
-        return found
+        return self._receipt()
 
     def exception(self, timeout: float | None = None) -> WaldError | None:
         """Wait for the answer; return the error that ``result`` raises, None for a receipt."""
-        carrier = self._carrier
-        carrier.asked = True
-        request = carrier.request
-        if request is None or not request.done:
+        self._carrier.asked = True
+        if not self._is_known:
             if self._session.foreign:
-                msg = "the record was submitted before a fork, by the parent process"
-                return NotOurs(msg)
+                return not_ours()
             limit_s = self._timeout_s if timeout is None else timeout
             try:
-                request = self._session.claim(carrier, Deadline(self._clock, limit_s))
+                self._session.claim(self._carrier, Deadline(self._clock, limit_s))
             except WaldError as error:
                 return error
-        if request is None:
-            msg = "the record was not sent within the time; it goes out as soon as there is room"
-            return self._unknown(OutcomeUnknown(msg))
-        found = answered(request, self.stream, self._at)
-        if isinstance(found, OutcomeUnknown) and not request.done:
-            return self._unknown(found)
-        return found if isinstance(found, WaldError) else None
-
-    def _unknown(self, error: OutcomeUnknown) -> OutcomeUnknown:
-        unknown = OutcomeUnknown(error.message, hint="'settle' it: the record is on its way")
-        unknown.unsettled = self
-        return unknown
-
-    def __repr__(self) -> str:
-        request = self._carrier.request
-        state = "answered" if request is not None and request.done else "on its way"
-        return f"<Pending of {self.stream!r}, {state}>"
+        return self._error()

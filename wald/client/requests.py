@@ -79,6 +79,38 @@ def columns_for(
     return columns
 
 
+class Many(NamedTuple):
+    """What ``append_many`` sends, and what it cannot send."""
+
+    values: int
+    ready: list[Outgoing]
+    refused: list[Refused]
+
+
+def many(
+    values: Sequence[object],
+    *,
+    key: Key,
+    keys: Sequence[Text | None] | None,
+    headers: Headers | None,
+    dedup_ids: Sequence[Text | None] | None,
+    urgent: bool,
+) -> Many:
+    """Return the requests for values with the options of ``append_many``.
+
+    Raises:
+        TypeError: it is one value, not a sequence of them.
+        ValueError: options that contradict each other, or do not fit the values.
+    """
+    if isinstance(values, str | bytes | bytearray | memoryview | Mapping):
+        msg = f"append_many takes a sequence of values, not one {type(values).__name__}"
+        raise TypeError(msg)
+    values = values if isinstance(values, list | tuple) else list(values)
+    headers = with_urgent(headers) if urgent else headers
+    ready, refused = outgoing(values, columns_for(values, key, keys, headers, dedup_ids))
+    return Many(len(values), ready, refused)
+
+
 def body_of_one(value: object, columns: Columns = NO_COLUMNS) -> bytes | Refused:
     """Return the request body for one value, or why it cannot be sent: as ``outgoing`` does."""
     if columns is not NO_COLUMNS:

@@ -5,7 +5,7 @@ from typing import NamedTuple, overload
 
 from wald.core.events import WHOLE_REQUEST, Duplicate
 from wald.core.outbox import Request
-from wald.errors import RecordRefused
+from wald.errors import OutcomeUnknown, RecordRefused
 from wald.model import Lsn, Receipt, Refused
 
 LEVEL = "durable"
@@ -119,6 +119,18 @@ def results_of(stream: str, count: int, sent: list[Sent], refused: list[Refused]
     if not all(each.request.done for each in sent):
         results._unsettled = (sent, refused)  # noqa: SLF001 - of this module
     return results
+
+
+def raise_if_nothing_stored(results: Results, sent: list[Sent], refused: list[Refused]) -> None:
+    """Raise the error of an append of many of which nothing at all is stored, or known.
+
+    Otherwise the answer is given value by value.
+    """
+    if sent and not refused and sent[0].request.error is not None:
+        error = sent[0].request.error
+        if isinstance(error, OutcomeUnknown) and results.is_unsettled:
+            error.unsettled = results
+        raise error
 
 
 def _place(

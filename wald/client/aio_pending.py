@@ -1,0 +1,57 @@
+"""What a submit gives back in an event loop."""
+
+from collections.abc import Generator
+from typing import Any
+
+from wald.client.aio_session import AsyncSession
+from wald.client.carrier import Carrier
+from wald.client.link import Deadline
+from wald.client.pending import Answer, not_ours
+from wald.errors import WaldError
+from wald.model import Receipt
+from wald.ports import Clock
+
+
+class AsyncPending(Answer):
+    """The answer to one submitted record; ``await`` it, or its ``result``."""
+
+    __slots__ = ("_clock", "_session", "_timeout_s")
+
+    def __init__(
+        self, session: AsyncSession, carrier: Carrier, at: int, clock: Clock, timeout_s: float
+    ) -> None:
+        super().__init__(carrier, at)
+        self._session = session
+        self._clock = clock
+        self._timeout_s = timeout_s
+
+    def done(self) -> bool:
+        """Whether there is an answer."""
+        return self._is_known or self._session.foreign
+
+    async def result(self, timeout: float | None = None) -> Receipt:
+        """Wait for the answer; raises as ``Pending.result``.
+
+        Args:
+            timeout: seconds; by default the producer's.
+        """
+        error = await self.exception(timeout)
+        if error is not None:
+            raise error
+        return self._receipt()
+
+    async def exception(self, timeout: float | None = None) -> WaldError | None:
+        """Wait for the answer; return the error that ``result`` raises, None for a receipt."""
+        self._carrier.asked = True
+        if not self._is_known:
+            if self._session.foreign:
+                return not_ours()
+            limit_s = self._timeout_s if timeout is None else timeout
+            try:
+                await self._session.claim(self._carrier, Deadline(self._clock, limit_s))
+            except WaldError as error:
+                return error
+        return self._error()
+
+    def __await__(self) -> Generator[Any, None, Receipt]:
+        return self.result().__await__()

@@ -1,0 +1,32 @@
+"""Who a producer is: its name, its session, the socket of its daemon."""
+
+import os
+from typing import NamedTuple
+
+from wald import limits
+from wald.client.link import default_socket
+from wald.errors import InputError
+
+
+class SessionInfo(NamedTuple):
+    """A producer's session with the daemon."""
+
+    session_id: int
+    name: str
+    last_sequence: int  # the last request that was assigned, by this or an earlier process
+
+
+def check_name(name: str) -> None:
+    """Refuse what is not a producer's name.
+
+    Raises:
+        InputError: it is too long, or not printable.
+    """
+    if not (name.isprintable() and len(name.encode()) <= limits.PRODUCER_NAME_MAX_BYTES):
+        msg = f"a producer's name is printable text of at most 128 bytes, not {name[:200]!r}"
+        raise InputError(msg)
+
+
+def socket_of(path: str | os.PathLike[str] | None) -> str:
+    """Return the socket that is meant: as said, or the default of this process."""
+    return os.fspath(path) if path is not None else default_socket(os.environ, os.geteuid())

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -50,6 +50,8 @@ class Daemon:
         config: the text of a configuration file.
         data_dir: where the data directory is, if not in ``directory``.
         environment: more of the daemon's environment.
+        launcher: the command that ``serve`` and its arguments are given to.
+        needs: the roles that must be ready before it counts as started.
     """
 
     def __init__(
@@ -60,7 +62,11 @@ class Daemon:
         config: str = "",
         data_dir: Path | None = None,
         environment: Mapping[str, str] | None = None,
+        launcher: Sequence[str] = (sys.executable, "-m", "wald"),
+        needs: Collection[str] = ("ingest", "drain"),
     ) -> None:
+        self.launcher = launcher
+        self.needs = set(needs)
         self.directory = directory
         self.data_dir = data_dir or directory / "data"
         self.environment = {"NOTIFY_SOCKET": "", **(environment or {})}
@@ -108,7 +114,7 @@ class Daemon:
         """Start the supervisor and wait until it answers."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "wald", "serve", *self.arguments],
+                [*self.launcher, "serve", *self.arguments],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -119,7 +125,7 @@ class Daemon:
     def _ready(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, self.log.read_text()
-        return {"ingest", "drain"} <= self.pids().keys()
+        return self.ask(op="status") is not None and self.needs <= self.pids().keys()
 
     def ask(self, **request: object) -> dict[str, object] | None:
         """Ask the control socket; None while nobody answers."""

@@ -66,8 +66,10 @@ bench: $(STAMP) ## speed and size, as ratios within one run; needs gcc and redis
 	$(BIN)/python -m pytest benchmarks -p no:xdist
 	$(BIN)/python -m benchmarks
 
-torture: $(STAMP) ## crash safety at length: 20,000 crash images; needs gcc; more than an hour
+torture: $(STAMP) ## crash safety at length, for hours: crash images, system-call faults, power cuts; as root
 	$(BIN)/python -m tests.crash.run_images --images 20000
+	$(BIN)/python -m tests.crash.run_faults
+	$(BIN)/python -m tests.crash.power --cuts 100
 
 lock: $(STAMP) ## write requirements.lock from what is installed
 	@{ echo "# The versions that this project is developed and tested with; used with 'pip install -c'."; \

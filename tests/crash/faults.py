@@ -40,9 +40,11 @@ batch = {{ max_records = 5, max_age = "10ms" }}
 """
 _WRAPPER = """#!/bin/sh
 # the interpreter that the supervisor starts its children with
+here={directory}
 case "$*" in *"wald.app {role}"*)
-  if [ ! -e {directory}/lifted ] && {{ [ {for_ever} = 1 ] || mkdir {directory}/begun 2>/dev/null; }}; then
-    exec strace -D -f -qq -A -e signal=none -o {directory}/strace -e trace={call} -e inject={inject} {python} "$@"
+  if [ ! -e $here/lifted ] && {{ [ {for_ever} = 1 ] || mkdir $here/begun 2>/dev/null; }}; then
+    exec strace -D -f -qq -A -e signal=none -o $here/strace \\
+      -e trace={call} -e inject={inject} {python} "$@"
   fi;;
 esac
 exec {python} "$@"
@@ -168,6 +170,8 @@ class _Meeting:
     def _produce(self) -> None:
         timeout_s = GIVE_UP_S if self.fault.for_ever else 30.0
         for _ in range(REQUESTS):
+            if self.fault.role == "supervisor":
+                self.daemon.ask(op="status")
             first = len(self.bench.sent)
             try:
                 with wald.connect(str(self.daemon.socket), timeout=timeout_s) as producer:
@@ -196,9 +200,9 @@ class _Meeting:
             self.outcome.seen.add("fresh segment")
 
     def _starts(self) -> int:
-        status = self.daemon.ask(op="status") or {}
-        processes = status.get("processes")
-        return processes.get(self.fault.role, {}).get("starts", 1) if processes else 1
+        processes = (self.daemon.ask(op="status") or {}).get("processes")
+        assert isinstance(processes, dict)
+        return int(processes.get(self.fault.role, {}).get("starts", 1))
 
     def _end_the_struck(self) -> None:
         """Let a process without the fault take its place."""

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -89,17 +90,22 @@ class Bench:
 
     def append(self, producer: wald.Producer, count: int, pad: int = 100) -> None:
         """Append some records as one request, and keep what was answered."""
-        values, keys = [], []
-        for _ in range(count):
-            number, key = len(self.sent), f"k{self.chance.randrange(5)}"
-            self.sent[number] = key
-            values.append({"n": number, "key": key, "pad": self.chance.randbytes(pad)})
-            keys.append(key)
+        self.send(producer, [self.make(pad) for _ in range(count)])
+
+    def make(self, pad: int = 100) -> dict[str, Any]:
+        """Return another record; from now on it counts as sent."""
+        number, key = len(self.sent), f"k{self.chance.randrange(5)}"
+        self.sent[number] = key
+        return {"n": number, "key": key, "pad": self.chance.randbytes(pad)}
+
+    def send(self, producer: wald.Producer, values: list[dict[str, Any]]) -> None:
+        """Append records as one request, and keep what was answered."""
+        keys = [value["key"] for value in values]
         for receipt, value in zip(
             producer.append_many("readings", values, keys=keys), values, strict=True
         ):
             assert isinstance(receipt, wald.Receipt), receipt
-            self.acked[receipt.lsn] = value["n"]  # type: ignore[assignment]
+            self.acked[receipt.lsn] = value["n"]
 
     def connect(self) -> wald.Producer:
         """Return a producer."""

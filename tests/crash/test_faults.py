@@ -1,6 +1,6 @@
 """Faults of the system, met by real processes: what is acknowledged stays, and wald goes on.
 
-A row for each kind of fault; ``python -m tests.crash.run_faults`` meets all of them, n = 1, 2, 3, ...
+A row for each kind of fault; ``python -m tests.crash.run_faults`` meets all, n = 1, 2, 3, ...
 """
 
 import os

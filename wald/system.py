@@ -1,4 +1,4 @@
-"""The one door to the operating system: the real clock and the real file system.
+"""The one door to the operating system: the real file system, and the clock of ``wald.clock``.
 
 ``PosixFileSystem`` and ``wald.testing.SimFileSystem`` pass the same contract tests. What is
 durable when, and what may be called after a failure, stands in ``wald.ports``.
@@ -12,16 +12,15 @@ import socket
 import stat
 import struct
 import sys
-import time
 from collections.abc import Mapping, MutableMapping, Sequence
 from functools import cache
 from pathlib import Path
 
+from wald.clock import SystemClock as SystemClock  # noqa: PLC0414 - the clock of this system too
 from wald.core.access import Caller
 from wald.ports import File, FileStat
 
 _OPEN_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY | os.O_NONBLOCK  # a pipe must not hang us
-_BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _MACHINE_ID = "/etc/machine-id"
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
@@ -32,31 +31,6 @@ _SO_PEERGROUPS = 59  # asm-generic/socket.h; Python has no name for it
 _GROUPS_MAX_BYTES = 4 * 65_536  # NGROUPS_MAX of Linux
 _WHOLE_MAP = ["0", "0", "4294967295"]  # of the first user namespace
 _UNSUPPORTED = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP})
-
-
-class SystemClock:
-    """The clock of the machine."""
-
-    def wall_ns(self) -> int:
-        """Return the wall clock, nanoseconds since the epoch."""
-        return time.time_ns()
-
-    def monotonic_ns(self) -> int:
-        """Return a clock that never goes back, in nanoseconds."""
-        return time.monotonic_ns()
-
-    def boot_ns(self) -> int:
-        """Return nanoseconds since boot, suspend included where the system can tell."""
-        clock = time.CLOCK_BOOTTIME if sys.platform == "linux" else time.CLOCK_MONOTONIC
-        return time.clock_gettime_ns(clock)
-
-    def boot_id(self) -> str:
-        """Return what names this boot; empty where the system has no such name."""
-        return _boot_id()
-
-    def sleep(self, seconds: float) -> None:
-        """Wait."""
-        time.sleep(seconds)
 
 
 class PosixFile:
@@ -210,11 +184,6 @@ class PosixFileSystem:
     def machine_id(self) -> str:
         """Return what names this machine; empty where the system has none."""
         return _first_line(_MACHINE_ID)
-
-
-@cache
-def _boot_id() -> str:
-    return _first_line(_BOOT_ID)  # no process outlives its boot, and each batch asks
 
 
 def _first_line(path: str) -> str:

@@ -17,7 +17,7 @@ import pytest
 import wald
 from tests.daemon import Daemon, wait_until
 from wald.cli.where import lines_of
-from wald.client.asking import CONTROL_SUFFIX
+from wald.client.asking import CONTROL_SUFFIX, Asker
 from wald.config.places import CONTROL_SUFFIX as SERVED_SUFFIX
 from wald.core.lanes import lane_of
 
@@ -300,11 +300,13 @@ def test_a_wait_survives_restarts_of_the_daemon_and_one_connection_is_kept(place
         daemon.start()
         waiting.join(60)
         assert levels == ["delivered"]
-        assert producer._asker._socket is not None
-        before = producer._asker._socket
+        asker = producer._asker
+        assert isinstance(asker, Asker)
+        assert asker._socket is not None
+        before = asker._socket
         producer.wait(receipt)
         producer.status(receipt.lsn)
-        assert producer._asker._socket is before
+        assert asker._socket is before
 
 
 def test_a_producer_that_is_closed_ends_its_waits_and_a_child_has_its_own_connection(

@@ -22,6 +22,7 @@ from wald.client.link import Deadline
 from wald.client.requests import Key, columns_of_one, entry_of, many, with_urgent
 from wald.client.results import LEVEL, Results, Sent, raise_if_nothing_stored, results_of
 from wald.client.streams import AsyncStream
+from wald.clock import SystemClock
 from wald.core.body import Headers, Text
 from wald.core.outbox import Request
 from wald.errors import (
@@ -33,7 +34,6 @@ from wald.errors import (
 )
 from wald.model import Lsn, Receipt, Refused
 from wald.ports import Chance, Clock
-from wald.system import SystemClock
 
 _T = TypeVar("_T")
 _producers: "weakref.WeakSet[AsyncProducer]" = weakref.WeakSet()

@@ -11,7 +11,7 @@ import select
 import socket
 import threading
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from wald import limits
 from wald.client.link import Deadline
@@ -64,6 +64,22 @@ def unanswered(path: str, error: OSError, within_s: float) -> Unavailable:
         return Unavailable(msg, hint="see its log, and 'wald status'")
     msg = f"no daemon answers at {path!r}: {error.strerror or 'it ended'}"
     return Unavailable(msg, path=path)
+
+
+class Asks(Protocol):
+    """Who asks the daemon on a producer's behalf."""
+
+    def ask(self, op: str, deadline: Deadline, **request: object) -> Mapping[str, Any]:
+        """Ask one thing and return the answer."""
+
+    def rest(self, seconds: float) -> None:
+        """Wait before the next question."""
+
+    def close(self) -> None:
+        """Close; harmless to repeat."""
+
+    def drop(self) -> None:
+        """Close this process's copy of the connection."""
 
 
 class Asker:

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self, TypeVar, overload
 
 from wald import limits
-from wald.client.asking import Asker
+from wald.client.asking import Asker, Asks
 from wald.client.carrier import Carrier, answered
 from wald.client.delivery import (
     DELIVERED,
@@ -42,6 +42,7 @@ from wald.client.requests import (
 from wald.client.results import LEVEL, Results, Sent, raise_if_nothing_stored, results_of
 from wald.client.session import Session
 from wald.client.streams import Stream
+from wald.clock import SystemClock
 from wald.core import body as bodies
 from wald.core.body import Body, Headers, Text
 from wald.core.outbox import Request
@@ -54,7 +55,6 @@ from wald.errors import (
 )
 from wald.model import Lsn, Receipt, Refused
 from wald.ports import Chance, Clock
-from wald.system import SystemClock
 
 _T = TypeVar("_T")
 _producers: "weakref.WeakSet[Producer]" = weakref.WeakSet()
@@ -106,8 +106,11 @@ class Producer:
         self._clock: Clock = clock or SystemClock()
         self._chance: Chance = chance or random.Random()  # noqa: S311 - jitter, not a secret
         self._session = self._new_session(name)
-        self._asker = Asker(path)
+        self._asker = self._new_asker()
         _producers.add(self)
+
+    def _new_asker(self) -> Asks:
+        return Asker(self._path)
 
     def _new_session(self, name: str) -> Session:
         return Session(self._path, name, patient=self._patient, chance=self._chance)
@@ -463,7 +466,7 @@ class Producer:
         """In the child: the connection and the session are the parent's."""
         self._session.drop()
         self._asker.drop()
-        self._asker = Asker(self._path)
+        self._asker = self._new_asker()
         self._name = ""
         self._session = self._new_session("")
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
 from wald import limits
-from wald.client.asking import Asker
+from wald.client.asking import Asks
 from wald.client.link import Deadline
 from wald.core.where import REFUSED, Fate, Standing, Verdict, judge
 from wald.errors import (
@@ -124,7 +124,7 @@ class Pause(NamedTuple):
     seconds: float
 
 
-Waiting: TypeAlias = Generator[Question | Pause, dict[str, Any] | None, None]
+Waiting: TypeAlias = Generator[Question | Pause, Mapping[str, Any] | None, None]
 
 
 def waiting(
@@ -172,7 +172,7 @@ def waiting(
         pause_s = min(pause_s * _GROWTH, limits.DELIVERED_POLL_CAP_S)
 
 
-def wait_for(asker: Asker, steps: Waiting, deadline: Deadline) -> None:
+def wait_for(asker: Asks, steps: Waiting, deadline: Deadline) -> None:
     """Ask and pause as the steps say, in this thread."""
     with contextlib.suppress(StopIteration):
         step = next(steps)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 
 from wald import limits
-from wald.client.link import Deadline, Link
+from wald.client.link import Carries, Deadline, Link
 from wald.core.dialogue import Dialogue
 from wald.core.events import Event, Failed, StreamOpened
 from wald.errors import Backpressure, Closed, Unavailable
@@ -36,7 +36,7 @@ class Driver:
         self._chance = chance
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._link: Link | None = None
+        self._link: Carries | None = None
         self._reading = False
         self._waiting = 0  # threads that are to be told of a change; never too low
         self._closed = False
@@ -107,7 +107,7 @@ class Driver:
         finally:
             self._waiting -= 1
 
-    def _read(self, link: Link, timeout_s: float) -> None:
+    def _read(self, link: Carries, timeout_s: float) -> None:
         self._reading = True
         self._lock.release()
         try:
@@ -131,14 +131,14 @@ class Driver:
             self._lose(link)
             raise
 
-    def _take(self, link: Link, event: Event) -> None:
+    def _take(self, link: Carries, event: Event) -> None:
         if isinstance(event, Failed) and event.closing:
             self._lose(link)
         self._dialogue.take(event)
 
     # --- the connection -------------------------------------------------------------------------
 
-    def _connected(self, deadline: Deadline) -> Link:
+    def _connected(self, deadline: Deadline) -> Carries:
         """Return the connection; make it anew, and send again what is unanswered."""
         failures = 0
         told: Backpressure | None = None
@@ -162,8 +162,11 @@ class Driver:
         if self._dialogue.ended is not None:
             raise self._dialogue.ended
 
+    def _make_link(self, timeout_s: float) -> Carries:
+        return Link.connect(self._path, timeout_s)
+
     def _connect(self, deadline: Deadline) -> None:
-        link = Link.connect(self._path, min(deadline.left_s(), limits.CONNECT_TIMEOUT_S))
+        link = self._make_link(min(deadline.left_s(), limits.CONNECT_TIMEOUT_S))
         try:
             self._greet(link, deadline)
             for frame in self._dialogue.again():
@@ -175,7 +178,7 @@ class Driver:
         self._link = link
         self._changed.notify_all()
 
-    def _greet(self, link: Link, deadline: Deadline) -> None:
+    def _greet(self, link: Carries, deadline: Deadline) -> None:
         dialogue = self._dialogue
         link.send(dialogue.greet(), deadline)
         while True:
@@ -187,7 +190,7 @@ class Driver:
                 if dialogue.greeted:
                     return
 
-    def _hear_out(self, link: Link) -> None:
+    def _hear_out(self, link: Carries) -> None:
         """Nothing can be sent any more: take the last words of the daemon; they may fence us."""
         try:
             while link.has_more():
@@ -198,7 +201,7 @@ class Driver:
         finally:
             self._lose(link)
 
-    def _lose(self, link: Link) -> None:
+    def _lose(self, link: Carries) -> None:
         """A connection is gone; what is unanswered is sent again over the next."""
         if self._link is link:
             self._link = None

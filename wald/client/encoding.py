@@ -1,7 +1,8 @@
 """Values of the application as bytes with a content code: the table of docs/protocol.md."""
 
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from typing import NamedTuple, cast
@@ -83,6 +84,33 @@ def encode_value(value: object) -> tuple[int, bytes]:
         return Content.BYTES, bytes(value)
     packed = cast("bytes", msgpack.packb(value, default=_extension, use_bin_type=True))
     return Content.MSGPACK, packed
+
+
+def decode_value(content: int, data: bytes) -> object:
+    """Return the value that was encoded; the inverse of ``encode_value``, but tuples are lists.
+
+    Raises:
+        ValueError: the bytes are not what the content code says.
+    """
+    if content == Content.BYTES:
+        return data
+    if content == Content.JSON:
+        return json.loads(data)
+    return msgpack.unpackb(data, ext_hook=_of_extension, strict_map_key=False)
+
+
+def _of_extension(code: int, data: bytes) -> object:
+    if code == EXT_UUID:
+        return UUID(bytes=data)
+    read = _READ.get(code)
+    return msgpack.ExtType(code, data) if read is None else read(data.decode())
+
+
+_READ: dict[int, Callable[[str], object]] = {
+    EXT_DATETIME: datetime.fromisoformat,
+    EXT_DATE: date.fromisoformat,
+    EXT_DECIMAL: Decimal,
+}
 
 
 def too_large(index: int, data: bytes) -> Refused:

@@ -1,11 +1,12 @@
 """Who a producer is: its name, its session, the socket of its daemon."""
 
 import os
+import socket
 from typing import NamedTuple
 
 from wald import limits
 from wald.client.link import default_socket
-from wald.errors import InputError
+from wald.errors import InputError, Unavailable
 
 
 class SessionInfo(NamedTuple):
@@ -28,5 +29,12 @@ def check_name(name: str) -> None:
 
 
 def socket_of(path: str | os.PathLike[str] | None) -> str:
-    """Return the socket that is meant: as said, or the default of this process."""
+    """Return the socket that is meant: as said, or the default of this process.
+
+    Raises:
+        Unavailable: the system has none; ``wald.testing.FakeProducer`` works there.
+    """
+    if not hasattr(socket, "AF_UNIX"):
+        msg = "this system has no Unix sockets: the daemon runs on Linux"
+        raise Unavailable(msg, hint="in tests, use wald.testing.FakeProducer")
     return os.fspath(path) if path is not None else default_socket(os.environ, os.geteuid())

@@ -5,6 +5,7 @@ import os
 import select
 import socket
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Protocol
 
 from wald import limits
 from wald.core.events import Event, read_ack
@@ -48,12 +49,34 @@ class Deadline:
         return left_ns / limits.CLOCK_NS_PER_S if left_ns > 0 else 0.0
 
 
-class Link:
-    """A connected socket. One thread may read while another sends.
+class Carries(Protocol):
+    """A connection: frames there, events back. One thread may read while another sends.
 
     Raises:
         OSError: from any method, when the connection is lost; ``TimeoutError`` at a deadline.
     """
+
+    def send(self, data: bytes, deadline: Deadline) -> None:
+        """Send all of it."""
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until something can be read."""
+
+    def has_more(self) -> bool:
+        """Whether there is something to read, if only the end."""
+
+    def events(self) -> Iterable[Event]:
+        """Read what is there; return what is complete."""
+
+    def shut(self) -> None:
+        """End it, so that a thread that waits on it wakes."""
+
+    def close(self) -> None:
+        """Close."""
+
+
+class Link:
+    """A connected socket; see ``Carries``."""
 
     def __init__(self, connected: socket.socket) -> None:
         connected.settimeout(0)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from wald import limits
 from wald.client.carrier import Carrier
 from wald.client.driver import Driver
-from wald.client.link import Deadline, Link
+from wald.client.link import Carries, Deadline
 from wald.client.requests import Outgoing
 from wald.core.events import Goodbye
 from wald.core.gathering import Entry
@@ -299,7 +299,7 @@ class Session(Driver):
             if self._gathered is gathered and gathered.stream in self._streams:
                 self._put_gathered(link, gathered, deadline)
 
-    def _put_gathered(self, link: Link, gathered: Carrier, deadline: Deadline) -> None:
+    def _put_gathered(self, link: Carries, gathered: Carrier, deadline: Deadline) -> None:
         body, records = gathered.body(), len(gathered)
         self._gathered = None
         self._owed.append(gathered)
@@ -319,7 +319,7 @@ class Session(Driver):
 
     def _put(
         self,
-        link: Link,
+        link: Carries,
         stream_id: StreamId,
         body: bytes,
         records: int,

@@ -1,22 +1,30 @@
-"""Shipped for users too: what stands in for disk, clock, ledger and target in a test.
+"""Shipped for users too: what stands in for producer, disk, clock, ledger and target in a test.
 
-``SinkContract`` and ``Workbench``, what every sink must pass, need pytest: loaded when asked for.
+Each name is loaded when it is first used: ``FakeProducer`` needs msgpack and no more, on any
+system; ``SinkContract`` and ``Workbench``, what every sink must pass, need pytest.
 """
 
-from typing import TYPE_CHECKING, Any
-
-from wald.testing.clock import ManualClock
-from wald.testing.memory_ledger import MemoryLedger
-from wald.testing.recording_sink import RecordingSink, RecordingTarget
-from wald.testing.simfs import SimFileSystem, Stopped
-from wald.testing.simnames import Names
+import importlib
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from wald.testing.clock import ManualClock
+    from wald.testing.delivered import assert_delivered
+    from wald.testing.fake_producer import FakeProducer
+    from wald.testing.local_daemon import LocalDaemon
+    from wald.testing.memory_daemon import MemoryRecord
+    from wald.testing.memory_ledger import MemoryLedger
+    from wald.testing.recording_sink import RecordingSink, RecordingTarget
+    from wald.testing.simfs import SimFileSystem, Stopped
+    from wald.testing.simnames import Names
     from wald.testing.sink_contract import SinkContract, Workbench
 
 __all__ = [
+    "FakeProducer",
+    "LocalDaemon",
     "ManualClock",
     "MemoryLedger",
+    "MemoryRecord",
     "Names",
     "RecordingSink",
     "RecordingTarget",
@@ -24,13 +32,31 @@ __all__ = [
     "SinkContract",
     "Stopped",
     "Workbench",
+    "assert_delivered",
 ]
 
+_MODULES = {
+    "FakeProducer": "fake_producer",
+    "LocalDaemon": "local_daemon",
+    "ManualClock": "clock",
+    "MemoryLedger": "memory_ledger",
+    "MemoryRecord": "memory_daemon",
+    "Names": "simnames",
+    "RecordingSink": "recording_sink",
+    "RecordingTarget": "recording_sink",
+    "SimFileSystem": "simfs",
+    "SinkContract": "sink_contract",
+    "Stopped": "simfs",
+    "Workbench": "sink_contract",
+    "assert_delivered": "delivered",
+}
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module's attributes are of any type
-    if name not in {"SinkContract", "Workbench"}:
+
+def __getattr__(name: str) -> object:
+    """Load a name when it is first used."""
+    if name not in _MODULES:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    from wald.testing import sink_contract  # noqa: PLC0415
-
-    return getattr(sink_contract, name)
+    found: object = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = found
+    return found

@@ -1,0 +1,153 @@
+"""The fake producer goes wrong as the real one can, on demand, on any system, in no time."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import wald
+from wald.testing import FakeProducer, MemoryRecord
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_it_remembers_what_was_stored():
+    with FakeProducer() as producer:
+        producer.append("s", {"n": 1}, key="k", headers={"h": "v"}, dedup_id="d")
+        producer.append_many("t", [b"2", b"3"])
+        assert producer.records[0] == MemoryRecord("s", 1, {"n": 1}, "k", {"h": "v"}, "d")
+        assert producer.values("t") == [b"2", b"3"]
+
+
+def test_it_refuses_records_on_demand():
+    with FakeProducer() as producer:
+        producer.refuse("record.fields", "no field 'user'", times=2)
+        with pytest.raises(wald.RecordRefused, match="no field") as caught:
+            producer.append("s", b"1")
+        assert caught.value.reason == "record.fields"
+        results = producer.append_many("s", [b"2", b"3"])
+        assert [each.index for each in results.refused] == [0]
+        producer.refuse_stream("secret")
+        with pytest.raises(wald.UnknownStream):
+            producer.append("secret", b"4")
+        assert producer.values("s") == [b"3"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [(FakeProducer.throttle, wald.Backpressure), (FakeProducer.fill_disk, wald.DiskFull)],
+    ids=["throttled", "disk full"],
+)
+def test_it_has_no_room_on_demand(fault, error):
+    with FakeProducer(timeout=1.0) as producer:
+        producer.append("s", b"0")
+        fault(producer, retry_after=2.5)
+        with pytest.raises(error) as caught:
+            producer.append("s", b"1")
+        assert caught.value.retry_after_s == 2.5
+        fault(producer, retry_after=2.5)
+        pending = producer.submit("s", b"2")
+        assert isinstance(pending.exception(), error)
+        producer.append("s", b"3")
+        assert producer.values("s") == [b"0", b"3"]
+
+
+def test_it_loses_answers_on_demand_and_settles_them():
+    with FakeProducer() as producer:
+        producer.lose_answer()
+        began = time.monotonic()
+        with pytest.raises(wald.OutcomeUnknown) as unknown:
+            producer.append("s", b"1")
+        assert time.monotonic() - began < 5  # 30 s by its own clock
+        assert producer.settle(unknown.value) == wald.Receipt("s", 1, "durable", 1)
+        producer.lose_answer()
+        pending = producer.submit("s", b"2")
+        with pytest.raises(wald.OutcomeUnknown):
+            pending.result()
+        assert pending.result().lsn == 2
+        producer.lose_answer()
+        with pytest.raises(wald.OutcomeUnknown) as gone:
+            producer.append("s", b"3")
+        producer.lose_sessions()
+        with pytest.raises(wald.OutcomeUnknown):
+            producer.settle(gone.value)
+        assert producer.values("s") == [b"1", b"2", b"3"]
+
+
+def test_it_has_no_daemon_on_demand():
+    with FakeProducer() as producer:
+        producer.stop_daemon()
+        with pytest.raises(wald.Unavailable):
+            producer.append("s", b"1")
+        producer.start_daemon()
+        producer.append("s", b"2")
+        producer.stop_daemon()
+        with pytest.raises(wald.OutcomeUnknown) as unknown:  # it goes out when the daemon is back
+            producer.append("s", b"3")
+        with pytest.raises(wald.Unavailable):
+            producer.status(1)
+        producer.start_daemon()
+        assert producer.settle(unknown.value) == wald.Receipt("s", 2, "durable", 2)
+        assert producer.values("s") == [b"2", b"3"]
+
+
+def test_it_delivers_or_does_not_on_demand():
+    with FakeProducer() as producer:
+        assert producer.append("s", b"1", ack="delivered").level == "delivered"
+        assert producer.status(1).delivered
+        producer.hold_delivery()
+        with pytest.raises(wald.DeliveryTimeout) as late:
+            producer.append("s", b"2", ack="delivered")
+        assert late.value.receipt.lsn == 2
+        producer.hold_delivery("parked: target-behind")
+        with pytest.raises(wald.DeliveryPending, match="target-behind"):
+            producer.append("s", b"3", ack="delivered")
+        producer.refuse_delivery("no such column")
+        with pytest.raises(wald.DeliveryRefused, match="no such column"):
+            producer.append("s", b"4", ack="delivered")
+        assert producer.status(4).routes["memory"].fate == "dead-letter"
+        producer.deliver()
+        assert producer.wait(late.value.receipt).level == "delivered"
+        with pytest.raises(wald.NoRecord):
+            producer.status(9)
+
+
+_ELSEWHERE = """
+import os, select, socket, sys, time
+for module in "fcntl termios pwd grp resource google_crc32c lmdb uvloop click rich".split():
+    sys.modules[module] = None
+for module, name in ((os, "fork"), (os, "register_at_fork"), (os, "geteuid"), (select, "poll"),
+                     (socket, "AF_UNIX"), (socket, "MSG_NOSIGNAL"), (time, "CLOCK_BOOTTIME")):
+    delattr(module, name)
+import wald
+from wald.testing import FakeProducer
+with FakeProducer() as producer:
+    assert producer.append("s", {"n": 1}).lsn == 1
+    assert producer.submit("s", b"2").result().lsn == 2
+    producer.lose_answer()
+    try:
+        producer.append("s", b"3")
+    except wald.OutcomeUnknown as unknown:
+        assert producer.settle(unknown).lsn == 3
+for call in (wald.connect, wald.connect_async):
+    try:
+        call()
+    except wald.Unavailable as error:
+        assert "no Unix sockets" in error.message, error
+    else:
+        raise AssertionError
+"""
+
+
+def test_on_a_system_without_unix_sockets_the_fake_works():
+    done = subprocess.run(
+        [sys.executable, "-c", _ELSEWHERE],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr

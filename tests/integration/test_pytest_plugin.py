@@ -44,7 +44,7 @@ def test_the_same_assertion_holds_of_the_fake():
 def test_a_daemon_that_does_not_start_says_why():
     daemon = LocalDaemon()
     daemon.socket = "/nowhere/w.sock"
-    with pytest.raises(wald.WaldError, match="(?s)did not start.*socket"), daemon:
+    with pytest.raises(wald.WaldError, match=r"(?s)did not start.*socket"), daemon:
         pass
 
 

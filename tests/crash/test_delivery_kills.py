@@ -1,6 +1,6 @@
 """Drainer and target killed with a batch in flight, two hundred times: the books balance.
 
-Four routes of one stream: SQLite, with a progress row, and three targets behind HTTP that remember
+Four routes of one stream: SQLite, with a progress row, and three servers behind HTTP that remember
 batches by their id and kill themselves before or behind their commit.
 """
 
@@ -10,8 +10,6 @@ import random
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,13 +22,13 @@ import pytest
 import wald
 from tests.crash.test_kills import manifest_is_open
 from tests.daemon import Daemon, wait_until
+from tests.servers.web_server import WebServer, serving
 
 KEYS = 7
 PENDING_MAX = 1_000
 TARGETS = 3
 TARGET_DEATHS = 55  # of each
 DRAINER_KILLS = 40
-ROOT = Path(__file__).parents[2]
 CONFIGURATION = """
 [daemon]
 data_dir = "{directory}/data"
@@ -44,8 +42,10 @@ batch = {{ max_records = 20 }}
 """
 WEB = """
 [sinks.{name}]
-type = "web"
-port_file = "{directory}/{name}.port"
+type = "http"
+preset = "webhook"
+url = "{url}"
+idempotency = {{ window = "1h" }}
 [routes.{name}]
 stream = "readings"
 sink = "{name}"
@@ -54,13 +54,8 @@ batch = {{ max_records = 20 }}
 
 
 @pytest.fixture
-def directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def directory() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="wd"))
-    info = path / "site" / "web-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: web\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[wald.sinks]\nweb = tests.web_target:make\n")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(path / "site"), str(ROOT)]))
     yield path
     shutil.rmtree(path)
 
@@ -71,19 +66,12 @@ def seed() -> int:
 
 
 @pytest.fixture
-def targets(directory: Path, seed: int) -> Iterator[list[Path]]:
-    """Start the targets; return their databases, named after their routes."""
-    program = str(ROOT / "tests" / "web_target.py")
-    databases = [directory / f"web{n}.db" for n in range(TARGETS)]
+def targets(directory: Path, seed: int) -> Iterator[list[WebServer]]:
     with ExitStack() as stack:
-        for n, database in enumerate(databases):
-            arguments = [database.with_suffix(".port"), database, seed + 1_000 * n, TARGET_DEATHS]
-            process = subprocess.Popen([sys.executable, program, *map(str, arguments)])
-            stack.callback(process.wait, 60)
-            stack.callback(process.terminate)
-        for database in databases:
-            wait_until(database.with_suffix(".port").exists, "the target listens")
-        yield databases
+        yield [
+            stack.enter_context(serving(directory / f"web{n}", seed + 1_000 * n, TARGET_DEATHS))
+            for n in range(TARGETS)
+        ]
 
 
 def strike(daemon: Daemon) -> bool:
@@ -110,24 +98,19 @@ def pending(daemon: Daemon) -> int:
     return max(int(route["pending"]) for route in routes.values())
 
 
-def deaths_of(database: Path) -> int:
-    with closing(sqlite3.connect(database)) as connection:
-        (found,) = connection.execute("SELECT count(*) FROM deaths").fetchone()
-    return int(found)
-
-
 def test_two_hundred_crashes_with_a_batch_in_flight_lose_and_double_nothing(
-    directory: Path, targets: list[Path], seed: int, capsys: pytest.CaptureFixture[str]
+    directory: Path, targets: list[WebServer], seed: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chance = random.Random(seed)
     started = time.monotonic()
     kills = sent = 0
     lsns: list[tuple[int, str]] = []
     configuration = CONFIGURATION.format(directory=directory)
-    configuration += "".join(WEB.format(directory=directory, name=web.stem) for web in targets)
+    webs = enumerate(web.url for web in targets)
+    configuration += "".join(WEB.format(name=f"web{n}", url=url) for n, url in webs)
     with Daemon(directory, config=configuration) as daemon:
         with wald.connect(str(daemon.socket), timeout=60.0) as producer:
-            while kills < DRAINER_KILLS or min(map(deaths_of, targets)) < TARGET_DEATHS:
+            while kills < DRAINER_KILLS or min(web.deaths for web in targets) < TARGET_DEATHS:
                 for key in (f"k{chance.randrange(KEYS)}" for _ in range(10)):
                     values = [f"{key}-{sent + n}" for n in range(20)]
                     results = producer.append_many("readings", values, key=key)
@@ -138,7 +121,7 @@ def test_two_hundred_crashes_with_a_batch_in_flight_lose_and_double_nothing(
                 wait_until(lambda: pending(daemon) < PENDING_MAX, "the routes keep up", 60.0)
         daemon.command("wait", "--all", "--timeout", "90s")
         routes = json.loads(daemon.command("status", "--json"))["routes"]
-    deaths = sum(map(deaths_of, targets))
+    deaths = sum(web.deaths for web in targets)
     with capsys.disabled():
         print(
             f"\ndelivery kill test: {sent:,} records, {kills} kills of the drainer with a manifest "
@@ -150,15 +133,18 @@ def test_two_hundred_crashes_with_a_batch_in_flight_lose_and_double_nothing(
     for route in routes.values():
         books = [route[name] for name in ("accepted", "delivered", "pending", "dead_letters")]
         assert books == [sent, sent, 0, 0]
-    check(directory / "readings.db", "readings", lsns)
+    check(sqlite_rows(directory / "readings.db"), lsns)
     for web in targets:
-        check(web, "records", lsns)
+        check([(int(name.split("-")[1]), str(key)) for name, key, _ in web.rows if name], lsns)
 
 
-def check(database: Path, table: str, accepted: list[tuple[int, str]]) -> None:
-    """A target holds every record once, each key in order."""
+def sqlite_rows(database: Path) -> list[tuple[int, str]]:
     with closing(sqlite3.connect(database)) as connection:
-        rows = connection.execute(f"SELECT lsn, key FROM {table} ORDER BY rowid").fetchall()
+        return connection.execute("SELECT lsn, key FROM readings ORDER BY rowid").fetchall()
+
+
+def check(rows: list[tuple[int, str]], accepted: list[tuple[int, str]]) -> None:
+    """A target holds every record once, each key in order."""
     assert sorted(rows) == accepted
     for key in {key for _, key in accepted}:
         assert [lsn for lsn, its in rows if its == key] == [

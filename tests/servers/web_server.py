@@ -49,6 +49,7 @@ class WebServer:
     """The server of a test: ``url``, what it holds, and what it is told to do."""
 
     def __init__(self, directory: Path, *chance: int) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
         self.database = directory / "web.db"
         with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as free:
             self.port = free.getsockname()[1]

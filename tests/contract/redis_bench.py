@@ -49,10 +49,11 @@ class RedisStream(Workbench):
             Held(
                 bytes.fromhex(entry[b"log_id"].decode()),
                 int(name.partition(b"-")[0]),
-                entry[b"key"].decode(),
+                entry[b"key"].decode(errors="replace"),
                 json.loads(entry[b"value"]),
             )
             for name, entry in found
+            if entry[b"value"].startswith(b"{")
         ]
 
     # --- the server -----------------------------------------------------------------------------

@@ -5,10 +5,12 @@ import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
+from tests.servers import small_disk
 from wald.model import SystemicKind
-from wald.testing.sink_contract import Held, Trouble, Workbench
+from wald.testing.sink_contract import DOCUMENT_INPUT, NO_MAP, Held, Trouble, Workbench
 
 ENDLESS = (
     "CREATE VIEW endless AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n)"
@@ -23,12 +25,19 @@ class SqliteDocuments(Workbench):
     poison: object = {"host": "poison", "n": -1}
     ddl = (
         "CREATE TABLE events (log_id BLOB NOT NULL, lsn INTEGER NOT NULL, key, time TEXT NOT NULL, "
-        "headers TEXT, value CHECK (value ->> 'n' >= 0), PRIMARY KEY (log_id, lsn))"
+        "headers TEXT, value CHECK (iif(json_valid(value), value ->> 'n' >= 0, TRUE)), "
+        "PRIMARY KEY (log_id, lsn))"
     )
-    rows = "SELECT log_id, lsn, key, value FROM events ORDER BY rowid"
+    rows = (
+        "SELECT log_id, lsn, key, value FROM events WHERE json_valid(value) AND "
+        "json_type(value, '$.n') IS NOT NULL ORDER BY rowid"
+    )
 
     def __init__(self, place: Path) -> None:
-        self.place = place / "target"
+        self.disk = place / "disk"
+        self.disk.mkdir()
+        self.is_small = small_disk.mount(self.disk, "64m")
+        self.place = self.disk / "target"
         self.place.mkdir()
         self.path = self.place / "target.db"
         self.settings = {"path": str(self.path), "busy_timeout": "0s"}
@@ -41,7 +50,7 @@ class SqliteDocuments(Workbench):
             "server": "SQLite runs in the drain process, and dies with it",
             "connection": "there is none: SQLite runs in the drain process",
             "trouble.authentication": "there is no login",
-            "trouble.full": "a file system would have to be filled",
+            **({} if self.is_small else {"trouble.full": "only root can mount a small disk"}),
         }
 
     def execute(self, *statements: str) -> None:
@@ -56,8 +65,12 @@ class SqliteDocuments(Workbench):
                 for log_id, lsn, key, value in database.execute(self.rows)
             ]
 
+    @property
+    def bad_input(self) -> Mapping[str, str]:
+        return DOCUMENT_INPUT
+
     def backup(self) -> Path:
-        backup = self.place.with_name("backup")
+        backup = self.disk / "backup"
         shutil.rmtree(backup, ignore_errors=True)
         shutil.copytree(self.place, backup, ignore=shutil.ignore_patterns("*-shm"))
         return backup
@@ -74,7 +87,12 @@ class SqliteDocuments(Workbench):
             SystemicKind.BUSY: self.locked,
             SystemicKind.CONFIGURATION: self.without_its_table,
             SystemicKind.DAMAGED: self.overwritten,
+            SystemicKind.FULL: partial(small_disk.filled, self.disk),
         }
+
+    def close(self) -> None:
+        if self.is_small:
+            small_disk.unmount(self.disk)
 
     @contextmanager
     def out_of_reach(self) -> Iterator[None]:
@@ -126,6 +144,19 @@ class SqliteColumns(SqliteDocuments):
         super().__init__(place)
         columns = {"host": "host", "n": "n", "text": "text"}
         self.settings = {**self.settings, "mode": "columns", "columns": columns}
+
+    @property
+    def bad_input(self) -> Mapping[str, str]:
+        refused = dict.fromkeys(NO_MAP, "record.value")
+        without_n = ("a field is missing", "nil for a number", "NaN")
+        return {
+            **DOCUMENT_INPUT,
+            **refused,
+            **dict.fromkeys(without_n, "SQLITE_CONSTRAINT_NOTNULL"),
+            "a number of 64 bits without a sign": "record.value",
+            "a number of 400 digits": "record.value",
+            "half of a surrogate pair in JSON": "record.value",
+        }
 
     def held(self) -> Sequence[Held]:
         with closing(sqlite3.connect(self.path)) as database:

@@ -40,7 +40,6 @@ from wald.testing.memory_ledger import MemoryLedger
 from wald.testing.sink_contract.workbench import Held, Workbench
 
 STREAM = ROUTE = "events"
-STEPS_MAX = 5_000
 PROCESS_TIMEOUT_S = 120.0
 STEP_MAX_S = 60.0
 _ROUTE_ID = _STREAM_ID = 1
@@ -127,7 +126,18 @@ class Host:
         owner: whose lane it is; another one is another data directory.
         route: settings of the route.
         batch: settings of its batches.
+
+    Attributes:
+        sent: what was appended, as the target should hold it.
+        steps_max: behind so many steps of the lane a test has failed.
+        attempts, outcomes: what was tried, and what the sink said of it.
+        late_attempts: so many attempts are kept back, see ``land``, and not answered.
+        lost_answers: so many attempts are made, and not answered.
+        before_attempt, behind_attempt: called around each attempt.
+        sink_settings: what sinks are made of; None for the workbench's settings.
     """
+
+    steps_max: int = 5_000
 
     def __init__(
         self,
@@ -277,7 +287,7 @@ class Host:
         """Step, time passing as the lane asks, until something holds."""
         self._board.pin(self.log.frontier)
         self.lane.flush(self.log.frontier.lsn)
-        for _ in range(STEPS_MAX):
+        for _ in range(self.steps_max):
             if until():
                 return
             self.clock.advance(min(self.lane.step(), STEP_MAX_S))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from wald.model import ReplayClass
+from wald.model import ReplayClass, Systemic
 from wald.testing.sink_contract.host import Host, numbers
 from wald.testing.sink_contract.promises import AT_LEAST_ONCE, HOLDS, PROMISES, Line
 from wald.testing.sink_contract.workbench import Held, Workbench
@@ -41,13 +41,17 @@ class Lines:
         """Whatever a test made the sink say, the secret of its settings is not in it."""
         bench.said.clear()
         yield
-        said = [*bench.said, caplog.text]
+        self.check_no_secret(bench, caplog.text)
+
+    def check_no_secret(self, bench: Workbench, logged: str = "") -> None:
+        """Check that no sink told the secret of its settings, by any answer, error or log line."""
         if bench.secret:
-            assert not [text for text in said if bench.secret in text], "a secret was told"
+            told = [text for text in (*bench.said, logged) if bench.secret in text]
+            assert not told, "a secret was told"
 
     def check_held(self, host: Host, line: Line | None = None) -> None:
         """Check what the target holds of a host: all, once, in order, as it was appended."""
-        held = [each for each in host.bench.held() if each.value["host"] == host.name]
+        held = [each for each in host.bench.held() if is_of(each, host.name)]
         expected = [each for each in host.sent if each.lsn not in host.dead]
         if line is not None and PROMISES[line][host.replay] != HOLDS:
             assert PROMISES[line][host.replay] == AT_LEAST_ONCE
@@ -59,11 +63,30 @@ class Lines:
         for there, sent in zip(held, expected, strict=True):
             _check_record(there, sent)
 
+    @staticmethod
+    def trouble_told(host: Host) -> Systemic:
+        """Step until the lane was told of trouble; return what it was told."""
+        found: list[Systemic] = []
+
+        def told() -> bool:
+            outcome = host.lane._memory.outcome  # noqa: SLF001
+            found[:] = [outcome] if isinstance(outcome, Systemic) else []
+            return bool(found)
+
+        host.run(told)
+        return found[0]
+
     def stated(self, replay: ReplayClass, line: Line, *, only: str) -> None:
         """Skip a line that a class does not promise, with what the table says instead."""
         promise = PROMISES[line][replay]
         if promise != only:
             pytest.skip(f"class {replay.value}: {line.value}: not so: {promise}")
+
+
+def is_of(held: Held, name: str) -> bool:
+    """Tell whether a record is a numbered one of a host; what else was sent is not looked at."""
+    value: object = held.value
+    return isinstance(value, dict) and value.get("host") == name and "n" in value
 
 
 def _check_record(there: Held, sent: Held) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from wald.model import Systemic, SystemicKind
+from wald.model import SystemicKind
 from wald.testing.sink_contract.host import Host, numbers
 from wald.testing.sink_contract.lines import Lines
 from wald.testing.sink_contract.workbench import TROUBLES
@@ -65,8 +65,8 @@ class TroubleLines(Lines):
         assert not host.dead
         self.check_held(host)
 
-    def test_check_names_trouble_too(self, host: Host) -> None:
-        """``wald check`` finds nothing wrong with a target that works; it writes no data."""
+    def test_check_finds_a_target_that_works_and_writes_nothing(self, host: Host) -> None:
+        """``wald check`` says what it verified, and that nothing is wrong."""
         sink = host.bench.make()
         try:
             findings = sink.check()
@@ -75,19 +75,6 @@ class TroubleLines(Lines):
         assert findings, "check says what it verified"
         assert not [each for each in findings if each.severity.value == "error"], findings
         assert numbers(host.bench.held()) == []
-
-    @staticmethod
-    def trouble_told(host: Host) -> Systemic:
-        """Step until the lane was told of trouble; return what it was told."""
-        found: list[Systemic] = []
-
-        def told() -> bool:
-            outcome = host.lane._memory.outcome  # noqa: SLF001
-            found[:] = [outcome] if isinstance(outcome, Systemic) else []
-            return bool(found)
-
-        host.run(told)
-        return found[0]
 
     @staticmethod
     def append_poison(host: Host) -> int:

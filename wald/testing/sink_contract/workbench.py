@@ -51,6 +51,7 @@ class Workbench:
         poison_is_named: whether it says which record it refuses.
         large_bytes: a text that a record may have for sure, as field ``text`` of its map; 0 if the
             place has no such field.
+        neighbours: so many good records go with each odd one of ``bad_input``.
         secret: the secret in the settings, a text that occurs nowhere else.
     """
 
@@ -61,6 +62,7 @@ class Workbench:
     one_owner: bool = False
     secret: str = ""
     large_bytes: int = 100_000
+    neighbours: int = 999
 
     @property
     def absent(self) -> Mapping[str, str]:
@@ -68,6 +70,14 @@ class Workbench:
 
         A test that needs it is skipped with that reason; what is neither here nor overridden
         fails.
+        """
+        return {}
+
+    @property
+    def bad_input(self) -> Mapping[str, str]:
+        """What becomes of each row of ``ODD``, by its name: ``LANDS``, or the dead letter's code.
+
+        Begin with what a target of JSON documents does, ``{**DOCUMENT_INPUT, ...}``.
         """
         return {}
 

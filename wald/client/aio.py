@@ -263,6 +263,11 @@ class AsyncProducer:
         await session.connect(self._deadline(None))
         return SessionInfo(session.outbox.session, self._name, session.outbox.last_sequence)
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed."""
+        return self._session.is_closed
+
     async def flush(self, timeout: float | None = None) -> None:
         """Wait until nothing is unanswered. As ``Producer.flush``."""
         session = self._session

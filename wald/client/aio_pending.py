@@ -27,7 +27,7 @@ class AsyncPending(Answer):
 
     def done(self) -> bool:
         """Whether there is an answer."""
-        return self._is_known or self._session.foreign
+        return self.is_known or self._session.foreign
 
     async def result(self, timeout: float | None = None) -> Receipt:
         """Wait for the answer; raises as ``Pending.result``.
@@ -43,7 +43,7 @@ class AsyncPending(Answer):
     async def exception(self, timeout: float | None = None) -> WaldError | None:
         """Wait for the answer; return the error that ``result`` raises, None for a receipt."""
         self._carrier.asked = True
-        if not self._is_known:
+        if not self.is_known:
             if self._session.foreign:
                 return not_ours()
             limit_s = self._timeout_s if timeout is None else timeout

@@ -150,6 +150,11 @@ class AsyncSession:
         await self._call(self._dialogue.ping, deadline)
 
     @property
+    def is_closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed
+
+    @property
     def owes(self) -> int:
         """How many records have no answer; none once it is closed."""
         if self._closed:

@@ -410,6 +410,11 @@ class Producer:
         session.connect(self._deadline(None))
         return SessionInfo(session.outbox.session, self._name, session.outbox.last_sequence)
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed."""
+        return self._session.is_closed
+
     def flush(self, timeout: float | None = None) -> None:
         """Wait until nothing is unanswered, what earlier calls gave up included.
 

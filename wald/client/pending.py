@@ -25,7 +25,8 @@ class Answer:
         return self._carrier.stream
 
     @property
-    def _is_known(self) -> bool:
+    def is_known(self) -> bool:
+        """Whether the answer is there already; nothing is read for it."""
         request = self._carrier.request
         return request is not None and request.done
 
@@ -53,7 +54,7 @@ class Answer:
         return unknown
 
     def __repr__(self) -> str:
-        state = "answered" if self._is_known else "on its way"
+        state = "answered" if self.is_known else "on its way"
         return f"<{type(self).__name__} of {self.stream!r}, {state}>"
 
 
@@ -81,7 +82,7 @@ class Pending(Answer):
 
     def done(self) -> bool:
         """Whether there is an answer. Takes in what has arrived, and waits for nothing."""
-        if self._is_known or self._session.foreign:
+        if self.is_known or self._session.foreign:
             return True
         return self._session.look(self._carrier, Deadline(self._clock, _LOOK_S))
 
@@ -106,7 +107,7 @@ class Pending(Answer):
     def exception(self, timeout: float | None = None) -> WaldError | None:
         """Wait for the answer; return the error that ``result`` raises, None for a receipt."""
         self._carrier.asked = True
-        if not self._is_known:
+        if not self.is_known:
             if self._session.foreign:
                 return not_ours()
             limit_s = self._timeout_s if timeout is None else timeout

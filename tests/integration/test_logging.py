@@ -156,7 +156,7 @@ def test_a_record_that_cannot_be_made_harms_nobody(
     logger: logging.Logger, capsys: pytest.CaptureFixture[str]
 ):
     producer, handler = fake(logger)
-    logger.info("%d", "not a number")
+    handler.handle(logging.makeLogRecord({"name": "app", "msg": "%d", "args": ("not a number",)}))
     assert "not a number" in capsys.readouterr().err  # as logging says it of any handler
     logger.info("half \ud800 of a pair, and %s", "x" * 2 * limits.LOGGING_TEXT_MAX_CHARS)
     handler.flush()

@@ -29,6 +29,7 @@ COMMANDS = {
     "audit": "wald.cli.audit:audit",
     "check": "wald.cli.check:check",
     "demo": "wald.cli.demo:demo",
+    "torture": "wald.cli.torture:torture",
     "version": "wald.cli.version:version",
 }
 

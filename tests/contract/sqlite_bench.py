@@ -164,3 +164,29 @@ class SqliteColumns(SqliteDocuments):
                 Held(None, None, None, {"host": host, "n": n} | ({"text": text} if text else {}))
                 for host, n, text in database.execute(self.rows)
             ]
+
+
+class SqliteUpsert(SqliteColumns):
+    """Mode ``upsert``."""
+
+    ddl = (
+        "CREATE TABLE events (host TEXT NOT NULL, n INTEGER NOT NULL CHECK (n >= 0), text TEXT, "
+        "wald_log_id BLOB, wald_lsn INTEGER, PRIMARY KEY (host, n))"
+    )
+    rows = "SELECT host, n, text, wald_log_id, wald_lsn FROM events ORDER BY rowid"
+
+    def __init__(self, place: Path) -> None:
+        super().__init__(place)
+        self.settings = {**self.settings, "mode": "upsert", "conflict": ["host", "n"]}
+
+    @property
+    def bad_input(self) -> Mapping[str, str]:
+        without_key = ("a field is missing", "nil for a number")
+        return {**super().bad_input, **dict.fromkeys(without_key, "record.value")}
+
+    def held(self) -> Sequence[Held]:
+        with closing(sqlite3.connect(self.path)) as database:
+            return [
+                Held(log, lsn, None, {"host": host, "n": n} | ({"text": text} if text else {}))
+                for host, n, text, log, lsn in database.execute(self.rows)
+            ]

@@ -382,13 +382,17 @@ def test_the_shipped_file_lists_every_setting_and_no_other() -> None:
 def test_the_shipped_file_lists_every_setting_of_the_sqlite_sink() -> None:
     table = tomllib.loads(shipped_text())["sinks"]["events"]
     assert table.keys() - {"type"} == set(SQLITE_KEYS)
-    shipped = {key: said for key, said in table.items() if key not in {"type", "columns"}}
+    shipped = {
+        key: said for key, said in table.items() if key not in {"type", "columns", "conflict"}
+    }
     options = read_options("signups", "signups", shipped)
     assert options == Options(path=table["path"], table="signups")
     mapped = read_options(
         "signups", "signups", {**shipped, "mode": "columns", "columns": table["columns"]}
     )
     assert mapped.fields.columns
+    said = {"mode": "upsert", "columns": table["columns"], "conflict": table["conflict"]}
+    assert read_options("signups", "signups", {**shipped, **said}).conflict
 
 
 def test_every_field_of_the_settings_can_be_set() -> None:

@@ -79,7 +79,7 @@ def query(path, sql, *values):
 
 def columns_sink(path, open_sink, ddl="CREATE TABLE t (a INTEGER, b TEXT)", **settings):
     query(path, ddl)
-    return open_sink(mode="columns", table="t", **settings)
+    return open_sink(**{"mode": "columns", "table": "t", **settings})
 
 
 # --- once ---------------------------------------------------------------------------------------
@@ -278,6 +278,66 @@ def test_missing_and_extra_fields_are_refused_where_the_route_says_so(path, open
         (2, "field.missing"),
         (3, "field.extra"),
     ]
+
+
+UPSERT = "CREATE TABLE t (a PRIMARY KEY, b DEFAULT 'x', wald_log_id BLOB, wald_lsn INTEGER)"
+
+
+def test_a_row_is_replaced_only_by_a_newer_record_of_its_log(path, open_sink):
+    sink = columns_sink(path, open_sink, UPSERT, mode="upsert", conflict=["a"])
+    first = attempt(
+        record(7, {"a": 1, "b": "old"}), record(8, {"a": 1, "b": "new"}), record(9, {"a": 2})
+    )
+    assert sink.deliver(first) == Delivered()
+    late = attempt(record(5, {"a": 1, "b": "late"}), number=2, rev_id=B, prev=A)
+    assert sink.deliver(late) == Delivered()
+    rows = [(1, "new", LOG_ID, 8), (2, None, LOG_ID, 9)]
+    assert query(path, "SELECT * FROM t ORDER BY a") == rows
+    other = KEY._replace(log_id=bytes(16))
+    assert sink.deliver(attempt(record(3, {"a": 1, "b": "other"}), key=other)) == Delivered()
+    query(path, "INSERT INTO t VALUES (3, 'by hand', NULL, NULL)")
+    assert sink.deliver(attempt(record(4, {"a": 3}), number=2, rev_id=B, prev=A, key=other)) == (
+        Delivered()
+    )
+    rows = [(1, "other", bytes(16), 3), (2, None, LOG_ID, 9), (3, None, bytes(16), 4)]
+    assert query(path, "SELECT * FROM t ORDER BY a") == rows
+
+
+def test_an_upsert_takes_defaults_and_refuses_a_record_without_its_key(path, open_sink):
+    sink = columns_sink(
+        path, open_sink, UPSERT, mode="upsert", conflict=["a"], on_missing_field="default"
+    )
+    assert sink.deliver(attempt(record(1, {"a": 1}))) == Delivered()
+    assert query(path, "SELECT a, b FROM t") == [(1, "x")]
+    for value in ({"b": 1}, {"a": None}):
+        outcome = sink.deliver(attempt(record(2, value), number=2, rev_id=B, prev=A))
+        assert isinstance(outcome, Rejected)
+        assert outcome.records[0].message == "column 'a' tells one row from another, and is null"
+
+
+@pytest.mark.parametrize(
+    "ddl",
+    [
+        "CREATE TABLE t (a, b, wald_log_id, wald_lsn)",
+        "CREATE TABLE t (a PRIMARY KEY, b)",
+        "CREATE TABLE t (b PRIMARY KEY, wald_log_id, wald_lsn)",
+    ],
+)
+def test_a_table_that_cannot_be_upserted_is_the_configuration_s_fault(path, open_sink, ddl):
+    sink = columns_sink(path, open_sink, ddl, mode="upsert", conflict=["a"])
+    outcome = sink.deliver(attempt(record(1, {"a": 1})))
+    assert isinstance(outcome, Systemic)
+    assert outcome.kind is SystemicKind.CONFIGURATION
+    assert findings(sink) == {"sqlite.configuration": Severity.ERROR}
+
+
+def test_columns_for_log_and_lsn_are_filled_and_audited(path, open_sink):
+    sink = columns_sink(path, open_sink, "CREATE TABLE t (a, wald_log_id, wald_lsn)")
+    sink.deliver(attempt(record(4, {"a": 1}), record(6, {"a": 2})))
+    assert query(path, "SELECT * FROM t") == [(1, LOG_ID, 4), (2, LOG_ID, 6)]
+    assert sink.holds(LOG_ID, [4, 5, 6]) == {4: 1, 6: 1}
+    query(path, "CREATE TABLE u (a)")
+    assert open_sink(mode="columns", table="u").holds(LOG_ID, [4]) is None
 
 
 def test_what_sqlite_cannot_bind_becomes_text_and_a_too_large_integer_is_refused(path, open_sink):
@@ -532,6 +592,10 @@ def test_a_hostile_column_name_is_only_a_name(path, open_sink, name):
         ({"path": "x", "table": "a\0b"}, WrongSetting),
         ({"path": "x", "columns": {"a": "b"}}, WrongSetting),
         ({"path": "x", "on_extra_field": "reject"}, WrongSetting),
+        ({"path": "x", "mode": "upsert"}, WrongSetting),
+        ({"path": "x", "conflict": ["a"]}, WrongSetting),
+        ({"path": "x", "mode": "upsert", "conflict": ["a"], "columns": {"b": "b"}}, WrongSetting),
+        ({"path": "x", "mode": "columns", "columns": {"wald_lsn": "b"}}, WrongSetting),
         ({"path": "x", "mode": "columns", "on_missing_field": "drop"}, WrongSetting),
         ({"path": "x", "mode": "columns", "columns": ["a"]}, WrongSetting),
         ({"path": "x", "mode": "columns", "columns": {"a": 1}}, WrongSetting),

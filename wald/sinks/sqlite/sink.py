@@ -37,7 +37,7 @@ from wald.model import (
     Unknown,
 )
 from wald.sinks.sqlite.options import PROGRESS_TABLE, Options, quote, read_options
-from wald.sinks.sqlite.tables import Table, mapping, open_table, table_columns
+from wald.sinks.sqlite.tables import Table, look, open_table
 from wald.sinks.sqlite.values import describe
 from wald.sinks.values import Row, Rows
 
@@ -253,15 +253,17 @@ class SqliteSink:
     # --- audits ---------------------------------------------------------------------------------
 
     def holds(self, log_id: bytes, lsns: Sequence[Lsn]) -> Mapping[Lsn, int] | Outcome | None:
-        """Return which records the table has, of documents: their rows hold log id and LSN."""
-        if self._options.mode != "document":
-            return None
+        """Return which records the table has, if its rows hold log id and LSN."""
         table = quote(self._options.table)
         wanted = frozenset(lsns)
         try:
-            found = self._connected().execute(
-                f"SELECT lsn, count(*) FROM {table} "
-                "WHERE log_id = ? AND lsn BETWEEN ? AND ? GROUP BY lsn",
+            database = self._connected()
+            if self._written.holds is None:
+                return None
+            log, lsn = map(quote, self._written.holds)
+            found = database.execute(
+                f"SELECT {lsn}, count(*) FROM {table} "
+                f"WHERE {log} = ? AND {lsn} BETWEEN ? AND ? GROUP BY 1",
                 (log_id, min(wanted), max(wanted)),
             )
             return {lsn: number for lsn, number in found if lsn in wanted}
@@ -322,9 +324,8 @@ class SqliteSink:
         try:
             uri = f"{path.absolute().as_uri()}?mode=ro"
             with contextlib.closing(sqlite3.connect(uri, uri=True)) as database:
-                if self._options.mode == "columns":
-                    present = table_columns(database, self._options.table)
-                    found = len(mapping(present, self._options))
+                if self._options.mode != "document":
+                    found = len(look(database, self._options).shape.columns)
                     message = f"table found, {found} columns"
                 else:
                     database.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -337,7 +338,7 @@ class SqliteSink:
 
 
 _HINTS = {
-    SystemicKind.CONFIGURATION: "make the table and its columns, or correct table, columns or mode",
+    SystemicKind.CONFIGURATION: "make the table, its columns and index, or correct the settings",
     SystemicKind.UNREACHABLE: "the directory of the file must exist and be writable for wald",
     SystemicKind.FULL: "free space on the file system of the database",
     SystemicKind.DAMAGED: "the file is not a whole SQLite database: restore it",
@@ -348,8 +349,8 @@ def _check_absent(path: Path, options: Options) -> Finding:
     if not path.parent.is_dir():
         msg = f"{path.parent}: no such directory"
         return Finding(Severity.ERROR, "sqlite.unreachable", msg, _HINTS[SystemicKind.UNREACHABLE])
-    if options.mode == "columns":
-        msg = f"{path}: there is no database, and mode 'columns' makes no table"
+    if options.mode != "document":
+        msg = f"{path}: there is no database, and mode {options.mode!r} makes no table"
         hint = _HINTS[SystemicKind.CONFIGURATION]
         return Finding(Severity.ERROR, "sqlite.configuration", msg, hint)
     denied = _check_writable(path)

@@ -2,7 +2,6 @@
 
 import time
 from functools import cache
-from pathlib import Path
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
@@ -35,6 +34,7 @@ class SystemClock:
 @cache
 def _boot_id() -> str:
     try:
-        return Path(_BOOT_ID).read_text("ascii").strip()  # no process outlives its boot
+        with open(_BOOT_ID, encoding="ascii") as file:  # (pathlib is an import of 10 ms)
+            return file.read().strip()  # no process outlives its boot
     except (OSError, ValueError):
         return ""

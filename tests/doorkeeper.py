@@ -149,6 +149,7 @@ class Peer:
         self.socket.connect(path)
         self._reader = FrameReader(Side.CLIENT)
         self.log_id = b""
+        self.session = 0
 
     def __enter__(self) -> Self:
         return self
@@ -175,11 +176,12 @@ class Peer:
             events.append(event)
         return events
 
-    def hello(self, name: str = "", session: int = 0) -> Welcome:
-        self.send(Hello(1, name, session).encode())
+    def hello(self, name: str = "", session: int = 0, capabilities: int = 0) -> Welcome:
+        self.send(Hello(1, name, session, capabilities).encode())
         welcome = self.next()
         assert isinstance(welcome, Welcome), welcome
         self.log_id = welcome.log_id
+        self.session = welcome.session
         return welcome
 
     def open(self, name: str = "s") -> int:

@@ -555,7 +555,7 @@ def test_a_producer_is_told_of_a_full_disk_and_may_come_back(directory: Path):
 
         def fill() -> None:
             for _ in range(10):
-                results = producer.append_many("s", values)
+                results = producer.append_many("s", values, timeout=0.5)
                 if results.refused:
                     assert {each.code for each in results.refused} == {"disk-full"}
                     results.raise_for_refused()
@@ -563,12 +563,28 @@ def test_a_producer_is_told_of_a_full_disk_and_may_come_back(directory: Path):
         with pytest.raises((wald.DiskFull, wald.RecordRefused)):
             fill()
         with pytest.raises(wald.DiskFull) as caught:
-            producer.append_many("s", values[:1] * 3)
+            producer.append_many("s", values[:1] * 3, timeout=0.5)
         assert caught.value.retry_after_s > 0
         fs.full = False
         before = producer.session.last_sequence
         assert producer.append("s", b"y").lsn > 1
         assert producer.session.last_sequence == before + 1
+
+
+def test_a_producer_waits_while_the_disk_is_full(directory: Path):
+    fs = FailingFileSystem()
+    heard: list[tuple[str, float]] = []
+
+    def make_room(stream: str, pause_s: float) -> None:
+        heard.append((stream, pause_s))
+        fs.full = len(heard) < 2
+
+    values = [bytes(limits.RECORD_MAX_BYTES - 100)] * 20
+    with Door(directory, fs=fs) as door, wald.connect(door.path, on_throttle=make_room) as producer:
+        fs.full = True
+        lsns = [each.lsn for _ in range(3) for each in producer.append_many("s", values).accepted]
+    assert lsns == list(range(1, 61))
+    assert heard == [("s", limits.DISK_FULL_RETRY_S)] * 2
 
 
 def test_after_a_failed_log_nobody_is_answered_and_the_process_ends(directory: Path):

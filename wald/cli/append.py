@@ -80,6 +80,7 @@ def append(
         patient=False,
         chance=SystemRandom(),
         single=once is not None,
+        throttle=False,  # a request that finds no room keeps its sequence, and so its lines
     )
     sender: Sender | None = None
     with _signals() as caught:

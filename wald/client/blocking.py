@@ -40,6 +40,7 @@ from wald.client.requests import (
     with_urgent,
 )
 from wald.client.results import LEVEL, Results, Sent, raise_if_nothing_stored, results_of
+from wald.client.room import OnThrottle, Room
 from wald.client.session import Session
 from wald.client.streams import Stream
 from wald.clock import SystemClock
@@ -66,6 +67,7 @@ def connect(
     name: str | None = None,
     timeout: float = limits.APPEND_TIMEOUT_S,
     wait_for_daemon: bool = False,
+    on_throttle: OnThrottle | None = None,
 ) -> "Producer":
     """Return a producer; it connects when it is first used.
 
@@ -75,9 +77,16 @@ def connect(
             client of the name fences the first.
         timeout: seconds for each call, unless it says otherwise.
         wait_for_daemon: whether to wait for a daemon that does not run yet.
+        on_throttle: called with stream and seconds before a call waits because there is no room:
+            the stream's quota is nearly used, or used, or the disk is full.
     """
-    where = socket_of(path)
-    return Producer(where, name=name or "", timeout=timeout, wait_for_daemon=wait_for_daemon)
+    return Producer(
+        socket_of(path),
+        name=name or "",
+        timeout=timeout,
+        wait_for_daemon=wait_for_daemon,
+        on_throttle=on_throttle,
+    )
 
 
 class Producer:
@@ -95,6 +104,7 @@ class Producer:
         name: str = "",
         timeout: float = limits.APPEND_TIMEOUT_S,
         wait_for_daemon: bool = False,
+        on_throttle: OnThrottle | None = None,
         clock: Clock | None = None,
         chance: Chance | None = None,
     ) -> None:
@@ -103,9 +113,10 @@ class Producer:
         self._name = name
         self._timeout_s = timeout
         self._patient = wait_for_daemon
+        self._on_throttle = on_throttle
         self._clock: Clock = clock or SystemClock()
         self._chance: Chance = chance or random.Random()  # noqa: S311 - jitter, not a secret
-        self._session = self._new_session(name)
+        self._use(self._new_session(name))
         self._asker = self._new_asker()
         _producers.add(self)
 
@@ -114,6 +125,10 @@ class Producer:
 
     def _new_session(self, name: str) -> Session:
         return Session(self._path, name, patient=self._patient, chance=self._chance)
+
+    def _use(self, session: Session) -> None:
+        self._session = session
+        self._room = Room(session, self._clock, self._on_throttle)
 
     def _deadline(self, timeout: float | None) -> Deadline:
         return Deadline(self._clock, self._timeout_s if timeout is None else timeout)
@@ -156,7 +171,7 @@ class Producer:
         body = body_of_one(value, columns_of_one(key, headers, dedup_id))
         if isinstance(body, Refused):
             raise RecordRefused(body.message, reason=body.code, index=0)
-        request = self._session.append(stream, body, deadline)
+        request = self._room.append(stream, body, deadline)
         if request.error is not None or request.refusals:
             raise self._failed(stream, request)
         receipt = Receipt(stream, request.first_lsn, LEVEL, request.durable_lsn)
@@ -209,6 +224,8 @@ class Producer:
         entry = entry_of(value, columns_of_one(key, headers, dedup_id), urgent=urgent)
         if isinstance(entry, Refused):
             raise RecordRefused(entry.message, reason=entry.code, index=0)
+        if self._room.is_asked:
+            self._room.pause(stream, deadline)
         carrier, at = self._session.submit(stream, entry, deadline)
         return Pending(self._session, carrier, at, self._clock, self._timeout_s)
 
@@ -253,17 +270,7 @@ class Producer:
         count, ready, refused = many(
             values, key=key, keys=keys, headers=headers, dedup_ids=dedup_ids, urgent=urgent
         )
-        sent: list[Sent] = []
-        for each in ready:
-            behind = sent[-1].request if sent else None
-            try:
-                request = self._session.send(stream, each, deadline, behind=behind)
-            except WaldError as error:
-                if behind is None:
-                    raise
-                request = Request(0, 0, b"", len(each.indexes))
-                request.fail(error)
-            sent.append(Sent(request, each.indexes))
+        sent = self._room.append_all(stream, ready, deadline)
         results = self._results(stream, count, sent, refused, deadline)
         if ack == LEVEL:
             return results
@@ -473,7 +480,7 @@ class Producer:
         self._asker.drop()
         self._asker = self._new_asker()
         self._name = ""
-        self._session = self._new_session("")
+        self._use(self._new_session(""))
 
 
 def _after_fork_in_child() -> None:

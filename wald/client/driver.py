@@ -25,12 +25,20 @@ class Driver:
         patient: whether to wait for a daemon that was never there.
         chance: for the jitter between attempts to connect.
         single: whether it ends when the daemon loses the session.
+        throttle: whether a full stream refuses single requests (``core.dialogue``).
     """
 
     def __init__(
-        self, path: str, name: str, *, patient: bool, chance: Chance, single: bool = False
+        self,
+        path: str,
+        name: str,
+        *,
+        patient: bool,
+        chance: Chance,
+        single: bool = False,
+        throttle: bool = True,
     ) -> None:
-        self._dialogue = Dialogue(path, name, patient=patient, single=single)
+        self._dialogue = Dialogue(path, name, patient=patient, single=single, throttle=throttle)
         self.outbox = self._dialogue.outbox
         self._path = path
         self._chance = chance

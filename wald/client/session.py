@@ -32,12 +32,22 @@ class Session(Driver):
         chance: for the jitter between attempts to connect.
         single: whether it ends when the daemon loses the session, instead of beginning another:
             what follows would not be known to continue what was sent.
+        throttle: whether a full stream refuses single requests (``core.dialogue``).
     """
 
     def __init__(
-        self, path: str, name: str, *, patient: bool, chance: Chance, single: bool = False
+        self,
+        path: str,
+        name: str,
+        *,
+        patient: bool,
+        chance: Chance,
+        single: bool = False,
+        throttle: bool = True,
     ) -> None:
-        super().__init__(path, name, patient=patient, chance=chance, single=single)
+        super().__init__(
+            path, name, patient=patient, chance=chance, single=single, throttle=throttle
+        )
         self._gathered: Carrier | None = None  # submitted, and not sent yet
         self._owed: deque[Carrier] = deque()  # submitted and sent; the oldest ones not answered
         self._looked_ns = 0
@@ -119,6 +129,10 @@ class Session(Driver):
             pass  # it is gone already
         finally:
             self._lose(link)
+
+    def id_of(self, stream: str) -> StreamId | None:
+        """Return the id of a stream that this session has used."""
+        return self._streams.get(stream)
 
     def drop(self) -> None:
         """In the child of a fork: close this process's copy of the parent's connection."""

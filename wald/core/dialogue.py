@@ -23,6 +23,7 @@ from wald.core.events import (
     Pong,
     RefusedRecords,
     StreamOpened,
+    Throttle,
     Welcome,
 )
 from wald.core.outbox import Outbox, error_of
@@ -54,6 +55,8 @@ class Dialogue:
         patient: whether to wait for a daemon that was never there.
         single: whether it ends when the daemon loses the session, instead of beginning another:
             what follows would not be known to continue what was sent.
+        throttle: whether a full stream refuses single requests, which use their sequences; else
+            none is used, and what is in flight behind one that is refused is not stored either.
 
     Attributes:
         ended: why this session is over for good.
@@ -61,7 +64,9 @@ class Dialogue:
         streams: the ids of streams by name.
     """
 
-    def __init__(self, path: str, name: str, *, patient: bool, single: bool = False) -> None:
+    def __init__(
+        self, path: str, name: str, *, patient: bool, single: bool = False, throttle: bool = True
+    ) -> None:
         self.outbox = Outbox()
         self.ended: WaldError | None = None
         self.greeted = False
@@ -70,6 +75,7 @@ class Dialogue:
         self._name = name
         self._patient = patient
         self._single = single
+        self._capabilities = int(CAPABILITIES | (Capability.THROTTLE if throttle else 0))
         self._log_id = b""
         self._last_call = 0
         self._answers: dict[int, Event] = {}
@@ -112,7 +118,7 @@ class Dialogue:
     def _hello(self, session: int) -> bytes:
         self._last_call += 1
         epoch = self.outbox.epoch if session else 0
-        return Hello(self._last_call, self._name, session, CAPABILITIES, epoch=epoch).encode()
+        return Hello(self._last_call, self._name, session, self._capabilities, epoch=epoch).encode()
 
     def _welcome(self, welcome: Welcome) -> None:
         try:
@@ -185,7 +191,7 @@ class Dialogue:
             WaldError: the daemon ends the connection, and would only say the same again.
         """
         match event:
-            case Ack() | RefusedRecords() | DuplicateRecords():
+            case Ack() | RefusedRecords() | DuplicateRecords() | Throttle():
                 self.outbox.take(event)
             case Failed() if event.closing:
                 error = error_of(event)

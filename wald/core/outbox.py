@@ -18,9 +18,11 @@ from wald.core.events import (
     Failed,
     Refusal,
     RefusedRecords,
+    Throttle,
     Welcome,
 )
 from wald.errors import (
+    AccessDenied,
     Backpressure,
     DiskFull,
     Fenced,
@@ -33,7 +35,8 @@ from wald.errors import (
 from wald.model import Lsn, StreamId
 
 _ERRORS: Final[dict[str, type[WaldError]]] = {
-    kind.code: kind for kind in (OutcomeUnknown, SequenceConflict, SequenceGap, Fenced)
+    kind.code: kind
+    for kind in (OutcomeUnknown, SequenceConflict, SequenceGap, Fenced, AccessDenied)
 }
 
 
@@ -46,6 +49,18 @@ def error_of(failed: Failed) -> WaldError:
     if kind is not None:
         return kind(failed.message, hint=failed.hint)
     return ProtocolMismatch(failed.message, hint=failed.hint, reason=failed.code)
+
+
+def refused_at_the_door(refusals: tuple[Refusal, ...], pause_s: float) -> WaldError | None:
+    """Return the error of a request that quota or rights refused as a whole; None: it was not."""
+    if not refusals or refusals[0].record != WHOLE_REQUEST:
+        return None
+    _, code, message = refusals[0]
+    if code == Backpressure.code:
+        return Backpressure(message or "the quota of the stream is used", retry_after_s=pause_s)
+    if code == AccessDenied.code:
+        return AccessDenied(message or "not allowed to append to the stream")
+    return None
 
 
 class Request:
@@ -119,6 +134,7 @@ class Outbox:
         self._window = limits.WINDOW_REQUESTS
         self._bytes_max = limits.REQUEST_MAX_BYTES
         self._waiting: deque[Request] = deque()
+        self.pauses_s: dict[StreamId, float] = {}  # asked for, and not taken note of yet
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -186,13 +202,15 @@ class Outbox:
         """Return the requests to send again over a new connection, in order."""
         return list(self._waiting)
 
-    def take(self, event: Ack | RefusedRecords | DuplicateRecords | Failed) -> None:
+    def take(self, event: Ack | RefusedRecords | DuplicateRecords | Failed | Throttle) -> None:
         """Take an answer of the daemon to requests."""
         match event:
             case Ack():
                 self._acknowledge(event)
             case RefusedRecords() | DuplicateRecords():
                 self._note(event)
+            case Throttle():
+                self.pauses_s[event.stream] = event.retry_after_ms / 1000
             case Failed(not_stored=True):
                 self._not_stored(event)
             case _:
@@ -218,6 +236,9 @@ class Outbox:
             request.first_lsn = lsn
             request.durable_lsn = ack.durable_lsn
             request.error = None  # who gave up waiting may ask again
+            if request.refusals:
+                pause_s = self.pauses_s.get(request.stream, limits.QUOTA_PAUSE_MAX_S)
+                request.error = refused_at_the_door(request.refusals, pause_s)
             request.done = True
             lsn += request.stored
 

@@ -61,7 +61,9 @@ class Marks:
             return
         marks.append(mark)
         if len(marks) > limits.QUOTA_MARKS_COUNT:
-            del marks[1:-1:2]
+            # the one that tells least goes, so that they stay spread over what is pending
+            gaps = range(1, len(marks) - 1)
+            del marks[min(gaps, key=lambda i: marks[i + 1].bytes - marks[i - 1].bytes)]
 
     def forget(self, records: int) -> None:
         """Drop what is not needed to know of positions from so many records on."""
@@ -72,7 +74,7 @@ class Marks:
     def at(self, records: int) -> Mark:
         """Return the moment at which the stream held so many records: bytes by proportion.
 
-        The time is that of the mark before, so that nothing seems younger than it is.
+        The time is that of the mark before, if it is known: nothing seems younger than it is.
         """
         marks = self._marks
         after = bisect_right(marks, records, key=_records)
@@ -84,7 +86,7 @@ class Marks:
         high = marks[after]
         share = (records - low.records) / (high.records - low.records)
         size = low.bytes + int((high.bytes - low.bytes) * share)
-        return Mark(low.lsn, records, size, low.time_ns)
+        return Mark(low.lsn, records, size, low.time_ns or high.time_ns)
 
     def records_through(self, lsn: Lsn) -> int:
         """Return how many records the stream surely held up to an LSN."""

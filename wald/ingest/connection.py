@@ -237,6 +237,13 @@ class Connection(Channel):
             self._stream = event.stream
             if self._quota is None or not self._quota.guarded:
                 return False
+        if refusal is not None and refusal.code == Backpressure.code and not self.doorway.tells:
+            pause_s = self._quota.pause_s if self._quota is not None else limits.QUOTA_PAUSE_MAX_S
+            error = Backpressure(refusal.message, retry_after_s=pause_s)
+            self._house.count_refused(error.code)
+            self._refusing = True
+            self.send(_failed_for_room(error, FrameType.APPEND, event.sequence).encode())
+            return True
         self._take_one(event, refusal)
         return True
 
@@ -246,7 +253,7 @@ class Connection(Channel):
         decision = self._decide(event, crc)
         if decision.verdict is Verdict.WAIT:
             house.committer.commit()
-            if self._refusing:
+            if event.sequence >= self._expected:
                 return  # the original found no room: NOT_STORED was said of this one too
             decision = self._decide(event, crc)
         if decision.run is not None:

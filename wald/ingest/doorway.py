@@ -103,7 +103,7 @@ class Doorway:
             return Refusal(WHOLE_REQUEST, AccessDenied.code, message)
         if quota is None:
             return None
-        refused = self._refused.get(event.stream)
+        refused = self._refused.get(event.stream) if self.tells else None
         in_flight = refused is not None and answered_through(event) < refused
         if self._rules.quotas is not None:
             self._rules.quotas.look()

@@ -47,6 +47,8 @@ from wald.system import PosixFileSystem, SystemClock
 class FullOnce:
     """A daemon made of frames that has no room for the appends that it takes at some turns."""
 
+    retry_after_ms = 1
+
     def __init__(self, path: str, *, window: int, refuse_turns: frozenset[int]) -> None:
         self.path = path
         self.values: list[bytes] = []
@@ -98,7 +100,10 @@ class FullOnce:
         if self._refusing:
             flags = ErrorFlag.NOT_STORED
             answers = FrameType.APPEND
-            return Failed("disk-full", "full", "", 1, flags, answers, event.sequence).encode()
+            retry_ms = self.retry_after_ms
+            return Failed(
+                "disk-full", "full", "", retry_ms, flags, answers, event.sequence
+            ).encode()
         self._expected += 1
         self.values += bodies.decode(event.body).values
         return Ack(event.sequence, event.sequence, len(self.values), len(self.values)).encode()
@@ -137,8 +142,9 @@ def test_of_many_values_those_behind_one_without_room_are_not_stored(
     values = [b"%04d" % at + bytes(600_000) for at in range(8)]  # one request each
     with (
         FullOnce(str(directory / "f"), window=window, refuse_turns=frozenset({turn})) as daemon,
-        wald.connect(daemon.path) as producer,
+        wald.connect(daemon.path, timeout=DEADLINE_S) as producer,
     ):
+        daemon.retry_after_ms = 1_000 * int(2 * DEADLINE_S)  # longer than anybody waits
         results = producer.append_many("s", values)
         accepted = [at for at, each in enumerate(results) if isinstance(each, wald.Receipt)]
         assert accepted == list(range(turn - 1))
@@ -148,6 +154,19 @@ def test_of_many_values_those_behind_one_without_room_are_not_stored(
         *(b"%04d" % at for at in range(turn - 1)),
         b"next",
     ]
+
+
+@pytest.mark.parametrize("window", [1, 3, 256])
+@pytest.mark.parametrize("turns", [{1}, {2}, {3, 4}, {2, 5, 8}])
+def test_many_values_wait_for_room_and_stay_in_order(directory: Path, window: int, turns: set[int]):
+    values = [b"%04d" % at + bytes(600_000) for at in range(8)]
+    with (
+        FullOnce(str(directory / "f"), window=window, refuse_turns=frozenset(turns)) as daemon,
+        wald.connect(daemon.path, timeout=DEADLINE_S) as producer,
+    ):
+        results = producer.append_many("s", values)
+        assert [each.lsn for each in results.accepted] == list(range(1, 9))
+    assert daemon.values == values
 
 
 # --- interrupted --------------------------------------------------------------------------------

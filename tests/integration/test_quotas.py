@@ -1,5 +1,6 @@
 """Quotas of streams at a real ingest: pauses, typed refusals, and no stream in another's way."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -341,3 +342,34 @@ def test_the_figures_say_who_is_refused_and_why():
         assert quota["throttled"] >= 1
         assert quota["refused"] == said["refused"]["backpressure"] == 1
         assert set(said["quotas"]) == {"a"}
+
+
+# --- the asynchronous twin ----------------------------------------------------------------------
+
+
+def test_tasks_wait_for_room_too_and_are_told_by_type():
+    heard: list[float] = []
+    values = [bytes([n]) * 200_000 for n in range(30)]
+
+    async def append_all(door: Quoted) -> tuple[list[int], list[int]]:
+        def deliver(stream: str, pause_s: float) -> None:
+            heard.append(pause_s)
+            door.deliver_all(stream)
+
+        async with wald.connect_async(door.path, on_throttle=deliver) as producer:
+            many = (await producer.append_many("a", values)).accepted
+            each = [await producer.append("a", value) for value in values[:8]]
+            return [one.lsn for one in many], [one.lsn for one in each]
+
+    async def append_to_a_full_one(door: Quoted) -> None:
+        async with wald.connect_async(door.path) as producer:
+            await producer.append_many("b", [b"v"] * 10, timeout=5)
+            await producer.append("b", b"v", timeout=0.9)
+
+    quota = StreamSettings("a", quota_pending_bytes=2 << 20)
+    with quoted(a=quota, b=StreamSettings("b", quota_records=10)) as door:
+        many, each = asyncio.run(append_all(door))
+        assert (many, each) == (list(range(1, 31)), list(range(31, 39)))
+        assert heard
+        with pytest.raises(wald.Backpressure):
+            asyncio.run(append_to_a_full_one(door))

@@ -3,6 +3,8 @@
 import pytest
 
 from wald import limits
+from wald.core.events import Throttle
+from wald.core.outbox import Outbox
 from wald.core.patience import Patience
 from wald.core.quota import (
     GUARD_RECORDS,
@@ -15,6 +17,7 @@ from wald.core.quota import (
     pause_s,
     pending_of,
 )
+from wald.errors import Backpressure
 
 S = limits.CLOCK_NS_PER_S
 NOW = Mark(lsn=100, records=100, bytes=10_000, time_ns=50 * S)
@@ -149,11 +152,16 @@ def test_no_bound_is_no_quota() -> None:
 
 
 def test_patience_ends_with_the_pause() -> None:
-    patience = Patience()
-    patience.hear({7: 2.0}, 10 * S)
+    outbox = Outbox()
+    outbox.take(Throttle(7, 2_000, 950))
+    patience = Patience(outbox)
+    patience.hear(10 * S)
     assert patience.is_asked
-    assert patience.left_s(7, 11 * S) == 1.0
-    assert patience.left_s(8, 11 * S) == 0.0
-    assert patience.left_s(None, 11 * S) == 0.0
-    assert patience.left_s(7, 12 * S) == 0.0
+    assert patience.pause_s("a", 7, 11 * S, 30.0) == 1.0
+    assert patience.pause_s("b", 8, 11 * S, 30.0) == 0.0
+    assert patience.pause_s("c", None, 11 * S, 30.0) == 0.0
+    with pytest.raises(Backpressure) as caught:
+        patience.pause_s("a", 7, 11 * S, 1.0)
+    assert caught.value.retry_after_s == 1.0
+    assert patience.pause_s("a", 7, 12 * S, 30.0) == 0.0
     assert not patience.is_asked

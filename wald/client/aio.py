@@ -15,22 +15,23 @@ from typing import Self, TypeVar, overload
 from wald import limits
 from wald.client.aio_asking import AsyncAsker
 from wald.client.aio_pending import AsyncPending
+from wald.client.aio_room import AsyncRoom
 from wald.client.aio_session import AsyncSession
 from wald.client.delivery import DELIVERED, Ack, RecordStatus, check_ack, read_status, waiting
 from wald.client.identity import SessionInfo, check_name, socket_of
 from wald.client.link import Deadline
 from wald.client.requests import Key, columns_of_one, entry_of, many, with_urgent
 from wald.client.results import LEVEL, Results, Sent, raise_if_nothing_stored, results_of
+from wald.client.room import OnThrottle
 from wald.client.streams import AsyncStream
 from wald.clock import SystemClock
 from wald.core.body import Headers, Text
-from wald.core.outbox import Request
 from wald.errors import (
+    Backpressure,
     OutcomeUnknown,
     RecordRefused,
     Unavailable,
     WaitTimeout,
-    WaldError,
 )
 from wald.model import Lsn, Receipt, Refused
 from wald.ports import Chance, Clock
@@ -45,6 +46,7 @@ def connect_async(
     name: str | None = None,
     timeout: float = limits.APPEND_TIMEOUT_S,
     wait_for_daemon: bool = False,
+    on_throttle: OnThrottle | None = None,
 ) -> "AsyncProducer":
     """Return a producer for tasks; it connects when it is first used. As ``wald.connect``.
 
@@ -54,9 +56,15 @@ def connect_async(
             client of the name fences the first.
         timeout: seconds for each call, unless it says otherwise.
         wait_for_daemon: whether to wait for a daemon that does not run yet.
+        on_throttle: called with stream and seconds before a call waits because there is no room.
     """
-    where = socket_of(path)
-    return AsyncProducer(where, name=name or "", timeout=timeout, wait_for_daemon=wait_for_daemon)
+    return AsyncProducer(
+        socket_of(path),
+        name=name or "",
+        timeout=timeout,
+        wait_for_daemon=wait_for_daemon,
+        on_throttle=on_throttle,
+    )
 
 
 class AsyncProducer:
@@ -73,6 +81,7 @@ class AsyncProducer:
         name: str = "",
         timeout: float = limits.APPEND_TIMEOUT_S,
         wait_for_daemon: bool = False,
+        on_throttle: OnThrottle | None = None,
         clock: Clock | None = None,
         chance: Chance | None = None,
     ) -> None:
@@ -81,6 +90,7 @@ class AsyncProducer:
         self._name = name
         self._timeout_s = timeout
         self._patient = wait_for_daemon
+        self._on_throttle = on_throttle
         self._clock: Clock = clock or SystemClock()
         self._chance: Chance = chance or random.Random()  # noqa: S311 - jitter, not a secret
         self._begin()
@@ -90,6 +100,7 @@ class AsyncProducer:
         self._session = AsyncSession(
             self._path, self._name, patient=self._patient, chance=self._chance
         )
+        self._room = AsyncRoom(self._session, self._clock, self._on_throttle)
         self._asker = AsyncAsker(self._path)
 
     def _deadline(self, timeout: float | None) -> Deadline:
@@ -113,10 +124,15 @@ class AsyncProducer:
         """Append one record; it is on stable storage when this returns. As ``Producer.append``."""
         check_ack(ack)
         deadline = self._deadline(timeout)
-        pending = await self._submit(
-            stream, value, (key, headers, dedup_id), deadline, urgent=urgent
-        )
-        receipt = await pending.result(deadline.left_s())
+        beside = (key, headers, dedup_id)
+        receipt: Receipt | None = None
+        while receipt is None:
+            pending = await self._submit(stream, value, beside, deadline, urgent=urgent)
+            try:
+                receipt = await pending.result(deadline.left_s())
+            except Backpressure as error:
+                if not await self._room.may_try_again(stream, error, deadline):
+                    raise
         return receipt if ack == LEVEL else await self._delivered(receipt, deadline)
 
     async def submit(
@@ -151,6 +167,7 @@ class AsyncProducer:
         entry = entry_of(value, columns_of_one(key, headers, dedup_id), urgent=urgent)
         if isinstance(entry, Refused):
             raise RecordRefused(entry.message, reason=entry.code, index=0)
+        await self._room.pause(stream, deadline)
         carrier, at = await self._session.submit(stream, entry, deadline)
         return AsyncPending(self._session, carrier, at, self._clock, self._timeout_s)
 
@@ -173,17 +190,7 @@ class AsyncProducer:
         count, ready, refused = many(
             values, key=key, keys=keys, headers=headers, dedup_ids=dedup_ids, urgent=urgent
         )
-        sent: list[Sent] = []
-        for each in ready:
-            behind = sent[-1].request if sent else None
-            try:
-                request = await self._session.send(stream, each, deadline, behind=behind)
-            except WaldError as error:
-                if behind is None:
-                    raise
-                request = Request(0, 0, b"", len(each.indexes))
-                request.fail(error)
-            sent.append(Sent(request, each.indexes))
+        sent = await self._room.append_all(stream, ready, deadline)
         results = await self._results(stream, count, sent, refused, deadline)
         if ack == LEVEL:
             return results

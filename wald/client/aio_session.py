@@ -29,6 +29,7 @@ from wald.errors import (
     Unavailable,
     WaldError,
 )
+from wald.model import StreamId
 from wald.ports import Chance
 
 _WOKEN = 2 * limits.SUBMIT_TOGETHER_RECORDS  # of those that wait for room, at a time
@@ -190,6 +191,10 @@ class AsyncSession:
                 link.transport.abort()
         self._wake_all()
         return left
+
+    def id_of(self, stream: str) -> StreamId | None:
+        """Return the id of a stream that this session has used."""
+        return self._streams.get(stream)
 
     def drop(self) -> None:
         """In the child of a fork: the connection is the parent's."""

@@ -224,8 +224,7 @@ class Producer:
         entry = entry_of(value, columns_of_one(key, headers, dedup_id), urgent=urgent)
         if isinstance(entry, Refused):
             raise RecordRefused(entry.message, reason=entry.code, index=0)
-        if self._room.is_asked:
-            self._room.pause(stream, deadline)
+        self._room.pause(stream, deadline)
         carrier, at = self._session.submit(stream, entry, deadline)
         return Pending(self._session, carrier, at, self._clock, self._timeout_s)
 

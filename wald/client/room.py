@@ -3,14 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from wald import limits
 from wald.client.link import Deadline
 from wald.client.requests import Outgoing
 from wald.client.results import Sent
 from wald.client.session import Session
 from wald.core.outbox import Request
-from wald.core.patience import Patience, too_long
-from wald.errors import Backpressure, WaldError
+from wald.core.patience import Patience, again_s, first_without_room
+from wald.errors import WaldError
 from wald.ports import Clock
 
 OnThrottle: TypeAlias = Callable[[str, float], object]
@@ -29,12 +28,7 @@ class Room:
         self._session = session
         self._clock = clock
         self._on_throttle = on_throttle
-        self._patience = Patience()
-
-    @property
-    def is_asked(self) -> bool:
-        """Whether the daemon asked for a pause of some stream."""
-        return bool(self._session.outbox.pauses_s) or self._patience.is_asked
+        self._patience = Patience(session.outbox)
 
     def pause(self, stream: str, deadline: Deadline) -> None:
         """Wait as long as the daemon asked to, before more of a stream is sent.
@@ -42,30 +36,20 @@ class Room:
         Raises:
             Backpressure: longer than the caller can wait.
         """
-        self.hear()
-        now_ns = self._clock.monotonic_ns()
-        left_s = self._patience.left_s(self._session.id_of(stream), now_ns)
-        if left_s:
-            if deadline.left_s() <= left_s:
-                raise too_long(stream, left_s)
-            self._rest(stream, left_s)
-
-    def hear(self) -> None:
-        """Take note of the pauses that the daemon asked for: they begin now."""
-        outbox = self._session.outbox
-        if outbox.pauses_s:
-            pauses_s, outbox.pauses_s = outbox.pauses_s, {}
-            self._patience.hear(pauses_s, self._clock.monotonic_ns())
+        if self._patience.is_asked:
+            stream_id = self._session.id_of(stream)
+            now_ns = self._clock.monotonic_ns()
+            self._rest(stream, self._patience.pause_s(stream, stream_id, now_ns, deadline.left_s()))
 
     def append(self, stream: str, body: bytes, deadline: Deadline) -> Request:
         """Send a request of one record, and again while it finds no room; wait for its answer."""
         while True:
-            if self.is_asked:
-                self.pause(stream, deadline)
+            self.pause(stream, deadline)
             request = self._session.append(stream, body, deadline)
-            if self._session.outbox.pauses_s:
-                self.hear()
-            if request.error is None or not self._may_try_again(stream, request, deadline):
+            self._hear()
+            if request.error is None or not request.done:
+                return request
+            if not self._rest(stream, again_s(request.error, deadline.left_s())):
                 return request
 
     def append_all(self, stream: str, ready: Sequence[Outgoing], deadline: Deadline) -> list[Sent]:
@@ -78,25 +62,20 @@ class Room:
         while True:
             requests = [each.request for each in sent]
             self._session.finish(requests, deadline)
-            self.hear()
-            at = _first_without_room(requests)
-            if at is None or not self._may_try_again(stream, requests[at], deadline):
+            self._hear()
+            at = first_without_room(requests)
+            if at is None or not self._rest(stream, again_s(requests[at].error, deadline.left_s())):
                 return sent
             behind = requests[at - 1] if at else None
             sent[at:] = self._send_all(stream, ready[at:], deadline, behind)
 
     def _send_all(
-        self,
-        stream: str,
-        ready: Sequence[Outgoing],
-        deadline: Deadline,
-        behind: Request | None,
+        self, stream: str, ready: Sequence[Outgoing], deadline: Deadline, behind: Request | None
     ) -> list[Sent]:
         sent: list[Sent] = []
         for each in ready:
             try:
-                if self.is_asked:
-                    self.pause(stream, deadline)
+                self.pause(stream, deadline)
                 request = self._session.send(stream, each, deadline, behind=behind)
             except WaldError as error:
                 if behind is None:
@@ -107,27 +86,15 @@ class Room:
             behind = request
         return sent
 
-    def _may_try_again(self, stream: str, request: Request, deadline: Deadline) -> bool:
-        """Wait until a request that found no room may be sent again; False: not in time."""
-        error = request.error
-        if not isinstance(error, Backpressure) or not request.done:
-            return False
-        pause_s = max(error.retry_after_s, limits.QUOTA_PAUSE_MIN_S)
-        if deadline.left_s() <= pause_s:
-            return False
-        self._rest(stream, pause_s)
-        return True
+    def _hear(self) -> None:
+        if self._session.outbox.pauses_s:
+            self._patience.hear(self._clock.monotonic_ns())
 
-    def _rest(self, stream: str, pause_s: float) -> None:
+    def _rest(self, stream: str, pause_s: float) -> bool:
+        """Wait, if there is something to wait for."""
+        if not pause_s:
+            return False
         if self._on_throttle is not None:
             self._on_throttle(stream, pause_s)
         self._clock.sleep(pause_s)
-
-
-def _first_without_room(requests: Sequence[Request]) -> int | None:
-    """Return from which one on all found no room: the daemon refuses what is behind one too."""
-    for at, request in enumerate(requests):
-        if isinstance(request.error, Backpressure):
-            together = all(isinstance(each.error, Backpressure) for each in requests[at:])
-            return at if together else None
-    return None
+        return True

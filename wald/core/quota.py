@@ -52,6 +52,11 @@ class Marks:
     def __iter__(self) -> Iterator[Mark]:
         return iter(self._marks)
 
+    @property
+    def last_bytes(self) -> int:
+        """The bytes of the newest; 0 if there is none."""
+        return self._marks[-1].bytes if self._marks else 0
+
     def note(self, mark: Mark) -> None:
         """Add the newest; one that says less than the last is of a log that went back."""
         marks = self._marks
@@ -172,6 +177,7 @@ class StreamQuota:
     __slots__ = (
         "_accepted_bytes",
         "_accepted_records",
+        "_held",
         "_quota",
         "guarded",
         "is_full",
@@ -185,6 +191,7 @@ class StreamQuota:
     def __init__(self, quota: Quota, marks: Marks) -> None:
         self._quota = quota
         self._accepted_records = self._accepted_bytes = 0  # and not durable yet
+        self._held: Mark | None = None
         self.marks = marks
         self.pending = Pending()
         self.refused = self.throttled = 0  # requests
@@ -196,9 +203,22 @@ class StreamQuota:
         self._accepted_bytes += size_bytes
         self._add(records, size_bytes)
 
-    def settle(self) -> None:
-        """What was accepted is durable, or refused: the next look tells."""
+    def settle(self) -> bool:
+        """What was accepted is durable, or refused: the next look tells. False: nothing was."""
+        if not self._accepted_bytes:
+            return False
         self._accepted_records = self._accepted_bytes = 0
+        return True
+
+    def hold(self, now: Mark) -> None:
+        """Take what the stream holds behind a group; note it where bytes would get inexact."""
+        bound = self._quota.pending_bytes
+        step = limits.LSN_MAX if bound is None else bound // (limits.QUOTA_MARKS_COUNT // 2)
+        if now.bytes - self.marks.last_bytes >= step:
+            if self._held is not None:
+                self.marks.note(self._held)  # so that proportions are those of one group
+            self.marks.note(now)
+        self._held = now
 
     def look(self, pending: Pending) -> None:
         """Take what is pending of what is durable."""

@@ -78,9 +78,15 @@ class Quotas:
 
     def committed(self) -> None:
         """What was accepted is durable, or refused."""
-        for held in self._held.values():
-            held.settle()
+        for stream_id, held in self._held.items():
+            if held.settle():
+                held.hold(self._mark(stream_id))
         self.look()
+
+    def _mark(self, stream_id: StreamId) -> Mark:
+        """Return what a stream holds now."""
+        stream = self._state.streams[stream_id]
+        return Mark(stream.last_lsn, stream.records, stream.bytes, self._clock.wall_ns())
 
     def look(self) -> None:
         """Hear how far the drainer is, if that is not known as of a moment ago."""
@@ -88,13 +94,12 @@ class Quotas:
         if not self._held or now_ns - self._looked_ns < _LOOK_NS:
             return
         self._looked_ns = now_ns
-        said, wall_ns = self._page.routes(), self._clock.wall_ns()
+        said = self._page.routes()
         for stream_id, held in self._held.items():
-            stream = self._state.streams[stream_id]
-            now = Mark(stream.last_lsn, stream.records, stream.bytes, wall_ns)
+            now = self._mark(stream_id)
             held.marks.note(now)
             pending = self._pending(now, stream_id, said, held.marks)
-            held.marks.forget(stream.records - pending.records)
+            held.marks.forget(now.records - pending.records)
             held.look(pending)
 
     def _pending(

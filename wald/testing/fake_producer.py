@@ -76,11 +76,14 @@ class FakeProducer(Producer):
         self.daemon.unknown_streams.add(name)
 
     def throttle(self, retry_after: float = 1.0, times: int = 1) -> None:
-        """Have no room for the next requests: ``Backpressure``; nothing of them is stored."""
+        """Have no room for the next requests: a call waits ``retry_after``, and tries again.
+
+        One that may not wait so long raises ``Backpressure``; nothing is stored.
+        """
         self.daemon.no_room.extend([no_room(Backpressure, retry_after)] * times)
 
     def fill_disk(self, retry_after: float = 1.0, times: int = 1) -> None:
-        """Have a full disk for the next requests: ``DiskFull``; nothing of them is stored."""
+        """Have a full disk for the next requests: as ``throttle``, with ``DiskFull``."""
         self.daemon.no_room.extend([no_room(DiskFull, retry_after)] * times)
 
     def lose_answer(self, times: int = 1) -> None:

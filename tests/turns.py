@@ -1,15 +1,17 @@
 """A house over a real log, without sockets, turn by turn."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tests.logtools import first_group, new_fs, open_log
 from wald.config import RouteSettings, Settings, SinkSettings
 from wald.core.events import Event, Hello, Welcome
+from wald.core.rules import StreamRules
 from wald.core.wire import FrameReader, Side
 from wald.ingest.committer import Committer
 from wald.ingest.connection import Connection
+from wald.ingest.doorway import Rules
 from wald.ingest.house import House
 from wald.storage.log import LogOptions
 from wald.testing.clock import ManualClock
@@ -84,8 +86,8 @@ class Client:
     def turn(self) -> None:
         self.site.loop.turn()
 
-    def hello(self, name: str = "", session: int = 0) -> Welcome:
-        self.send(Hello(1, name, session).encode())
+    def hello(self, name: str = "", session: int = 0, capabilities: int = 0) -> Welcome:
+        self.send(Hello(1, name, session, capabilities).encode())
         self.turn()
         (welcome,) = self.wire.events()
         assert isinstance(welcome, Welcome), welcome
@@ -104,8 +106,11 @@ class Site:
         options: LogOptions = OPTIONS,
         fs: SimFileSystem | None = None,
         clock: ManualClock | None = None,
+        *,
+        rules: Mapping[str, StreamRules] | None = None,
     ) -> None:
         self.options = options
+        self.rules = rules or {}
         self.fs = fs or new_fs()
         self.clock = clock or ManualClock()
         self.loop = Turns()
@@ -122,7 +127,13 @@ class Site:
         settings = Settings("/var/wald", "/s", sinks=sinks, routes=routes, auto_sink="to")
         chance = random.Random(len(self.log.state.sessions) + 1)
         self.house: House[Connection] = House(
-            self.log, settings, self.committer, self.clock, chance, lambda: None
+            self.log,
+            settings,
+            self.committer,
+            self.clock,
+            chance,
+            lambda: None,
+            rules=Rules(self.log.state, streams=self.rules, ids=self.log.ids.table),
         )
 
     def client(self) -> Client:
@@ -130,4 +141,12 @@ class Site:
 
     def restarted(self) -> "Site":
         self.log.close()
-        return Site(self.options, self.fs, self.clock)
+        return Site(self.options, self.fs, self.clock, rules=self.rules)
+
+    def killed(self, *, cut: bool = False) -> "Site":
+        """Start again behind a kill, or a power cut."""
+        if cut:
+            self.fs.crash()
+        else:
+            self.fs.kill()
+        return Site(self.options, self.fs, self.clock, rules=self.rules)

@@ -137,6 +137,25 @@ class Refusal(WaldError):
     code = "refused"
 
 
+_STREAM_HINT = "see [streams.NAME] in the configuration of the daemon, or mend the record"
+REFUSAL_HINTS: Mapping[str, str] = MappingProxyType(
+    {
+        "record.content": _STREAM_HINT,
+        "record.value": "bytes, or what msgpack has; see 'Values' in docs/protocol.md",
+        "record.too-large": "split it, or keep the large part elsewhere and append where it is",
+        "record.key": "text or bytes of at most 1,024 bytes; a stream may want one of each record",
+        "record.dedup-id": "text or bytes of at most 256 bytes",
+        "record.headers": "at most 64 names of text, each with text or bytes, 16 KiB in all",
+        "record.fields": _STREAM_HINT,
+        "request.malformed": "the client made no request of it: upgrade it, or mend its encoder",
+        "request.refusals": "so many wrong records are one mistake: mend it, and append them again",
+        "request.dedup": "the client must ask for 'duplicates' in HELLO: upgrade it",
+        "backpressure": "come back later; 'wald status' says what the quota waits for",
+        "access-denied": "ask who runs the daemon: [access] in its configuration",
+    }
+)
+
+
 class RecordRefused(Refusal):
     """One record of a request was refused; ``index`` is its place in the request."""
 
@@ -145,6 +164,7 @@ class RecordRefused(Refusal):
     index: int = 0
 
     def __init__(self, message: str, *, reason: str, index: int, hint: str = "") -> None:
+        hint = hint or REFUSAL_HINTS.get(reason, "")
         super().__init__(message, hint=hint, reason=reason, index=index)
         self.reason = reason
         self.index = index

@@ -88,6 +88,7 @@ def _log_alone(
     settings: Settings, fs: FileSystem, clock: SystemClock, chance: random.Random
 ) -> Iterator["Log"]:
     """Open the log of a data directory that no daemon uses, and recover it."""
+    from wald.ingest.streams import dedup_policies
     from wald.storage.log import Log, LogOptions
     from wald.supervisor.claim import claim_data_directory
 
@@ -100,6 +101,7 @@ def _log_alone(
             segment_bytes=settings.segment_bytes,
             retain_after_delivery_s=settings.retain_after_delivery_s,
             retain_after_delivery_bytes=settings.retain_after_delivery_bytes,
+            dedup=dedup_policies(settings),
         )
         log = Log.open(fs, settings.data_dir, clock, chance, options)
         for line in (*log.recovery.alarms(), *log.recovery.notes):

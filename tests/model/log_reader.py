@@ -151,7 +151,8 @@ def requests_of(section: Section, first_lsn: Lsn) -> list[FoundRequest]:
     lsn, at = first_lsn, 0
     for index, entry in enumerate(frame.request_entries(section)):
         body = section.bodies[at : at + entry.body_length]
-        if frame.crc32c(body) != entry.body_crc:
+        whole = entry.records == entry.stored  # else it was packed again, without some records
+        if whole and frame.crc32c(body) != entry.body_crc:
             msg = f"request {section.first_sequence + index} does not match its checksum"
             raise Misread(msg)
         found.append(

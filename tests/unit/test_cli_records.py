@@ -7,17 +7,26 @@ import pytest
 
 from wald import limits
 from wald.cli import records
-from wald.cli.records import Entry, Parsed, Unparsed, read_csv, read_lines, read_ndjson
+from wald.cli.records import (
+    NO_FIELDS,
+    Entry,
+    Fields,
+    Parsed,
+    Unparsed,
+    read_csv,
+    read_lines,
+    read_ndjson,
+)
 from wald.errors import InputError
 from wald.model import Content
 
 
-def ndjson(text: bytes, key: str | None = None) -> list[Entry]:
-    return list(read_ndjson(io.BytesIO(text), key))
+def ndjson(text: bytes, key: str | None = None, dedup_id: str | None = None) -> list[Entry]:
+    return list(read_ndjson(io.BytesIO(text), Fields(key, dedup_id)))
 
 
-def csv(text: bytes, key: str | None = None) -> list[Entry]:
-    return list(read_csv(io.BytesIO(text), key))
+def csv(text: bytes, key: str | None = None, dedup_id: str | None = None) -> list[Entry]:
+    return list(read_csv(io.BytesIO(text), Fields(key, dedup_id)))
 
 
 def refused(entries: list[Entry]) -> list[tuple[int, str]]:
@@ -68,7 +77,7 @@ def test_a_line_beyond_the_bound_is_refused_without_reading_it_whole(
     monkeypatch.setattr(records, "_LINE_MAX_BYTES", 2 * limits.RECORD_MAX_BYTES)
     long = b'"' + b"x" * (5 * limits.RECORD_MAX_BYTES) + b'"'
     assert refused(ndjson(b"1\n" + long + b"\n2\n")) == [(1, "record.too-large")]
-    entries = list(read_lines(io.BytesIO(b"1\n" + long + b"\n2"), None))
+    entries = list(read_lines(io.BytesIO(b"1\n" + long + b"\n2"), NO_FIELDS))
     assert refused(entries) == [(1, "record.too-large")]
     assert entries[2] == Parsed(Content.BYTES, b"2")
 
@@ -157,11 +166,11 @@ def test_a_header_that_cannot_be_used_is_an_error(
 
 
 def test_a_line_is_bytes_without_its_end() -> None:
-    assert list(read_lines(io.BytesIO(b"a\r\n\nb\xff\nc"), None)) == [
+    assert list(read_lines(io.BytesIO(b"a\r\n\nb\xff\nc"), NO_FIELDS)) == [
         Parsed(Content.BYTES, value) for value in (b"a", b"", b"b\xff", b"c")
     ]
 
 
 def test_a_line_has_no_key() -> None:
     with pytest.raises(InputError, match="--key needs fields"):
-        list(read_lines(io.BytesIO(b"a\n"), "k"))
+        list(read_lines(io.BytesIO(b"a\n"), Fields("k")))

@@ -11,8 +11,9 @@ from wald import limits
 from wald.core import body as bodies
 from wald.core import commit
 from wald.core.body import Body
-from wald.core.commit import EMPTY_BODY, Contribution, Group, RunBuilder, examine
+from wald.core.commit import Contribution, Group, RunBuilder
 from wald.core.events import WHOLE_REQUEST, Ack, Append, Ping, Refusal, RefusedRecords
+from wald.core.examine import EMPTY_BODY, examine
 from wald.core.frame import SectionKind, crc32c, section_bytes
 from wald.core.plain import PLAIN_MAX_BYTES, take_alike
 from wald.core.state import session_issued

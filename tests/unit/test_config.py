@@ -26,8 +26,9 @@ from wald.config import (
     schema,
 )
 from wald.config.places import default_places
-from wald.config.settings import ROUTE_TABLES
+from wald.config.settings import ROUTE_TABLES, DedupSettings
 from wald.core import units
+from wald.core.rules import CONTENTS, FIELD_TYPES
 from wald.errors import ConfigError, UnknownSetting, WrongSetting
 from wald.sinks.sqlite.options import KEYS as SQLITE_KEYS
 from wald.sinks.sqlite.options import Options, read_options
@@ -368,7 +369,8 @@ def test_the_shipped_file_lists_every_setting_and_no_other() -> None:
     route = document["routes"]["signups"]
     assert set(daemon) == {*schema.DAEMON, "retain", "repack", "clients"}
     assert set(daemon["clients"]) == set(schema.CLIENTS)
-    assert set(document["streams"]["signups"]) == set(schema.STREAM)
+    assert set(document["streams"]["signups"]) == {*schema.STREAM, "dedup"}
+    assert set(document["streams"]["signups"]["dedup"]) == set(schema.STREAM_DEDUP)
     assert set(document["access"]) == {*schema.ACCESS, "streams"}
     assert set(document["access"]["streams"]["signups"]) == set(schema.STREAM_ACCESS)
     assert set(daemon["retain"]) == set(schema.RETAIN)
@@ -377,6 +379,54 @@ def test_the_shipped_file_lists_every_setting_and_no_other() -> None:
     for name, known in schema.ROUTE_TABLES.items():
         assert set(route[name]) == set(known)
     assert set(document["trace"]) == set(schema.TRACE)
+
+
+def test_what_a_field_and_a_content_may_be_is_what_the_rules_know() -> None:
+    assert schema.FIELD_TYPES == FIELD_TYPES
+    assert set(schema.CONTENT_NAMES) == set(CONTENTS)
+
+
+def test_the_settings_of_a_stream_are_read_and_go_to_a_child_whole() -> None:
+    settings = load(
+        ROUTE
+        + """\
+[streams.signups]
+max_record_bytes = "64KiB"
+content = "json"
+key = "required"
+fields = { user = "text", age = "integer" }
+dedup = { window = "1d", max_ids = 7 }
+"""
+    ).settings
+    assert settings.streams["signups"] == StreamSettings(
+        "signups",
+        max_record_bytes=65_536,
+        content=("json",),
+        key="required",
+        fields={"user": "text", "age": "integer"},
+        dedup=DedupSettings(86_400.0, 7),
+    )
+    assert Settings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('content = "xml"', "expected one or some of 'bytes', 'msgpack', 'json', got 'xml'"),
+        ("content = []", "expected one or some of"),
+        ('fields = { user = "string" }', "expected a type: any, text"),
+        ('key = "yes"', "expected 'optional' or 'required', got 'yes'"),
+        ('max_record_bytes = "2MiB"', "is not between 1 and 1,048,576 bytes"),
+        ('dedup = { window = "0s" }', "is not between 1 s and"),
+        ('dedup = { windo = "1s" }', "unknown key 'windo'"),
+        ("dedup = { max_ids = 0 }", "0 is not between 1 and 10,000,000"),
+    ],
+)
+def test_a_wrong_setting_of_a_stream_is_told(line: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(ROUTE + "[streams.signups]\n" + line + "\n")
+    assert message in caught.value.message
+    assert caught.value.hint
 
 
 def test_the_shipped_file_lists_every_setting_of_the_sqlite_sink() -> None:
@@ -402,7 +452,8 @@ def test_every_field_of_the_settings_can_be_set() -> None:
     assert fields - reached == {"sinks", "routes", "auto_sink", "clients", "access", "streams"}
     for kind, table, named in (
         (ClientLimits, schema.CLIENTS, set()),
-        (StreamSettings, schema.STREAM, {"name"}),
+        (StreamSettings, schema.STREAM, {"name", "dedup"}),
+        (DedupSettings, schema.STREAM_DEDUP, set()),
         (AccessSettings, schema.ACCESS, {"streams"}),
         (StreamAccess, schema.STREAM_ACCESS, set()),
     ):

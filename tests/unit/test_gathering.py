@@ -10,6 +10,7 @@ from wald.client.requests import Columns, columns_of_one, entry_of, outgoing
 from wald.core.events import WHOLE_REQUEST, Ack, Refusal, RefusedRecords, Welcome
 from wald.core.gathering import Entry, Gathered, outcome_of
 from wald.core.outbox import Outbox, Request
+from wald.errors import REFUSAL_HINTS
 from wald.model import Refused
 
 texts = st.none() | st.text(max_size=5) | st.binary(max_size=5)
@@ -64,7 +65,10 @@ def answered(count: int, *refusals: Refusal) -> Request:
 def test_each_record_of_a_request_has_its_own_answer():
     assert [outcome_of(answered(3), at) for at in range(3)] == [100, 101, 102]
     request = answered(4, Refusal(1, "record.key", "why"), Refusal(2, "record.value"))
-    refused = [Refused(1, "record.key", "why"), Refused(2, "record.value", "")]
+    refused = [
+        Refused(index, code, message, REFUSAL_HINTS[code])
+        for index, code, message in ((1, "record.key", "why"), (2, "record.value", ""))
+    ]
     assert [outcome_of(request, at) for at in range(4)] == [100, *refused, 101]
     whole = answered(2, Refusal(WHOLE_REQUEST, "request.malformed", "why"))
     assert outcome_of(whole, 1) == Refused(1, "request.malformed", "why")

@@ -13,7 +13,7 @@ import click
 
 from wald.cli.options import Duration, json_option, socket_option, socket_path
 from wald.cli.output import counted, print_json, printable, say
-from wald.cli.records import READERS
+from wald.cli.records import READERS, Fields
 from wald.errors import EXIT_NO, InputError, WaldError
 
 if TYPE_CHECKING:
@@ -37,6 +37,13 @@ _BY_SUFFIX = {".csv": "csv", ".txt": "lines", ".log": "lines"}
 )
 @click.option("--key", "key_field", metavar="FIELD", help="Take each record's key from this field.")
 @click.option(
+    "--dedup",
+    "dedup_field",
+    metavar="FIELD",
+    help="Take each record's dedup id from this field: "
+    "a stream that compares ids stores each once.",
+)
+@click.option(
     "--once",
     metavar="NAME",
     help="Run it again after an interruption: it goes on and stores nothing twice. "
@@ -57,6 +64,7 @@ def append(
     socket: str | None,
     form: str | None,
     key_field: str | None,
+    dedup_field: str | None,
     once: str | None,
     timeout_s: float,
     *,
@@ -87,7 +95,7 @@ def append(
         try:
             with _source(file) as source, _progress(as_json) as progress:
                 sender = Sender(session, stream, clock, timeout_s, progress)
-                report = sender.send_all(read(source, key_field))
+                report = sender.send_all(read(source, Fields(key_field, dedup_field)))
         except WaldError as error:
             told = as_rerun_hint(error, once)
             if sender is not None:
@@ -105,7 +113,8 @@ def append(
         _say_refused(report)
         earlier = f", {report.earlier:,} of them by an earlier run" if report.earlier else ""
         said = f"{report.accepted:,} of {counted(report.records, 'record')} accepted{earlier}"
-        say(f"{said}{_lsns(report)}")
+        again = f", {report.duplicates:,} stored before" if report.duplicates else ""
+        say(f"{said}{_lsns(report)}{again}")
     return EXIT_NO if report.refused_count else 0
 
 

@@ -22,11 +22,22 @@ _LINE_MAX_BYTES = 2 * limits.MIB  # of a longer line only the beginning is taken
 
 
 class Parsed(NamedTuple):
-    """A record: its encoded value, and its key."""
+    """A record: its encoded value, its key and its dedup id."""
 
     content: Content
     value: bytes
     key: str | None = None
+    dedup_id: str | None = None
+
+
+class Fields(NamedTuple):
+    """From which fields of a record its key and its dedup id are taken; None: it gets none."""
+
+    key: str | None = None
+    dedup_id: str | None = None
+
+
+NO_FIELDS = Fields()
 
 
 class Unparsed(NamedTuple):
@@ -39,35 +50,35 @@ class Unparsed(NamedTuple):
 Entry: TypeAlias = Parsed | Unparsed
 
 
-def read_ndjson(source: BinaryIO, key_field: str | None) -> Iterator[Entry]:
+def read_ndjson(source: BinaryIO, fields: Fields) -> Iterator[Entry]:
     """Yield a record per line that is not blank; the text of a value is kept as it stands."""
     for number, line in _lines(source):
         text = line.strip()
         if number == 1:
             text = text.removeprefix(codecs.BOM_UTF8)
         if text:
-            yield _json_record(text, number, key_field)
+            yield _json_record(text, number, fields)
 
 
-def read_lines(source: BinaryIO, key_field: str | None) -> Iterator[Entry]:
+def read_lines(source: BinaryIO, fields: Fields) -> Iterator[Entry]:
     """Yield a record of bytes per line, without its end.
 
     Raises:
-        InputError: a key field is asked for; a line has none.
+        InputError: a field is asked for; a line has none.
     """
-    if key_field is not None:
-        msg = "--key needs fields; lines have none"
+    if fields != NO_FIELDS:
+        msg = f"{'--key' if fields.key is not None else '--dedup'} needs fields; lines have none"
         raise InputError(msg, hint="use --format ndjson or csv")
     for number, line in _lines(source):
         value = line.removesuffix(b"\n").removesuffix(b"\r")
         yield _too_large(value, f"line {number}") or Parsed(Content.BYTES, value)
 
 
-def read_csv(source: BinaryIO, key_field: str | None) -> Iterator[Entry]:
+def read_csv(source: BinaryIO, fields: Fields) -> Iterator[Entry]:
     """Yield a record per row: a map of the header's names to the row's texts.
 
     Raises:
-        InputError: there is no header, a name stands in it twice, or it lacks the key field.
+        InputError: there is no header, a name stands in it twice, or it lacks a field asked for.
     """
     csv.field_size_limit(_CSV_FIELD_MAX_CHARACTERS)
     # what is not UTF-8 becomes lone surrogates, which the row's own check finds
@@ -78,7 +89,7 @@ def read_csv(source: BinaryIO, key_field: str | None) -> Iterator[Entry]:
     except csv.Error as error:
         msg = f"line 1: not a CSV header: {error}"
         raise InputError(msg) from error
-    _check_header(header, key_field)
+    _check_header(header, fields)
     assert header is not None
     while True:
         began = rows.line_num + 1
@@ -90,11 +101,11 @@ def read_csv(source: BinaryIO, key_field: str | None) -> Iterator[Entry]:
         if row is None:
             break
         if row:
-            yield _csv_record(header, row, rows.line_num, key_field)
+            yield _csv_record(header, row, rows.line_num, fields)
     text.detach()  # the file stays the caller's to close
 
 
-Reader: TypeAlias = Callable[[BinaryIO, str | None], Iterator[Entry]]
+Reader: TypeAlias = Callable[[BinaryIO, Fields], Iterator[Entry]]
 
 READERS: Mapping[str, Reader] = {"ndjson": read_ndjson, "csv": read_csv, "lines": read_lines}
 
@@ -123,7 +134,7 @@ def _too_large(value: bytes, place: str) -> Unparsed | None:
     )
 
 
-def _json_record(text: bytes, number: int, key_field: str | None) -> Entry:
+def _json_record(text: bytes, number: int, fields: Fields) -> Entry:
     too_large = _too_large(text, f"line {number}")
     if too_large is not None:
         return too_large
@@ -131,10 +142,8 @@ def _json_record(text: bytes, number: int, key_field: str | None) -> Entry:
         value = json.loads(text.decode(), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         return Unparsed("json.syntax", f"line {number}{_why_not_json(error)}")
-    if key_field is None:
-        return Parsed(Content.JSON, text)
-    key = value.get(key_field) if isinstance(value, dict) else None
-    return _keyed(Content.JSON, text, key, f"line {number}", key_field)
+    named = value if isinstance(value, dict) else {}
+    return _named(Parsed(Content.JSON, text), named, f"line {number}", fields)
 
 
 def _why_not_json(error: ValueError | RecursionError) -> str:
@@ -160,7 +169,7 @@ def _no_constant(name: str) -> float:
     raise _NotJsonError(msg)
 
 
-def _csv_record(header: list[str], row: list[str], number: int, key_field: str | None) -> Entry:
+def _csv_record(header: list[str], row: list[str], number: int, fields: Fields) -> Entry:
     if len(row) != len(header):
         return Unparsed(
             "csv.ragged", f"line {number}: {len(row)} fields, the header has {len(header)}"
@@ -171,26 +180,43 @@ def _csv_record(header: list[str], row: list[str], number: int, key_field: str |
     except UnicodeEncodeError:
         return Unparsed("csv.syntax", f"line {number}: not UTF-8")
     too_large = _too_large(value, f"line {number}")
-    if too_large is not None or key_field is None:
-        return too_large or Parsed(Content.MSGPACK, value)
-    return _keyed(Content.MSGPACK, value, record[key_field], f"line {number}", key_field)
+    return too_large or _named(Parsed(Content.MSGPACK, value), record, f"line {number}", fields)
 
 
-def _keyed(content: Content, value: bytes, key: object, place: str, field: str) -> Entry:
-    """Return the record with its key: text as it is, a number or truth value as JSON writes it."""
-    if isinstance(key, bool | int | float):
-        key = json.dumps(key)
-    if not isinstance(key, str) or not key:
-        return Unparsed("record.key", f"{place}: no key in field {field!r}")
+def _named(record: Parsed, named: Mapping[str, object], place: str, fields: Fields) -> Entry:
+    """Return the record with its key and id, from the fields that are asked for."""
+    if fields.key is not None:
+        key = _text_of(named.get(fields.key), fields.key, "key", limits.KEY_MAX_BYTES)
+        if key.why:
+            return Unparsed("record.key", f"{place}: {key.why}")
+        record = record._replace(key=key.text)
+    if fields.dedup_id is not None:
+        most = limits.DEDUP_ID_MAX_BYTES
+        dedup_id = _text_of(named.get(fields.dedup_id), fields.dedup_id, "dedup id", most)
+        if dedup_id.why:
+            return Unparsed("record.dedup-id", f"{place}: {dedup_id.why}")
+        record = record._replace(dedup_id=dedup_id.text)
+    return record
+
+
+class _Text(NamedTuple):
+    text: str
+    why: str = ""  # it is none
+
+
+def _text_of(value: object, field: str, what: str, most_bytes: int) -> _Text:
+    """Return the text of a field: as it is, a number or truth value as JSON writes it."""
+    if isinstance(value, bool | int | float):
+        value = json.dumps(value)
+    if not isinstance(value, str) or not value:
+        return _Text("", f"no {what} in field {field!r}")
     try:
-        size = len(key.encode())
+        size = len(value.encode())
     except UnicodeEncodeError:
-        return Unparsed("record.key", f"{place}: the key is not valid text")
-    if size > limits.KEY_MAX_BYTES:
-        return Unparsed(
-            "record.key", f"{place}: the key has {size:,} bytes, at most {limits.KEY_MAX_BYTES:,}"
-        )
-    return Parsed(content, value, key)
+        return _Text("", f"the {what} is not valid text")
+    if size > most_bytes:
+        return _Text("", f"the {what} has {size:,} bytes, at most {most_bytes:,}")
+    return _Text(value)
 
 
 def _lines_read(first: int, last: int) -> str:
@@ -199,7 +225,7 @@ def _lines_read(first: int, last: int) -> str:
     return f"line {first}" if lines <= 1 else f"lines {first} to {last} ({lines:,} lines)"
 
 
-def _check_header(header: list[str] | None, key_field: str | None) -> None:
+def _check_header(header: list[str] | None, fields: Fields) -> None:
     if not header:
         msg = "the CSV has no header line"
         raise InputError(msg, hint="the first line names the fields")
@@ -209,6 +235,7 @@ def _check_header(header: list[str] | None, key_field: str | None) -> None:
     if not all(name.isprintable() for name in header):
         msg = "a name in the CSV header is not printable text"
         raise InputError(msg)
-    if key_field is not None and key_field not in header:
-        msg = f"the CSV has no field {key_field!r}"
-        raise InputError(msg, hint=f"its fields: {', '.join(header)}")
+    for field in fields:
+        if field is not None and field not in header:
+            msg = f"the CSV has no field {field!r}"
+            raise InputError(msg, hint=f"its fields: {', '.join(header)}")

@@ -115,11 +115,14 @@ def _packed(records: list[Parsed]) -> bytes:
     if not records:
         return b""
     keys = [record.key for record in records]
+    ids = [record.dedup_id for record in records]
     return bodies.encode(
         Body(
             int(records[0].content),
             [record.value for record in records],
             list(keys) if any(key is not None for key in keys) else None,
+            None,
+            list(ids) if any(each is not None for each in ids) else None,
         )
     )
 

@@ -78,12 +78,27 @@ def _show_all(socket: str | None, *, verbose: bool, as_json: bool) -> None:
     print_table(_HEAD, rows, _MAY_GO)
     for line in _lines(answer["routes"], answer["paused_all_ns"], verbose=verbose):
         click.echo(line)
+    for line in _ids(answer["dedup"], verbose=verbose):
+        click.echo(line)
     for line in disk.lines(answer["disk"], verbose=verbose, routes=answer["routes"]):
         click.echo(printable(line))
     if not answer["routes"]:
         say("no routes yet: the configuration names them; with --to each stream gets its own")
     say_alarms(answer)
     _say_processes(answer)
+
+
+def _ids(dedup: Mapping[str, Any], *, verbose: bool) -> Iterator[str]:
+    """Say what is remembered of dedup ids; always where less is than was asked for."""
+    for stream, ids in sorted(dedup.items()):
+        if ids["crowded_out"]:
+            yield (
+                f"{stream}: {counted(ids['crowded_out'], 'dedup id')} forgotten before the window "
+                f"had passed; raise max_ids in [streams.{stream}.dedup]"
+            )
+        elif verbose and ids["ids"]:
+            since = f" since {_time_of_day(ids['oldest_ns'])}" if ids["oldest_ns"] else ""
+            yield f"{stream}: {counted(ids['ids'], 'dedup id')} remembered{since}"
 
 
 def _say_processes(answer: Mapping[str, Any]) -> None:

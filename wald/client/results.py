@@ -5,7 +5,7 @@ from typing import NamedTuple, overload
 
 from wald.core.events import WHOLE_REQUEST, Duplicate
 from wald.core.outbox import Request
-from wald.errors import OutcomeUnknown, RecordRefused
+from wald.errors import REFUSAL_HINTS, OutcomeUnknown, RecordRefused
 from wald.model import Lsn, Receipt, Refused
 
 LEVEL = "durable"
@@ -153,4 +153,5 @@ def _place(
             entries[index] = lsn
             lsn += 1
         else:
-            entries[index] = Refused(index, refusal.code, refusal.message)
+            hint = REFUSAL_HINTS.get(refusal.code, "")
+            entries[index] = Refused(index, refusal.code, refusal.message, hint)

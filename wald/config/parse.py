@@ -15,6 +15,7 @@ from wald.config.settings import (
     ROUTE_TABLES,
     AccessSettings,
     ClientLimits,
+    DedupSettings,
     RouteSettings,
     Settings,
     SinkSettings,
@@ -150,8 +151,12 @@ class _Reader:
 
     def stream(self, name: str, table: Mapping[str, object]) -> StreamSettings:
         """Return a table ``[streams.NAME]``."""
-        self.no_others(("streams", name), table, schema.STREAM, {})
-        return StreamSettings(name, **self.fields(("streams", name), table, schema.STREAM))
+        path = ("streams", name)
+        known = [*schema.STREAM, "dedup"]
+        self.no_others(path, table, known, {"dedup": schema.STREAM_DEDUP})
+        dedup = DedupSettings(**self.inner(path, table, "dedup", schema.STREAM_DEDUP))
+        fields = self.fields(path, table, schema.STREAM)
+        return StreamSettings(name, **fields, dedup=dedup)
 
     def known_streams(
         self, streams: Mapping[str, StreamSettings], routes: Mapping[str, RouteSettings]

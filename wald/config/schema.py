@@ -208,7 +208,40 @@ CLIENTS: Mapping[str, Setting] = {
     ),
 }
 
+# (``wald.core.rules`` knows what they mean; a test compares the two)
+CONTENT_NAMES = ("bytes", "msgpack", "json")
+FIELD_TYPES = (
+    *("any", "text", "bytes", "integer", "number", "boolean", "list", "map"),
+    *("datetime", "date", "decimal", "uuid"),
+)
+FIELDS_MAX = 256
+
+
+def contents(value: object) -> tuple[str, ...]:
+    """Read one name of a kind of content, or a list of them."""
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not names or not set(map(str, names)) <= {*CONTENT_NAMES}:
+        raise _expected(value, f"one or some of {', '.join(map(repr, CONTENT_NAMES))}")
+    return tuple(map(str, names))
+
+
+def fields(value: object) -> dict[str, str]:
+    """Read a table of the fields that a record must have: name = type."""
+    if not isinstance(value, dict) or len(value) > FIELDS_MAX:
+        raise _expected(value, 'a table such as { user = "text", amount = "number" }')
+    for kind in value.values():
+        if kind not in FIELD_TYPES:
+            raise _expected(kind, f"a type: {', '.join(FIELD_TYPES)}")
+    return {str(name): str(kind) for name, kind in value.items()}
+
+
 STREAM: Mapping[str, Setting] = {
+    "max_record_bytes": Setting(
+        "max_record_bytes", size(1, limits.RECORD_MAX_BYTES), "the largest value that is taken"
+    ),
+    "content": Setting("content", contents, "the kinds of values that are taken"),
+    "key": Setting("key", one_of("optional", "required"), "whether each record needs a key"),
+    "fields": Setting("fields", fields, "the fields that each record must have, and their types"),
     "quota_pending": Setting(
         "quota_pending_bytes",
         size(1, RETAIN_MAX_BYTES),
@@ -222,6 +255,17 @@ STREAM: Mapping[str, Setting] = {
     ),
     "quota_soft": Setting(
         "quota_soft", share, "from this share of a quota on producers are asked to pause"
+    ),
+}
+
+STREAM_DEDUP: Mapping[str, Setting] = {
+    "window": Setting(
+        "window_s",
+        duration(1, 366 * DAY_S),
+        "for how long a record's dedup id is remembered; without it ids are not compared",
+    ),
+    "max_ids": Setting(
+        "max_ids", count(1, limits.DEDUP_IDS_MAX), "how many ids are remembered at most"
     ),
 }
 

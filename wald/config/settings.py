@@ -46,6 +46,14 @@ class DeadLetterSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class DedupSettings:
+    """How long dedup ids are remembered; ``window_s`` None: they are not compared."""
+
+    window_s: float | None = None
+    max_ids: int = limits.DEDUP_IDS_COUNT
+
+
+@dataclass(frozen=True, slots=True)
 class StreamSettings:
     """A table ``[streams.NAME]``: what its producers meet at the door; None: no bound.
 
@@ -58,6 +66,11 @@ class StreamSettings:
     quota_records: int | None = None
     quota_age_s: float | None = None
     quota_soft: float = limits.QUOTA_SOFT_SHARE
+    max_record_bytes: int | None = None
+    content: tuple[str, ...] | None = None  # "bytes", "msgpack", "json"
+    key: str = "optional"  # "optional" | "required"
+    fields: Mapping[str, str] = field(default_factory=dict)  # by name: of what type
+    dedup: DedupSettings = field(default_factory=DedupSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +181,7 @@ class Settings:
         fields = dict(cast("dict[str, Any]", _with_secrets(said)))
         fields["clients"] = ClientLimits(**fields["clients"])
         fields["access"] = _access(fields["access"])
-        fields["streams"] = {
-            name: StreamSettings(**stream) for name, stream in fields["streams"].items()
-        }
+        fields["streams"] = {name: _stream(stream) for name, stream in fields["streams"].items()}
         fields["sinks"] = {name: SinkSettings(**sink) for name, sink in fields["sinks"].items()}
         fields["routes"] = {
             name: RouteSettings(**{**route, **_nested(route)})
@@ -189,6 +200,11 @@ ROUTE_TABLES: Mapping[str, type] = {
 
 def _nested(route: Mapping[str, Any]) -> dict[str, Any]:
     return {name: kind(**route[name]) for name, kind in ROUTE_TABLES.items()}
+
+
+def _stream(said: Mapping[str, Any]) -> StreamSettings:
+    content, dedup = _names(said["content"]), DedupSettings(**said["dedup"])
+    return StreamSettings(**{**said, "content": content, "dedup": dedup})
 
 
 def _access(said: Mapping[str, Any] | None) -> AccessSettings | None:

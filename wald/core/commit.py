@@ -6,32 +6,34 @@ happens once per run. ``Group`` keeps what was accepted since the last commit an
 be written and whom to answer what.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from struct import Struct, pack
-from typing import Final, Generic, NamedTuple, TypeVar
+from types import MappingProxyType
+from typing import Final, Generic, TypeVar
 
 from wald import limits
-from wald.core import body as bodies
 from wald.core import frame
-from wald.core.body import Body
+from wald.core.dedup import Identified, settle
 from wald.core.events import (
     APPEND_CODEC,
     APPEND_KIND,
     HEADER,
     HEADER_BYTES,
-    WHOLE_REQUEST,
+    DuplicateRecords,
     Refusal,
     RefusedRecords,
     pack_ack,
 )
+from wald.core.examine import EMPTY_BODY, Examined, examine
 from wald.core.frame import RefusedRecord, Section, SectionKind, crc32c
+from wald.core.ids import IdTable, NewIds
 from wald.core.plain import PLAIN_END, PLAIN_MAX_BYTES, PLAIN_STARTS, take_alike
-from wald.errors import FormatDamaged
+from wald.core.rules import StreamRules
 from wald.model import Lsn, StreamId
 
 Holder = TypeVar("Holder")
 
-EMPTY_BODY: Final = bodies.encode(Body(0, []))
+NOTHING_IDENTIFIED: Final[Mapping[int, Sequence[Identified]]] = MappingProxyType({})
 _APPEND: Final = SectionKind.APPEND
 _new_tuple: Final = tuple.__new__  # a named tuple without its keyword arguments: half the time
 _PACK_ONE: Final = Struct("<IIII").pack  # a row of a section's table of requests
@@ -43,45 +45,6 @@ assert frame.REQUEST_BYTES <= HEADER_BYTES
 assert limits.REQUEST_MAX_BYTES + HEADER_BYTES + READ_SLACK_BYTES <= limits.GROUP_MAX_BYTES
 
 
-class Examined(NamedTuple):
-    """What of a request is stored, and what is refused."""
-
-    records: int
-    stored: int
-    body: bytes
-    refusals: tuple[Refusal, ...]
-
-
-def examine(body: bytes) -> Examined:
-    """Check a request's body whole and record by record.
-
-    A request that is refused as a whole is stored without records: it uses its sequence, so that
-    the requests behind it do not become gaps.
-    """
-    try:
-        decoded = bodies.decode(body)
-    except FormatDamaged as error:
-        return _refused_whole(0, "request.malformed", error.message)
-    count = len(decoded.values)
-    bad = bodies.find_bad_records(decoded)
-    if not bad:
-        return Examined(count, count, body, ())
-    if len(bad) > limits.REFUSALS_KEPT_PER_REQUEST:
-        msg = f"{len(bad):,} of {count:,} records would be refused, the first: {bad[0].message}"
-        return _refused_whole(count, "request.refusals", msg)
-    kept = bodies.without(decoded, [record.index for record in bad])
-    return Examined(
-        count,
-        len(kept.values),
-        bodies.encode(kept),
-        tuple(Refusal(record.index, record.code, record.message) for record in bad),
-    )
-
-
-def _refused_whole(records: int, code: str, message: str) -> Examined:
-    return Examined(records, 0, EMPTY_BODY, (Refusal(WHOLE_REQUEST, code, message),))
-
-
 class RunBuilder:
     """Collects consecutive requests of one session to one stream into one section.
 
@@ -89,6 +52,11 @@ class RunBuilder:
         stream: of all of them.
         first_sequence: of the first.
         kind: type, flags and codec that the header of each has.
+        rules: of the stream; None: it has none.
+
+    Attributes:
+        refused: what is refused, request by request.
+        identified: the requests whose records have dedup ids that count.
     """
 
     __slots__ = (
@@ -96,8 +64,10 @@ class RunBuilder:
         "_lag",
         "_records",
         "_refusals",
+        "_rules",
         "_table",
         "first_sequence",
+        "identified",
         "kind",
         "next_sequence",
         "refused",
@@ -105,8 +75,16 @@ class RunBuilder:
         "stream",
     )
 
-    def __init__(self, stream: StreamId, first_sequence: int, kind: int = APPEND_KIND) -> None:
+    def __init__(
+        self,
+        stream: StreamId,
+        first_sequence: int,
+        kind: int = APPEND_KIND,
+        rules: StreamRules | None = None,
+    ) -> None:
         self.stream = stream
+        self._rules = rules
+        self.identified: list[Identified] = []
         self.kind = kind
         self.first_sequence = first_sequence
         self.next_sequence = first_sequence
@@ -125,10 +103,13 @@ class RunBuilder:
         incomplete, and behind a request of which something was refused. The length of the frame at
         ``at`` must be within its bound.
         """
-        kind = self.kind
-        alike = take_alike(data, at, self.stream, self.next_sequence, kind)
-        if alike:
-            at = self._add_alike(alike, data, at)
+        kind, plain_max = self.kind, PLAIN_MAX_BYTES
+        if self._rules is not None and self._rules.checks:
+            plain_max = -1  # each is looked at
+        else:
+            alike = take_alike(data, at, self.stream, self.next_sequence, kind)
+            if alike:
+                at = self._add_alike(alike, data, at)
         unpack, plain_starts = HEADER.unpack_from, PLAIN_STARTS
         stream, sequence, last_lag = self.stream, self.next_sequence, self._lag
         add_plain = self._bodies.append
@@ -144,7 +125,7 @@ class RunBuilder:
             at = at_next
             last_lag = lag
             if (
-                length <= PLAIN_MAX_BYTES
+                length <= plain_max
                 and body.startswith(plain_starts[length])
                 and body.endswith(PLAIN_END)
             ):
@@ -168,7 +149,9 @@ class RunBuilder:
 
     def take_one(self, body: bytes, *, lag: int, refusal: Refusal | None = None) -> None:
         """Take one request that continues the run, whatever it is; or refuse it as a whole."""
-        found = examine(body) if refusal is None else Examined(0, 0, EMPTY_BODY, (refusal,))
+        found = Examined(0, 0, EMPTY_BODY, () if refusal is None else (refusal,))
+        if refusal is None:
+            found = examine(body, self._rules)
         self._count_plain()
         self._add_found(self.next_sequence, body, found)
         self.size_bytes += frame.REQUEST_BYTES
@@ -215,13 +198,16 @@ class RunBuilder:
     def _add_examined(self, sequence: int, body: bytes) -> bool:
         """Add a request that is not one plain record; tell whether something of it is refused."""
         self._count_plain()
-        return self._add_found(sequence, body, examine(body))
+        return self._add_found(sequence, body, examine(body, self._rules))
 
     def _add_found(self, sequence: int, body: bytes, found: Examined) -> bool:
         self._bodies.append(found.body)
         self._table += (found.records, found.stored, len(found.body), crc32c(body))
         self._records += found.stored
         self.size_bytes += len(found.body) + frame.REFUSAL_BYTES * len(found.refusals)
+        if found.ids:
+            request = sequence - self.first_sequence
+            self.identified.append(Identified(request, found.ids, found.places))
         if not found.refusals:
             return False
         request = sequence - self.first_sequence
@@ -261,7 +247,16 @@ class RunBuilder:
 class Contribution(Generic[Holder]):
     """What one connection has in a group: its sections, kept together and in request order."""
 
-    __slots__ = ("first_sequence", "holder", "records", "refused", "sections", "through")
+    __slots__ = (
+        "duplicates",
+        "first_sequence",
+        "holder",
+        "identified",
+        "records",
+        "refused",
+        "sections",
+        "through",
+    )
 
     def __init__(
         self,
@@ -270,8 +265,11 @@ class Contribution(Generic[Holder]):
         refused: list[RefusedRecords],
         first_sequence: int,
         through: int,
+        identified: Mapping[int, Sequence[Identified]] = NOTHING_IDENTIFIED,
     ) -> None:
         self.holder = holder
+        self.identified = identified
+        self.duplicates: list[DuplicateRecords] = []
         self.sections = sections
         self.refused = refused
         self.first_sequence = first_sequence
@@ -283,8 +281,10 @@ class Contribution(Generic[Holder]):
     def answer(self, first_lsn: Lsn, durable_lsn: Lsn) -> bytes:
         """Return the frames of the answer."""
         ack = pack_ack(self.first_sequence, self.through, first_lsn, durable_lsn)
-        if self.refused:
-            return b"".join([each.encode() for each in self.refused]) + ack
+        if self.refused or self.duplicates:
+            before = [each.encode() for each in self.refused]
+            before += [each.encode() for each in self.duplicates]
+            return b"".join(before) + ack
         return ack
 
 
@@ -296,6 +296,16 @@ class Group(Generic[Holder]):
     def __init__(self, controls: list[Section], contributions: list[Contribution[Holder]]) -> None:
         self._controls = controls
         self._contributions = contributions
+
+    def settle(self, first_lsn: Lsn, table: IdTable) -> list[NewIds]:
+        """Take out what is stored already, by its dedup id; return the ids that are new.
+
+        Args:
+            first_lsn: of the group's first record.
+            table: what is durable.
+        """
+        having = [each for each in self._contributions if each.identified]
+        return settle(self._contributions, first_lsn, table) if having else []
 
     def sections(self) -> list[Section]:
         """Return what is to be written, in order: statements stand before all appends."""

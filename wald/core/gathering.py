@@ -11,6 +11,7 @@ from wald.core import body as bodies
 from wald.core.body import Body, Headers, Text
 from wald.core.events import WHOLE_REQUEST, Duplicate
 from wald.core.outbox import Request
+from wald.errors import REFUSAL_HINTS
 from wald.model import Lsn, Refused
 
 _NOTHING = (None, None, None)
@@ -121,7 +122,8 @@ def outcome_of(request: Request, at: int) -> Lsn | Duplicate | Refused:
     lsn = request.first_lsn + at
     for refusal in request.refusals:
         if refusal.record in (at, WHOLE_REQUEST):
-            return Refused(at, refusal.code, refusal.message)
+            hint = REFUSAL_HINTS.get(refusal.code, "")
+            return Refused(at, refusal.code, refusal.message, hint)
         if refusal.record < at:
             lsn -= 1
     for duplicate in request.duplicates:

@@ -82,6 +82,7 @@ class Committer(Generic[Peer]):
         self.size_bytes = 0
         self.groups = 0
         self.refused: Counter[str] = Counter()
+        self.duplicates = 0
 
     def accept(self, peer: Peer, size_bytes: int) -> None:
         """Note that a connection accepted something more for the next group."""
@@ -169,8 +170,9 @@ class Committer(Generic[Peer]):
         mine = [peer.contribution() for peer in armed]
         group = Group(told + [each.section for each in statements], mine)
         alone = LoneSections(list(lone.values()))
+        ids = group.settle(self._log.next_lsn, self._log.ids.table) if self._log.ids.table else ()
         try:
-            receipt = self._log.append_group(group.sections(), alone)  # the commit point
+            receipt = self._log.append_group(group.sections(), alone, ids)  # the commit point
         except DiskFull as error:
             self._mentioned = told
             self.size_bytes = sum(map(frame.section_bytes, told))
@@ -210,5 +212,6 @@ class Committer(Generic[Peer]):
 
     def _count(self, mine: list[Contribution[Peer]]) -> None:
         for each in mine:
+            self.duplicates += sum(len(request.duplicates) for request in each.duplicates)
             for request in each.refused:
                 self.refused.update(refusal.code for refusal in request.refusals)

@@ -3,17 +3,21 @@
 Everything here runs in the one loop; nothing waits.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from wald import limits
-from wald.core import sessions
+from wald.core import dedup, sessions
 from wald.core.access import Caller
 from wald.core.commit import READ_SLACK_BYTES, Contribution, RunBuilder
+from wald.core.dedup import Identified
 from wald.core.events import (
     APPEND_KIND,
     HEADER_BYTES,
     Append,
     Capability,
+    Duplicate,
+    DuplicateRecords,
     ErrorFlag,
     Event,
     Failed,
@@ -33,8 +37,9 @@ from wald.core.events import (
 from wald.core.frame import Section, crc32c
 from wald.core.lone import LONE_MAX_BYTES, take_lone
 from wald.core.quota import StreamQuota
+from wald.core.rules import StreamRules
 from wald.core.sessions import Verdict
-from wald.core.state import SessionState
+from wald.core.state import Run, SessionState
 from wald.core.wire import Side, next_frame
 from wald.errors import Backpressure, BadFrame
 from wald.ingest.channel import Channel, Phase
@@ -61,12 +66,14 @@ class Connection(Channel):
         self._skipped_through = 0
         self._stream: StreamId = 0  # of the last append; known to the log, and allowed
         self._quota: StreamQuota | None = None  # of that stream
+        self._rules: StreamRules | None = None  # of that stream
         self._expected = 1
         self._accepted = 0  # the first sequence since the last commit; 0: none
         self._refusing = False  # NOT_STORED was said: what is in flight behind it is thrown away
         self._run: RunBuilder | None = None
         self._sections: list[Section] = []
         self._refused: list[RefusedRecords] = []
+        self._identified: dict[int, Sequence[Identified]] = {}  # by the index of a section
 
     # --- the transport's calls ------------------------------------------------------------------
 
@@ -80,6 +87,7 @@ class Connection(Channel):
             and self._large is None
             and self.phase is _OPEN
             and (self._quota is None or not self._quota.guarded)
+            and (self._rules is None or not self._rules.checks)
         ):
             expected = self._expected
             lone = take_lone(house.receive_view, nbytes, self._stream, self.session, expected)
@@ -132,7 +140,8 @@ class Connection(Channel):
             committer.commit()
         run = self._run
         if run is None:
-            run = self._run = RunBuilder(self._stream, self._expected, self._kind)
+            run = RunBuilder(self._stream, self._expected, self._kind, self._rules)
+            self._run = run
             before = 0
         else:
             before = run.size_bytes
@@ -167,7 +176,7 @@ class Connection(Channel):
         kind = APPEND_KIND | event.flags << 8
         if run is None or run.refused or (run.stream, run.kind) != (event.stream, kind):
             self._seal()
-            run = self._run = RunBuilder(event.stream, self._expected, kind)
+            run = self._run = RunBuilder(event.stream, self._expected, kind, self._rules)
             before = records = 0
         else:
             before, records = run.size_bytes, run.records
@@ -229,6 +238,7 @@ class Connection(Channel):
         if event.stream != self._stream:
             self._seal()
             self._stream, self._quota = 0, self.doorway.quota(event.stream)
+            self._rules = self.doorway.rules(event.stream)
         if kind != self._kind:
             self._seal()
             self._kind = kind
@@ -257,14 +267,27 @@ class Connection(Channel):
                 return  # the original found no room: NOT_STORED was said of this one too
             decision = self._decide(event, crc)
         if decision.run is not None:
-            durable_lsn = house.log.frontier.lsn
-            self.send(sessions.repeat_answer(decision.run, event.sequence, durable_lsn))
-            return
+            again = self._told_again(decision.run, event)
+            if again is not None:
+                self.send(again)
+                return
+            decision = sessions.Decision(Verdict.UNKNOWN)
         code = _CODES.get(decision.verdict)
         if code is None:  # the log failed: nobody is answered
             return
         house.count_refused(code)
         self.fail(Failed(code, f"sequence {event.sequence}: {decision.verdict.value}"), event)
+
+    def _told_again(self, run: Run, event: Append) -> bytes | None:
+        """Return the answer to a durable request once more; None if nobody knows it any more."""
+        log = self._house.log
+        duplicates: tuple[Duplicate, ...] | None = ()
+        if dedup.lacks_records(run, event.sequence):
+            duplicates = dedup.answer_again(run, event.sequence, event.body, log.ids.table)
+        if duplicates is None:
+            return None
+        told = DuplicateRecords(event.sequence, duplicates).encode() if duplicates else b""
+        return told + sessions.repeat_answer(run, event.sequence, log.frontier.lsn)
 
     def _decide(self, event: Append, crc: int) -> sessions.Decision:
         self._seal()
@@ -318,6 +341,8 @@ class Connection(Channel):
         self._take_back()
         run = self._run
         if run is not None and run.next_sequence > run.first_sequence:
+            if run.identified:
+                self._identified[len(self._sections)] = run.identified
             self._sections.append(run.section(self.session))
             if run.refused:
                 self._refused += run.refused
@@ -326,8 +351,17 @@ class Connection(Channel):
     def contribution(self) -> "Contribution[Connection]":
         """Hand over what was accepted since the last commit."""
         self._seal()
-        mine = Contribution(self, self._sections, self._refused, self._accepted, self._expected - 1)
+        mine = Contribution(
+            self,
+            self._sections,
+            self._refused,
+            self._accepted,
+            self._expected - 1,
+            self._identified,
+        )
         self._sections = []
+        if self._identified:
+            self._identified = {}
         if self._refused:
             self._refused = []
         self._accepted = self._turn_bytes = 0
@@ -373,6 +407,7 @@ class Connection(Channel):
         self._expected = session.last_sequence + 1
         self.phase = Phase.OPEN
         self.doorway.welcome(session)
+        self.doorway.tells_duplicates = bool(hello.capabilities & Capability.DUPLICATES)
         self.doorway.tells = bool(hello.capabilities & Capability.THROTTLE)
         log_id, last = self._house.log.log_id, session.last_sequence
         epoch = session.epoch if hello.capabilities & Capability.EPOCH else 0

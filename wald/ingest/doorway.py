@@ -6,12 +6,15 @@ refusal for want of room, to the same stream, is refused too: the order of a str
 in which its producer sends.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from wald import limits
 from wald.core.access import Access, Caller, Verb, denied
 from wald.core.events import WHOLE_REQUEST, Append, Refusal, Throttle
+from wald.core.ids import IdTable
 from wald.core.quota import StreamQuota
+from wald.core.rules import StreamRules
 from wald.core.state import LogState, SessionState
 from wald.errors import AccessDenied, Backpressure
 from wald.ingest.quotas import Quotas
@@ -20,11 +23,16 @@ from wald.model import StreamId
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What holds for all connections; None: no rights are asked, no quotas kept."""
+    """What holds for all connections; None: no rights are asked, no quotas kept.
+
+    ``streams``: what streams ask of their records, by name; ``ids``: those that are compared.
+    """
 
     state: LogState
     access: Access | None = None
     quotas: Quotas | None = None
+    streams: Mapping[str, StreamRules] = field(default_factory=dict)
+    ids: IdTable = field(default_factory=lambda: IdTable({}))
 
 
 class Doorway:
@@ -42,6 +50,7 @@ class Doorway:
         self._refused: dict[StreamId, int] = {}  # the last sequence refused for want of room
         self.throttled: set[StreamId] = set()
         self.tells = False  # whether the client wants to hear of quotas
+        self.tells_duplicates = False  # whether it understands what it is told of them
 
     # --- rights ---------------------------------------------------------------------------------
 
@@ -80,6 +89,19 @@ class Doorway:
                 allowed = False
             self._allowed[stream] = allowed
         return allowed
+
+    # --- records --------------------------------------------------------------------------------
+
+    def rules(self, stream: StreamId) -> StreamRules | None:
+        """Return what a stream that was opened asks of its records; None if nothing."""
+        if not self._rules.streams:
+            return None
+        name = self._rules.state.streams[stream].name
+        rules = self._rules.streams.get(name)
+        if rules is not None and rules.compares_ids:
+            self._rules.ids.of(stream, name)
+            rules = replace(rules, tells_duplicates=self.tells_duplicates)
+        return rules
 
     # --- quotas ---------------------------------------------------------------------------------
 

@@ -45,7 +45,13 @@ class Figures:
         )
 
     def write(
-        self, *, groups: int, connections: int, refused: Counter[str], quotas: Quotas | None = None
+        self,
+        *,
+        groups: int,
+        connections: int,
+        refused: Counter[str],
+        quotas: Quotas | None = None,
+        duplicates: int = 0,
     ) -> None:
         """Write what is true now. A page that cannot be written is not worth a failure."""
         state = self._log.state
@@ -56,6 +62,8 @@ class Figures:
             "connections": connections,
             "sessions": len(state.sessions),
             "refused": dict(refused),
+            "duplicates": duplicates,
+            "dedup": _about_ids(self._log),
             "quotas": quotas.figures() if quotas else {},
             "marks": quotas.marks() if quotas else {},
             "streams": [
@@ -90,6 +98,19 @@ class Figures:
     def close(self) -> None:
         """Let go of the page."""
         self._page.close()
+
+
+def _about_ids(log: Log) -> dict[str, dict[str, int]]:
+    """Return what is remembered of the dedup ids of streams, by name."""
+    return {
+        log.state.streams[stream_id].name: {
+            "ids": len(ids),
+            "max_ids": ids.policy.max_ids,
+            "oldest_ns": ids.oldest_ns,
+            "crowded_out": ids.crowded_out,
+        }
+        for stream_id, ids in log.ids.table
+    }
 
 
 class Progress:

@@ -27,6 +27,7 @@ from wald.ingest.figures import Figures, Progress, oldest_retained, pending_reco
 from wald.ingest.house import House
 from wald.ingest.preallocate import PreallocatorThread
 from wald.ingest.quotas import Quotas
+from wald.ingest.streams import dedup_policies, stream_rules
 from wald.ports import Chance, Clock, FileSystem
 from wald.storage.log import Log, LogOptions
 from wald.storage.start import RecoveryReport
@@ -70,6 +71,7 @@ def run(  # noqa: PLR0913 - the doors of a process
         retain_after_delivery_s=settings.retain_after_delivery_s,
         retain_after_delivery_bytes=settings.retain_after_delivery_bytes,
         reserve_bytes=settings.reserve_bytes,
+        dedup=dedup_policies(settings),
     )
     log = Log.open(fs, settings.data_dir, clock, chance, options)
     try:
@@ -187,7 +189,13 @@ class Ingest:
         committer: Committer[Connection] = Committer(loop, self._log, self._committed, self._fatal)
         self._committer = committer
         self._quotas = Quotas(self._log.state, self._settings, self._fs, self._clock)
-        rules = Rules(self._log.state, self._access, self._quotas)
+        rules = Rules(
+            self._log.state,
+            self._access,
+            self._quotas,
+            stream_rules(self._settings),
+            self._log.ids.table,
+        )
         self._house: House[Connection] = House(
             self._log,
             self._settings,
@@ -289,6 +297,7 @@ class Ingest:
             connections=len(self._house.connections),
             refused=refused,
             quotas=self._quotas,
+            duplicates=self._committer.duplicates,
         )
 
     def _bury(self) -> None:
@@ -308,6 +317,7 @@ class Ingest:
     def _tick(self) -> None:
         """Every second: time-outs, and segments that nobody needs."""
         self._house.tick()
+        self._log.ids.table.forget_old(self._clock.wall_ns())
         self._quotas.look()
         self._bury()
         through = self._progress.floors()

@@ -14,11 +14,12 @@ from typing import NamedTuple
 from wald import limits
 from wald.core import frame, retention
 from wald.core.frame import BlockFlag, BlockKind, Section, SectionKind, SegmentHeader, SegmentKind
+from wald.core.ids import NewIds
 from wald.core.lone import NO_LONE, LoneSections
 from wald.core.recovery import Predecessor
 from wald.core.retention import FinishedSegment, RetentionPolicy
 from wald.core.state import LogState
-from wald.errors import LogFailed, WaldError
+from wald.errors import DiskFull, LogFailed, WaldError
 from wald.model import Frontier, Lsn, RouteId
 from wald.ports import Chance, Clock, File, FileSystem
 from wald.storage import directory, fresh, recover
@@ -56,6 +57,7 @@ class Log:
         frontier: the end of what is durable.
         next_lsn: the LSN of the next record.
         recovery: what the start found and did.
+        ids: the dedup ids that are remembered.
         preallocator: prepares the next segment; ``step`` may be called from one other thread.
     """
 
@@ -66,6 +68,7 @@ class Log:
         self.next_lsn: Lsn = started.next_lsn
         self.recovery: RecoveryReport = started.report
         self.preallocator: Preallocator = started.preallocator
+        self.ids = started.ids
         self._place = started.place
         self._writer = started.writer
         self._finished = started.finished
@@ -121,7 +124,10 @@ class Log:
             raise
 
     def append_group(
-        self, sections: Sequence[Section], lone: LoneSections = NO_LONE
+        self,
+        sections: Sequence[Section],
+        lone: LoneSections = NO_LONE,
+        ids: Sequence[NewIds] = (),
     ) -> GroupReceipt:
         """Make a group durable and apply it to ``state``.
 
@@ -129,6 +135,7 @@ class Log:
             sections: what it begins with.
             lone: what stands behind them. At least one of all, together at most
                 ``limits.GROUP_MAX_BYTES``.
+            ids: the dedup ids of its records, of streams that compare them.
 
         Raises:
             DiskFull: there is no room for it; nothing has changed.
@@ -152,6 +159,8 @@ class Log:
             self.state.apply(section, lsn, draft.time_ns)
             lsn += section.records
         self.state.apply_lone(lone, lsn, draft.time_ns)
+        if ids:
+            self.ids.add(ids, draft.time_ns)
         self.next_lsn = lsn + len(lone)
         self._sections += draft.sections
         self._publish()
@@ -197,6 +206,7 @@ class Log:
         if not self._failed:
             quietly(self._write_idle_close)
         self.preallocator.close()
+        self.ids.close()
         self._writer.close()
         if self._page is not None:
             self._page.close()
@@ -255,6 +265,10 @@ class Log:
         Raises:
             OSError: as the system does; nothing more may be written here.
         """
+        try:
+            self.ids.persist()
+        except DiskFull:
+            return  # the snapshot would stand for them; nothing rests on it
         parts = list(self.state.snapshot())
         length = sum(map(frame.section_bytes, parts))
         blocks = 2 + length // limits.SNAPSHOT_BLOCK_MAX_BYTES * 2
@@ -289,6 +303,7 @@ class Log:
                 draft.time_ns,
             )
         )
+        self.ids.persist()
         new.stage_snapshot(self.state.snapshot(), draft.time_ns)
         new.stage(draft)
         prepared = self.preallocator.take(number, new.need_bytes)
@@ -316,6 +331,7 @@ class Log:
                 Predecessor(old.number, old.end_bytes, self.frontier.lsn),
                 draft.first_lsn,
             )
+            self.ids.persist()
             new = fresh.make_fresh(
                 self._place,
                 header,

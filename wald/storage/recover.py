@@ -5,13 +5,21 @@ temporary files.
 """
 
 import errno
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 from wald import limits
 from wald.core.chain import GROUPS, Chain, SegmentScan
-from wald.core.frame import BlockFlag, BlockKind, SectionKind, SegmentHeader, SegmentKind
+from wald.core.frame import (
+    BlockFlag,
+    BlockKind,
+    Section,
+    SectionKind,
+    SegmentHeader,
+    SegmentKind,
+)
+from wald.core.ids import NewIds, ids_in
 from wald.core.recovery import Case, Facts
 from wald.core.state import LogState
 from wald.errors import DataDirectoryForeign, FormatDamaged
@@ -49,7 +57,8 @@ class Rebuilt:
 
     ``held`` is the last group: the state is the one before it, as a snapshot in front of its copy
     must be. ``known`` is what the state was begun with where no snapshot tells of all streams and
-    routes.
+    routes. ``ids`` are those in the groups behind the snapshot, with their commit times, of the
+    streams in ``compares``.
     """
 
     state: LogState = field(default_factory=LogState)
@@ -57,6 +66,8 @@ class Rebuilt:
     held: SeenBlock | None = None
     whole: bool = True
     known: Catalogue | None = None
+    compares: Collection[str] = ()
+    ids: list[tuple[NewIds, int]] = field(default_factory=list)
 
     def begin_with(self, known: Catalogue) -> None:
         """Begin anew with streams and routes that were told elsewhere."""
@@ -78,12 +89,21 @@ class Rebuilt:
             for section in block.sections():
                 try:
                     self.state.apply(section, lsn, block.header.commit_time_ns)
+                    self._take_ids(section, lsn, block.header.commit_time_ns)
                 except FormatDamaged:
                     self.whole = False
                     self.state.next_stream_id = max(self.state.next_stream_id, section.stream + 1)
                 lsn += section.records
         except FormatDamaged:
             self.whole = False
+
+    def _take_ids(self, section: Section, first_lsn: Lsn, time_ns: int) -> None:
+        if not self.compares or section.kind is not SectionKind.APPEND:
+            return
+        if self.state.streams[section.stream].name in self.compares:
+            new = ids_in(section, first_lsn)
+            if new is not None:
+                self.ids.append((new, time_ns))
 
     def take_out_held(self) -> None:
         """Let the state be the one before the last group, if it holds it already."""
@@ -121,8 +141,22 @@ class Found:
     foreign_names: tuple[str, ...]
 
 
-def read_log(fs: FileSystem, data_dir: str, identity: Identity, *, moved: bool) -> Found:
+def read_log(
+    fs: FileSystem,
+    data_dir: str,
+    identity: Identity,
+    *,
+    moved: bool,
+    compares: Collection[str] = (),
+) -> Found:
     """Read all that a decision needs.
+
+    Args:
+        fs: the file system.
+        data_dir: the data directory.
+        identity: of the log.
+        moved: whether the directory is not where it was.
+        compares: the names of the streams whose dedup ids are compared.
 
     Raises:
         FormatNewer: a segment of a newer format.
@@ -135,7 +169,7 @@ def read_log(fs: FileSystem, data_dir: str, identity: Identity, *, moved: bool) 
         fs, data_dir, sorted(numbers), identity.log_id, newest_made=identity.segment
     )
     lineage = lineage_of(found)
-    rebuilt = rebuild(fs, data_dir, identity.log_id, lineage)
+    rebuilt = rebuild(fs, data_dir, identity.log_id, lineage, compares)
     hints = read_hints(fs, data_dir)
     lost_files = [
         loss
@@ -267,10 +301,14 @@ def limit_of(lineage: Sequence[FoundSegment], index: int) -> int | None:
 
 
 def rebuild(
-    fs: FileSystem, data_dir: str, log_id: bytes, lineage: Sequence[FoundSegment]
+    fs: FileSystem,
+    data_dir: str,
+    log_id: bytes,
+    lineage: Sequence[FoundSegment],
+    compares: Collection[str] = (),
 ) -> Rebuilt:
     """Rebuild the state and fold the segments that it needs."""
-    rebuilt = Rebuilt()
+    rebuilt = Rebuilt(compares=compares)
     start = len(lineage)
     while start and not (rebuilt.scans and rebuilt.scans[0].snapshot):
         start -= 1

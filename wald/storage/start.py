@@ -1,11 +1,13 @@
 """Carrying out the recovery plan: from a directory to what the log goes on with."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from functools import partial
 
 from wald import limits
 from wald.core.frame import BlockHeader
+from wald.core.ids import DedupPolicy, IdTable
 from wald.core.recovery import RecoveryPlan, decide
 from wald.core.retention import FinishedSegment
 from wald.core.state import LogState
@@ -16,6 +18,7 @@ from wald.storage import fresh, recover
 from wald.storage import identity as identities
 from wald.storage import segment as segments
 from wald.storage.identity import Identity
+from wald.storage.ids import IdStore
 from wald.storage.prepare import Place, Pool, Preallocator, quietly
 from wald.storage.recover import Found
 from wald.storage.segment import Draft, SeenBlock, SegmentWriter
@@ -33,6 +36,7 @@ class LogOptions:
         retain_after_delivery_bytes: ... and how many bytes of them; until either bound.
         pool_max_segments: how many retired files are kept to be used again.
         reserve_bytes: what a new segment leaves free on the disk, for ledger and restarts.
+        dedup: how long the dedup ids of streams are remembered, by the name of a stream.
         snapshot_every_sections: after how many sections the state is written again, so that a
             start need not apply them one by one.
     """
@@ -43,6 +47,7 @@ class LogOptions:
     pool_max_segments: int = limits.POOL_MAX_SEGMENTS
     reserve_bytes: int = limits.DISK_RESERVE_BYTES
     snapshot_every_sections: int = limits.SNAPSHOT_EVERY_SECTIONS
+    dedup: Mapping[str, DedupPolicy] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,7 @@ class Started:
     next_lsn: Lsn
     finished: list[FinishedSegment]
     keep_all: bool  # which routes need what is there is not known
+    ids: IdStore
     report: RecoveryReport
 
 
@@ -126,7 +132,7 @@ def start(
         options.segment_bytes,
         options.reserve_bytes,
     )
-    found = recover.read_log(fs, data_dir, identity, moved=moved)
+    found = recover.read_log(fs, data_dir, identity, moved=moved, compares=options.dedup)
     plan = decide(found.facts)
     notes = list(_notes(found, damaged=damaged))
     notes += _report_losses(place, plan)
@@ -134,7 +140,10 @@ def start(
     pool.load()
     preallocator = Preallocator(place, pool)
     state = _state(found, plan)
+    ids = _ids(place, options, found, plan)
     writer, next_lsn = _go_on(place, plan, found, state, preallocator)
+    _take_ids(ids, found)  # of the last group
+    notes += ids.notes
     finished = _finished(found, plan)
     _tidy(place, plan, preallocator, finished)
     preallocator.want(writer.number + 1)
@@ -148,6 +157,7 @@ def start(
         next_lsn,
         finished,
         _routes_unknown(found),
+        ids,
         _report(plan, tuple(notes)),
     )
 
@@ -203,6 +213,29 @@ def _state(found: Found, plan: RecoveryPlan) -> LogState:
         state.next_stream_id += limits.CATALOGUE_JUMP
         state.next_route_id += limits.CATALOGUE_JUMP
     return state
+
+
+def _ids(place: Place, options: LogOptions, found: Found, plan: RecoveryPlan) -> IdStore:
+    """Return the dedup ids of all that stands before the fresh segment, durable by themselves."""
+    ids = IdStore(place.fs, place.data_dir, IdTable(options.dedup))
+    ids.load(found.rebuilt.state)
+    _take_ids(ids, found)
+    if plan.losses:
+        ids.forget(plan.losses)
+    ids.persist()
+    return ids
+
+
+def _take_ids(ids: IdStore, found: Found) -> None:
+    """Take what was read in groups: of what an earlier start read, nobody knows if it is durable.
+
+    So it is written again, also where the files show it already.
+    """
+    state = found.rebuilt.state
+    for new, time_ns in found.rebuilt.ids:
+        if ids.table.of(new.stream, state.streams[new.stream].name) is not None:
+            ids.add([new], time_ns)
+    found.rebuilt.ids.clear()
 
 
 def _go_on(

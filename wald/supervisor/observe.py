@@ -92,6 +92,8 @@ def build_status(
         "connections": ingest.get("connections", 0),
         "groups": ingest.get("groups", 0),
         "refused": ingest.get("refused", {}),
+        "duplicates": ingest.get("duplicates", 0),
+        "dedup": ingest.get("dedup", {}),
         "recovery": ingest.get("recovery", {}),
         "stale": any(stale.values()),
         "processes": {

@@ -1,0 +1,242 @@
+"""Dedup ids on the disk, so that a start knows them without reading the log.
+
+    file ids/ids-%010d.log | entry | entry | ...
+
+    entry (IDS_HEADER_BYTES, then the body)
+      0  magic u32 b"WIDS"   4  version u16   6  0 u16   8  length u32   12  crc u32 (of bytes
+      0..11 and the body)
+     16  body: one msgpack array of [stream, commit time, array of LSN, array of id]
+
+Every snapshot of the log stands for the ids of all records before it: they are durable here before
+it is written. So a start reads these files and the groups behind the newest snapshot, which it
+reads anyway; what it reads twice is known already. Nothing here is of a group that is not durable.
+
+Each process begins a new file, and so does each failed write: nothing is ever written behind bytes
+whose fate is unknown. A file goes when all its ids are forgotten.
+"""
+
+import errno
+from collections.abc import Iterator, Sequence
+from struct import Struct
+from typing import Final, NamedTuple, cast
+
+import msgpack
+
+from wald import limits
+from wald.core import frame
+from wald.core.ids import IdTable, NewIds
+from wald.core.state import LogState
+from wald.errors import DiskFull
+from wald.model import LostRange, Lsn
+from wald.ports import File, FileSystem
+
+IDS_DIRECTORY: Final = "ids"
+IDS_MAGIC: Final = 0x53444957  # "WIDS" as bytes on disk
+IDS_VERSION: Final = 1
+_HEAD = Struct("<IHHI")
+_CRC = Struct("<I")
+IDS_HEADER_BYTES: Final = _HEAD.size + _CRC.size
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_PREFIX, _SUFFIX = "ids-", ".log"
+
+assert IDS_HEADER_BYTES == 16
+
+
+class _Timed(NamedTuple):
+    new: NewIds
+    time_ns: int
+
+
+class IdStore:
+    """The ids of all streams, in memory and on the disk. Owned by the log.
+
+    Attributes:
+        table: what is remembered.
+        notes: what a start could not read.
+    """
+
+    def __init__(self, fs: FileSystem, data_dir: str, table: IdTable) -> None:
+        self.table = table
+        self.notes: list[str] = []
+        self._fs = fs
+        self._directory = f"{data_dir}/{IDS_DIRECTORY}"
+        self._pending: list[_Timed] = []
+        self._file: File | None = None
+        self._size_bytes = 0
+        self._number = 0
+        self._last_lsns: dict[int, Lsn] = {}  # of each file, the highest it holds
+
+    def load(self, state: LogState) -> None:
+        """Read what the processes before this one wrote.
+
+        Raises:
+            OSError: as the system does.
+        """
+        if not self.table or self._fs.stat(self._directory) is None:
+            return
+        names = {stream.stream_id: stream.name for stream in state.streams.values()}
+        for name in self._fs.list_directory(self._directory):
+            number = _number(name)
+            if number is None:
+                continue
+            self._number = max(self._number, number)
+            self._last_lsns[number] = 0
+            for each in self._read(name):
+                last = each.new.lsns[-1]
+                self._last_lsns[number] = max(self._last_lsns[number], last)
+                stream = self.table.of(each.new.stream, names.get(each.new.stream, ""))
+                if stream is not None:
+                    stream.add(each.new.lsns, each.new.ids, each.time_ns)
+
+    def add(self, new: Sequence[NewIds], time_ns: int) -> None:
+        """Remember the ids of a durable group; they reach the disk with the next snapshot."""
+        for each in new:
+            stream = self.table.known(each.stream)
+            if stream is not None:
+                stream.add(each.lsns, each.ids, time_ns)
+                self._pending.append(_Timed(each, time_ns))
+
+    def forget(self, losses: Sequence[LostRange]) -> None:
+        """Forget the ids of records that damage took, on the disk too.
+
+        Raises:
+            DiskFull, OSError: as ``persist``.
+        """
+        older = sorted(self._last_lsns)
+        self._pending.clear()
+        for number, stream in self.table:
+            for lost in losses:
+                stream.forget_lost(lost)
+            if len(stream):
+                self._pending.append(_Timed(NewIds(number, *stream.all()), stream.newest_ns))
+        self.persist()
+        gone = [number for number in older if number in self._last_lsns]
+        for number in gone:
+            self._fs.unlink(self._path(number))
+            del self._last_lsns[number]
+        if gone:
+            self._fs.sync_directory(self._directory)
+
+    def persist(self) -> None:
+        """Make durable what was added: before every snapshot of the log.
+
+        Raises:
+            DiskFull: there is no room; nothing may stand for these ids yet.
+            OSError: as the system does, also with another file.
+        """
+        if not self._pending:
+            return
+        data = b"".join(map(_packed, self._pending))
+        try:
+            try:
+                self._write(data)
+            except OSError:
+                self._leave()  # whatever of it is on the disk is known twice
+                self._write(data)
+        except OSError as error:
+            self._leave()
+            if error.errno in _NO_ROOM:
+                msg = "no room for the dedup ids of what is stored"
+                raise DiskFull(msg, retry_after_s=limits.DISK_FULL_RETRY_S) from error
+            raise
+        last = max(each.new.lsns[-1] for each in self._pending)
+        self._last_lsns[self._number] = max(self._last_lsns.get(self._number, 0), last)
+        self._pending.clear()
+        self._drop_files()
+        if self._size_bytes >= limits.DEDUP_FILE_BYTES:
+            self._leave()
+
+    def close(self) -> None:
+        """Let go of the file; what is not durable is read from the log by the next start."""
+        self._leave()
+
+    def _write(self, data: bytes) -> None:
+        file = self._file or self._begin()
+        file.pwritev([data], self._size_bytes)
+        file.sync()
+        self._size_bytes += len(data)
+
+    def _begin(self) -> File:
+        fs = self._fs
+        if fs.stat(self._directory) is None:
+            fs.make_directory(self._directory)
+            fs.sync_directory(self._directory.rpartition("/")[0])
+        self._number += 1
+        self._file = fs.create(self._path(self._number))
+        self._size_bytes = 0
+        fs.sync_directory(self._directory)
+        return self._file
+
+    def _path(self, number: int) -> str:
+        return f"{self._directory}/{_PREFIX}{number:010d}{_SUFFIX}"
+
+    def _leave(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _drop_files(self) -> None:
+        """Remove the oldest files, as far as all that they hold is forgotten."""
+        oldest = [ids.oldest_lsn for _, ids in self.table if ids.oldest_lsn is not None]
+        needed_from = min(oldest, default=limits.LSN_MAX)
+        for number in sorted(self._last_lsns):
+            if number == self._number or self._last_lsns[number] >= needed_from:
+                return
+            try:
+                self._fs.unlink(self._path(number))
+            except OSError:
+                return  # tried again
+            del self._last_lsns[number]
+
+    def _read(self, name: str) -> Iterator[_Timed]:
+        """Yield what a file holds, up to where it cannot be read."""
+        file = self._fs.open(f"{self._directory}/{name}")
+        try:
+            data = file.pread(file.size(), 0)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            data = b"?"
+        finally:
+            file.close()
+        at = 0
+        while at < len(data):
+            found = _unpacked(data, at)
+            if found is None:
+                # the end of what a crash or a failed write cut off is written again elsewhere
+                self.notes.append(f"{name} cannot be read from byte {at:,} on")
+                return
+            each, at = found
+            yield each
+
+
+def _packed(each: _Timed) -> bytes:
+    new = each.new
+    said = [new.stream, each.time_ns, list(new.lsns), list(new.ids)]
+    body = cast("bytes", msgpack.packb(said, use_bin_type=True))
+    head = _HEAD.pack(IDS_MAGIC, IDS_VERSION, 0, len(body))
+    return head + _CRC.pack(frame.crc32c(head + body)) + body
+
+
+def _unpacked(data: bytes, at: int) -> tuple[_Timed, int] | None:
+    if at + IDS_HEADER_BYTES > len(data):
+        return None
+    magic, version, _, length = _HEAD.unpack_from(data, at)
+    (crc,) = _CRC.unpack_from(data, at + _HEAD.size)
+    start = at + IDS_HEADER_BYTES
+    end = start + length
+    body = data[start:end]
+    if (
+        magic != IDS_MAGIC
+        or version != IDS_VERSION
+        or end > len(data)
+        or crc != frame.crc32c(data[at : at + _HEAD.size] + body)
+    ):
+        return None
+    stream, time_ns, lsns, ids = msgpack.unpackb(body)
+    return _Timed(NewIds(stream, lsns, ids), time_ns), end
+
+
+def _number(name: str) -> int | None:
+    digits = name.removeprefix(_PREFIX).removesuffix(_SUFFIX)
+    return int(digits) if name == f"{_PREFIX}{digits}{_SUFFIX}" and digits.isdigit() else None

@@ -71,7 +71,8 @@ def test_each_record_of_a_request_has_its_own_answer():
     ]
     assert [outcome_of(request, at) for at in range(4)] == [100, *refused, 101]
     whole = answered(2, Refusal(WHOLE_REQUEST, "request.malformed", "why"))
-    assert outcome_of(whole, 1) == Refused(1, "request.malformed", "why")
+    hint = REFUSAL_HINTS["request.malformed"]
+    assert outcome_of(whole, 1) == Refused(1, "request.malformed", "why", hint)
 
 
 def test_an_answer_ends_what_somebody_gave_up():

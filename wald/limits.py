@@ -154,6 +154,11 @@ AUDIT_STEP_RECORDS: Final = 2_000  # compared with a target at a time
 AUDIT_FIGURES_S: Final = 10.0  # until ingest's figures have reached what is audited
 DELIVERED_POLL_S: Final = 0.005  # who waits for a delivery asks again after this,
 DELIVERED_POLL_CAP_S: Final = 0.25  # and ever more seldom up to this
+TAIL_PAGE_RECORDS: Final = 500  # of an answer to ``drain.tail``,
+TAIL_ANSWER_BYTES: Final = 384 * KIB  # which ends behind so many bytes of JSON,
+TAIL_LOOKED_AT_RECORDS: Final = 4_000  # or so many records that were looked at for it,
+TAIL_LOST_MAX: Final = 100  # or so many gaps
+TAIL_VALUE_MAX_BYTES: Final = 320 * KIB  # a longer value is cut, and says how long it is
 HALTED_LISTED_MAX: Final = 1_000  # refused records at which a lane stops, named at a time
 REDRIVE_BATCH_MAX_RECORDS: Final = 500  # so that what is refused again is found within a moment
 DEAD_LOG_FILE_BYTES: Final = 64 * MIB
@@ -263,6 +268,10 @@ assert (  # a route's names and figures
     < FIGURES_SLOT_BYTES
 )
 assert ROUTES_MAX * (3 * 20 + 11 + 17 * LAYOUTS_TOLD_MAX) < PROGRESS_SLOT_BYTES - 1024
+assert (  # an answer is one line, in base64
+    TAIL_ANSWER_BYTES + TAIL_VALUE_MAX_BYTES * 4 // 3 + 6 * (HEADERS_MAX_BYTES + 2 * KEY_MAX_BYTES)
+    < CONTROL_LINE_MAX_BYTES - 16 * KIB
+)
 assert RECORD_MAX_BYTES < REQUEST_MAX_BYTES < GROUP_MAX_BYTES
 assert SUBMIT_AT_ONCE_REQUESTS < WINDOW_REQUESTS
 assert SUBMIT_TOGETHER_RECORDS <= REFUSALS_KEPT_PER_REQUEST

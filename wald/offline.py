@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from wald.drainer.letter_desk import LetterDesk
     from wald.drainer.range_replay import Asked
     from wald.drainer.route_offline import OfflineRoutes
-    from wald.drainer.where import Where
+    from wald.drainer.tail_desk import TailDesk
+    from wald.drainer.where import Sources, Where
     from wald.storage.log import Log
 
 _log = logging.getLogger("wald")
@@ -164,20 +165,39 @@ def where_desk(data_dir: str) -> Iterator["Where"]:
     Raises:
         DataDirectoryHeld, DataDirectoryUnusable, WaldError: as ``dead_letter_desk``.
     """
+    from wald.drainer.where import Where
+
+    with _sources(data_dir) as sources:
+        yield Where(sources)
+
+
+@contextmanager
+def tail_desk(data_dir: str) -> Iterator["TailDesk"]:
+    """Open a data directory that no daemon uses, to be asked what its streams hold.
+
+    Raises:
+        DataDirectoryHeld, DataDirectoryUnusable, WaldError: as ``dead_letter_desk``.
+    """
+    from wald.drainer.tail_desk import TailDesk
+
+    with _sources(data_dir) as sources:
+        yield TailDesk(sources)
+
+
+@contextmanager
+def _sources(data_dir: str) -> Iterator["Sources"]:
     from wald.drainer.frontier import read_hint
     from wald.drainer.views import views_of_ledger
-    from wald.drainer.where import Sources, Where
+    from wald.drainer.where import Sources
 
     fs = PosixFileSystem()
     with _ledger_alone(fs, data_dir) as (ledger, log_id):
         views = views_of_ledger(ledger, log_id)
         streams = {view.birth.stream_id: view.birth.stream for view in views}
         hint = read_hint(fs, data_dir)
-        yield Where(
-            Sources(
-                fs, data_dir, log_id, SystemClock(), ledger,
-                lambda: views, lambda: streams, lambda _: hint,
-            )
+        yield Sources(
+            fs, data_dir, log_id, SystemClock(), ledger,
+            lambda: views, lambda: streams, lambda _: hint,
         )  # fmt: skip
 
 

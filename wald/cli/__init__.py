@@ -19,6 +19,7 @@ COMMANDS = {
     "run": "wald.cli.run:run",
     "serve": "wald.cli.serve:serve",
     "append": "wald.cli.append:append",
+    "tail": "wald.cli.tail:tail",
     "status": "wald.cli.status:status",
     "wait": "wald.cli.status:wait",
     "replay": "wald.cli.replay:replay",

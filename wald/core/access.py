@@ -94,10 +94,12 @@ class Needs(NamedTuple):
 
     ``names`` is the field of the request that says which: ``stream``, or ``route`` for the stream
     of that route. Without it, or where the request leaves it out, the verb is needed everywhere.
+    ``or_append``: who may append to the stream may too.
     """
 
     verb: Verb
     names: str = ""
+    or_append: bool = False
 
 
 _READS: Final = Needs(Verb.READ)
@@ -105,7 +107,8 @@ OPERATIONS: Final[Mapping[str, Needs]] = {
     "status": _READS,  # of the streams that the caller may read
     "drain.ping": _READS,
     "drain.where": _READS,
-    "drain.delivered": Needs(Verb.READ, "stream"),
+    "drain.delivered": Needs(Verb.READ, "stream", or_append=True),
+    "drain.tail": Needs(Verb.READ, "stream"),
     "drain.batches": Needs(Verb.READ, "route"),
     "drain.batch.list": _READS,
     "drain.batch.show": _READS,
@@ -134,7 +137,7 @@ def check_operation(
     name = str(request.get("op"))
     if name == "ping":
         return
-    verb, named = OPERATIONS.get(name, Needs(Verb.OPERATE))
+    verb, named, or_append = OPERATIONS.get(name, Needs(Verb.OPERATE))
     said = request.get(named) if named else None
     stream = said if isinstance(said, str) else ""
     if named == "route":
@@ -144,7 +147,7 @@ def check_operation(
         if name == "status"
         else access.may(caller, verb, stream)
         # who may append may hear what became of it
-        or (named == "stream" and bool(stream) and access.may(caller, Verb.APPEND, stream))
+        or (or_append and bool(stream) and access.may(caller, Verb.APPEND, stream))
     )
     if not allowed:
         raise denied(caller, verb, stream)

@@ -13,6 +13,7 @@ from wald.drainer.fleet import Fleet
 from wald.drainer.frontier import FrontierBoard
 from wald.drainer.letter_desk import LetterDesk
 from wald.drainer.route_desk import RouteDesk
+from wald.drainer.tail_desk import TailDesk
 from wald.drainer.views import views_of_fleet
 from wald.drainer.where import Sources, Where
 from wald.errors import InputError
@@ -37,7 +38,8 @@ class Answers:
         ledger = fleet.shared.ledger
         self.desk = LetterDesk(ledger, fleet.shared.clock, ledger.births, fleet.lanes_of)
         self.followed: Frontier | None = None  # up to it every route that was born is known
-        self._where = Where(self._sources())
+        sources = self._sources()
+        self._where = Where(sources)
         self.audits = AuditDesk(
             fleet.settings, fleet.shared, lambda: views_of_fleet(fleet), lambda: self.followed
         )
@@ -46,6 +48,7 @@ class Answers:
             "drain.flush": self._flush,
             **self.desk.operations,
             **self._where.operations,
+            **TailDesk(sources).operations,
             **self.audits.operations,
             **RouteDesk(fleet).operations,
             **BatchDesk(ledger, ledger.births, fleet.lanes_of).operations,

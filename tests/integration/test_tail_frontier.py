@@ -1,6 +1,7 @@
 """What is told of a stream ends at the frontier, whatever the files hold behind it."""
 
 from base64 import b64decode
+from typing import Any
 
 import pytest
 
@@ -16,19 +17,20 @@ class Followed:
 
     def __init__(self, backlog: Backlog) -> None:
         self.frontier: Frontier | None = backlog.log.frontier
+        no_ledger: Any = None  # none is asked
         sources = Sources(
             FS,
             backlog.data_dir,
             backlog.log.log_id,
             CLOCK,
-            None,  # type: ignore[arg-type] - no ledger is asked
+            no_ledger,
             tuple,
             lambda: {1: "one", 2: "two"},
             lambda _: self.frontier,
         )
         self.desk = TailDesk(sources)
 
-    def tail(self, **request: object) -> dict[str, object]:
+    def tail(self, **request: object) -> dict[str, Any]:
         said = self.desk.tail({"stream": "one", **request})
         values = [b64decode(each["value_base64"]) for each in said["records"]]
         return {"values": values, "through": said["through"], "frontier": said["frontier_lsn"]}
@@ -59,9 +61,9 @@ def test_pages_go_on_where_the_last_one_ended_also_over_what_is_not_asked_for(tw
     after = 0
     while after < two.log.frontier.lsn:
         said = followed.tail(after=after, limit=7, key="odd")
-        assert len(said["values"]) <= 7  # type: ignore[arg-type]
-        values += said["values"]  # type: ignore[operator]
-        after = said["through"]  # type: ignore[assignment]
+        assert len(said["values"]) <= 7
+        values += said["values"]
+        after = said["through"]
     assert values == [b"%d" % number for number in range(1, 30, 2)]
 
 

@@ -127,6 +127,13 @@ class Session:
         """Begin a bounded transaction with some statements; see ``run``."""
         return self.run("BEGIN ISOLATION LEVEL READ COMMITTED", *self._bounds(), *statements)
 
+    @contextlib.contextmanager
+    def looking(self) -> Iterator[None]:
+        """Look at something in a bounded transaction, which changes nothing."""
+        self.begin()
+        yield
+        self.rollback()
+
     def commit(self) -> bool:
         """Commit; returns whether the server says that it did."""
         cursor = self._connection.execute("COMMIT")  # COMMIT POINT: row and records

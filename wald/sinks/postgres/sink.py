@@ -31,11 +31,11 @@ from wald.model import (
 from wald.sinks.postgres import checking, errors, progress, values
 from wald.sinks.postgres.options import Options, read_options
 from wald.sinks.postgres.session import Session
-from wald.sinks.postgres.table import RefusedRows, Sending, Table, create_documents, look
+from wald.sinks.postgres.table import Sending, Table, create_documents, look
 from wald.sinks.values import BAD_VALUE
 
 _T = TypeVar("_T")
-_REFUSED = (RefusedRows, psycopg.Error, *BAD_VALUE)
+_REFUSED = (values.RefusedRows, psycopg.Error, *BAD_VALUE)
 
 
 def make(route: str, stream: str, settings: Mapping[str, object]) -> "PostgresSink":
@@ -145,7 +145,7 @@ class PostgresSink:
                 break
             except _REFUSED as error:
                 outcome = _blame(error, sending, rest)
-                index = None if isinstance(error, RefusedRows) else sending.index_of(error)
+                index = None if isinstance(error, values.RefusedRows) else sending.index_of(error)
             refused += outcome.records
             if index is None:  # those that cannot become a row, or one that is not named
                 return refused or outcome
@@ -178,7 +178,8 @@ class PostgresSink:
             columns = self._looked(session).holds
             if columns is None:
                 return None
-            return progress.held(session, self._options.table.quoted, columns, log_id, lsns)
+            with session.looking():
+                return progress.held(session, self._options.table.quoted, columns, log_id, lsns)
 
         return self._answer(None, held)
 
@@ -187,6 +188,7 @@ class PostgresSink:
         found: list[Finding] = []
         try:
             with contextlib.closing(Session(self._options)) as session, session.within(None):
+                session.begin()
                 found.extend(checking.findings(session, self._options))
         except psycopg.Error as error:
             failed = errors.systemic(error, self._options.place)
@@ -258,11 +260,13 @@ class PostgresSink:
             name = self._options.table.quoted
             if self._options.mode == "document" and not session.exists(name):
                 _make(session, create_documents(name))
-            self._table = look(session, self._options)
+            with session.looking():
+                self._table = look(session, self._options)
         return self._table
 
     def _row(self, session: Session, key: LaneKey) -> ProgressRow | None:
-        found = session.rows(progress.read(self._options.progress.quoted, key))
+        with session.looking():
+            found = session.rows(progress.read(self._options.progress.quoted, key))
         return progress.row_of(found[0]) if found else None
 
 
@@ -277,14 +281,14 @@ def _blame(error: Exception, sending: Sending, records: Sequence[Record]) -> Rej
     Raises:
         psycopg.Error: it is none's; the error itself.
     """
-    if isinstance(error, RefusedRows):
+    if isinstance(error, values.RefusedRows):
         return Rejected(error.records, str(error))
     if isinstance(error, psycopg.Error) and not errors.of_a_record(error):
         raise error
     index = sending.index_of(error)
     if not isinstance(error, psycopg.Error) or errors.is_of_driver(error):
         assert index is not None
-        refused = values.refused(records[index], error)
+        refused = values.refusal(records[index], error)
         return Rejected((refused,), refused.message)
     code, message = errors.sqlstate(error), errors.describe(error)
     if index is None or not 0 <= index < len(records):

@@ -1,24 +1,21 @@
 """The table of a route: its statements, by mode, and the sending of rows to it."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
-from operator import length_hint
 
 import psycopg
 
-from wald.model import Record, RejectedRecord
+from wald.model import Record
 from wald.sinks.fields import DEFAULT
 from wald.sinks.postgres import catalogue, values
 from wald.sinks.postgres.errors import is_of_driver, line_of
 from wald.sinks.postgres.options import LOG_ID_COLUMN, LSN_COLUMN, Options, quote
 from wald.sinks.postgres.session import Session
-from wald.sinks.values import Row, Rows
+from wald.sinks.values import Row
 
 _BATCH_TABLE = "wald_batch"  # of mode upsert: temporary, for one transaction
 _BATCH = f"pg_temp.{_BATCH_TABLE}"
-_CHUNK_RECORDS = 256  # the server works on one while the next is made
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +25,7 @@ class Table:
     Attributes:
         columns: the columns of a row, in order.
         into: what COPY writes to, quoted; ``named`` is how errors call it.
-        make_rows: makes rows of records.
+        making: makes a pass over records that yields their rows.
         before: statements of a transaction before the rows.
         after: the statement behind them; empty if there is none.
         holds: the columns that keep each record's log id and LSN, if there are any.
@@ -38,7 +35,7 @@ class Table:
     columns: tuple[str, ...]
     into: str
     named: str
-    make_rows: Callable[[bytes, Sequence[Record]], Rows]
+    making: Callable[[bytes, Sequence[Record]], values.Making]
     before: tuple[str, ...] = ()
     after: str = ""
     holds: tuple[str, str] | None = None
@@ -65,7 +62,7 @@ def look(session: Session, options: Options) -> Table:
             values.DOCUMENT_COLUMNS,
             table.quoted,
             table.bare,
-            values.documents,
+            values.Documents,
             holds=("log_id", "lsn"),
         )
     mapping = catalogue.choose(columns, options)
@@ -79,12 +76,12 @@ def look(session: Session, options: Options) -> Table:
     defaults = options.fields.on_missing == "default"
     if options.mode == "columns":
         held = tags if tagged else None
-        return Table(names, table.quoted, table.bare, fields.rows, holds=held, defaults=defaults)
+        return Table(names, table.quoted, table.bare, fields.making, holds=held, defaults=defaults)
     return Table(
         names,
         _BATCH,
         _BATCH_TABLE,
-        fields.rows,
+        fields.making,
         before=(_create_batch([known[name] for name in names], options),),
         after=_merge(names, options),
         defaults=defaults,
@@ -122,14 +119,6 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(map(quote, names))
 
 
-class RefusedRows(Exception):
-    """Some records cannot become a row."""
-
-    def __init__(self, records: tuple[RejectedRecord, ...]) -> None:
-        super().__init__(records[0].message)
-        self.records = records
-
-
 class Sending:
     """One COPY of records into a table, or several where rows leave out different columns.
 
@@ -153,17 +142,15 @@ class Sending:
             RefusedRows: these cannot become a row.
             psycopg.Error, ValueError, ...: of one that ``index_of`` tells.
         """
-        self.taken = self.begun_at = self.extra_fields = 0
-        layout: tuple[int, ...] | None = None
-        copy: psycopg.Copy | None = None
-        with ExitStack() as stack, self._session.connection.cursor() as cursor:
-            for rows in self._made(log_id, records):
-                for places, run in _runs(rows) if self._table.defaults else (((), rows),):
-                    if copy is None or places != layout:
-                        stack.close()  # its errors count from where it began
-                        self.begun_at, layout = self.taken, places
-                        copy = stack.enter_context(cursor.copy(self._statement(places)))
-                    self._write(copy, run)
+        self.taken = self.begun_at = 0
+        making = self._table.making(log_id, records)
+        runs = groupby(making, _left_out) if self._table.defaults else [((), making)]
+        with self._session.connection.cursor() as cursor:
+            for left_out, rows in runs:
+                self.begun_at = self.taken
+                with cursor.copy(self._statement(left_out)) as copy:
+                    self._write(copy, rows, defaults=bool(left_out))
+        self.extra_fields = making.extra_fields
 
     def index_of(self, error: Exception) -> int | None:
         """Return which record an error of ``send`` is for: the server's line, or the driver's."""
@@ -172,35 +159,24 @@ class Sending:
         line = line_of(error, self._table.named)
         return None if line is None else self.begun_at + line - 1
 
-    def _write(self, copy: psycopg.Copy, rows: list[Row]) -> None:
-        left, write = iter(rows), copy.write_row
+    def _write(self, copy: psycopg.Copy, rows: Iterable[Row], *, defaults: bool) -> None:
+        taken, write = self.taken, copy.write_row
         try:
-            for row in left:
-                write(row)
+            for row in rows:
+                taken += 1
+                write(tuple(_said(row)) if defaults else row)
         finally:
-            self.taken += len(rows) - length_hint(left)
-
-    def _made(self, log_id: bytes, records: Sequence[Record]) -> Iterator[list[Row]]:
-        refused: list[RejectedRecord] = []
-        for start in range(0, len(records), _CHUNK_RECORDS):
-            made = self._table.make_rows(log_id, records[start : start + _CHUNK_RECORDS])
-            refused += made.refused
-            self.extra_fields += made.extra_fields
-            if not refused:
-                yield made.rows
-        if refused:
-            raise RefusedRows(tuple(refused))
+            self.taken = taken
 
     def _statement(self, left_out: tuple[int, ...]) -> bytes:
         names = [name for place, name in enumerate(self._table.columns) if place not in left_out]
         return f"COPY {self._table.into} ({_listed(names)}) FROM STDIN".encode()
 
 
-def _runs(rows: list[Row]) -> Iterator[tuple[tuple[int, ...], list[Row]]]:
-    """Yield runs of rows with the places that they leave to the table's own default."""
-    for places, run in groupby(rows, _left_out):
-        yield places, [tuple(value for value in row if value is not DEFAULT) for row in run]
-
-
 def _left_out(row: Row) -> tuple[int, ...]:
+    """Return the places of a row that are left to the table's own default."""
     return tuple(place for place, value in enumerate(row) if value is DEFAULT)
+
+
+def _said(row: Row) -> Iterator[object]:
+    return (value for value in row if value is not DEFAULT)

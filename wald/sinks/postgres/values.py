@@ -16,18 +16,20 @@ faster than binary rows of four-byte integers, and the driver's binary form sile
 """
 
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 from uuid import UUID
 
 import msgpack
 import psycopg
 from psycopg.adapt import AdaptersMap, Dumper
 
-from wald.model import Content, Record, RejectedRecord
+from wald.model import Content, Lsn, Record, RejectedRecord
 from wald.sinks import values
 from wald.sinks.fields import DEFAULT, ByField, FieldRules
 from wald.sinks.postgres.catalogue import Column
-from wald.sinks.values import BAD_VALUE, Row, Rows, json_text, one_by_one, plain, time_text, to_json
+from wald.sinks.postgres.quick import NOT_QUICK, quick_rows
+from wald.sinks.values import BAD_VALUE, Row, json_text, plain, time_text, to_json
 
 Converter = Callable[[object], object]
 WORDS: values.Words = (
@@ -69,13 +71,52 @@ def adapt(adapters: AdaptersMap) -> None:
     adapters.register_dumper(bytes, _BytesDumper)
 
 
+class RefusedRows(Exception):
+    """Some records cannot become a row."""
+
+    def __init__(self, records: tuple[RejectedRecord, ...]) -> None:
+        super().__init__(records[0].message)
+        self.records = records
+
+
+class Making(Protocol):
+    """One pass over some records: their rows, made while they are sent.
+
+    Raises ``RefusedRows`` at the end of a pass in which records could not become a row: behind
+    the first of them no row comes any more.
+    """
+
+    extra_fields: int
+
+    def __iter__(self) -> Iterator[Row]:
+        """Yield the rows, in the order of the records."""
+        ...
+
+
 # --- documents ----------------------------------------------------------------------------------
 
 
-def documents(log_id: bytes, records: Sequence[Record]) -> Rows:
-    """Return records as rows of ``DOCUMENT_COLUMNS``."""
-    name = str(UUID(bytes=log_id))
-    return one_by_one(records, lambda record: (_document(name, record), 0), WORDS)
+class Documents:
+    """Makes rows of ``DOCUMENT_COLUMNS``."""
+
+    def __init__(self, log_id: bytes, records: Sequence[Record]) -> None:
+        self._log_id = str(UUID(bytes=log_id))
+        self._records = records
+        self.extra_fields = 0
+
+    def __iter__(self) -> Iterator[Row]:
+        """Yield the rows."""
+        refused: list[RejectedRecord] = []
+        for record in self._records:
+            try:
+                row = _document(self._log_id, record)
+            except BAD_VALUE as error:
+                refused.append(refusal(record, error))
+            else:
+                if not refused:
+                    yield row
+        if refused:
+            raise RefusedRows(tuple(refused))
 
 
 def _document(log_id: str, record: Record) -> Row:
@@ -110,7 +151,8 @@ class Fields:
     def __init__(
         self, rules: FieldRules, columns: Sequence[Column], *, tagged: bool, wanted: Sequence[int]
     ) -> None:
-        self._by_field = ByField(rules, _as_it_is, WORDS)
+        self.by_field = ByField(rules, _as_it_is, WORDS)
+        self.quick = quick_rows(rules)
         self._special = [
             (place, converter)
             for place, column in enumerate(columns)
@@ -118,36 +160,70 @@ class Fields:
         ]
         self._special += [(place, _key_of(columns[place].name)) for place in wanted]
         self._tagged = tagged
+        self.changes = bool(self._special) or tagged
 
-    def rows(self, log_id: bytes, records: Sequence[Record]) -> Rows:
-        """Return records as rows, or those that cannot become one."""
-        tag = str(UUID(bytes=log_id))
-        found = self._by_field.rows(records, careful=False)
-        if found.refused or not (self._special or self._tagged):
-            return found
-        try:
-            rows = [self._made(row, tag, record)
-                    for row, record in zip(found.rows, records, strict=True)]  # fmt: skip
-        except BAD_VALUE:
-            return one_by_one(records, lambda record: self._row(tag, record), WORDS)
-        return found._replace(rows=rows)
+    def making(self, log_id: bytes, records: Sequence[Record]) -> Making:
+        """Return a pass over some records."""
+        return _FieldRows(self, str(UUID(bytes=log_id)), records)
 
-    def _row(self, tag: str, record: Record) -> tuple[Row, int]:
-        row, extra = self._by_field.row(record)
-        return self._made(row, tag, record), extra
+    def changed(self, row: Row, tag: str, lsn: Lsn) -> Row:
+        """Return a row with its values as their columns take them, and its record's name behind.
 
-    def _made(self, row: Row, tag: str, record: Record) -> Row:
+        Raises:
+            ValueError, TypeError, ...: ``BAD_VALUE``: one has no form there.
+        """
         made = list(row)
         for place, convert in self._special:
             if made[place] is not DEFAULT:
                 made[place] = convert(made[place])
         if self._tagged:
-            made += (tag, record.lsn)
+            made += (tag, lsn)
         return tuple(made)
 
 
-def refused(record: Record, error: Exception) -> RejectedRecord:
-    """Return what is said of a record that the driver could not write."""
+class _FieldRows:
+    """The pass of ``Fields``."""
+
+    def __init__(self, fields: Fields, tag: str, records: Sequence[Record]) -> None:
+        self._fields = fields
+        self._tag = tag
+        self._records = records
+        self.extra_fields = 0
+
+    def __iter__(self) -> Iterator[Row]:
+        """Yield the rows; nearly all are made the quick way, the others with care."""
+        refused: list[RejectedRecord] = []
+        quick, changes = self._fields.quick, self._fields.changes
+        changed, tag, extra_fields = self._fields.changed, self._tag, 0
+        for record in self._records:
+            try:
+                row, extra = quick(record)
+                if changes:
+                    row = changed(row, tag, record.lsn)
+            except NOT_QUICK:
+                careful = self._careful(record, refused)
+                if careful is None:
+                    continue
+                row, extra = careful
+            extra_fields += extra
+            if not refused:
+                yield row
+        if refused:
+            raise RefusedRows(tuple(refused))
+        self.extra_fields = extra_fields
+
+    def _careful(self, record: Record, refused: list[RejectedRecord]) -> tuple[Row, int] | None:
+        fields = self._fields
+        try:
+            row, extra = fields.by_field.row(record)
+            return fields.changed(row, self._tag, record.lsn), extra
+        except BAD_VALUE as error:
+            refused.append(refusal(record, error))
+            return None
+
+
+def refusal(record: Record, error: Exception) -> RejectedRecord:
+    """Return what is said of a record that cannot become a row, or that the driver refused."""
     return values.refusal(record, error, WORDS)
 
 

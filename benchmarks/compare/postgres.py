@@ -1,0 +1,191 @@
+"""Draining the flights (19 columns) into PostgreSQL, against a plain loop, and against Redis.
+
+    python -m benchmarks.compare.postgres [ALTERNATIONS]
+
+One server, which flushes. In turn, each in a process of its own, its start not counted: `wald
+replay` over a log of the flights in mode columns, reading, ledger and checkpoints included; a plain
+loop of msgpack decode and `copy.write_row` (binary), 2,000 rows a transaction, over the same values
+in memory; and a consumer group of Redis Streams, written by hand, that copies the same batches
+and acknowledges them, with Redis flushing each write.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import msgpack
+
+import wald
+from benchmarks import flights
+from benchmarks.harness import Comparison, redis, report, wald_command
+from benchmarks.harness import short_directory as directory
+from tests.daemon import Daemon
+from tests.servers.postgres import Postgres, need_postgres
+
+GOAL, REDIS_GOAL = 1.0, 1.7
+ROWS = 2_000
+REQUEST = 500
+COLUMNS = ", ".join(flights.COLUMNS)
+TYPES = " ".join("int4" if name in flights.NUMBERS else "text" for name in flights.COLUMNS)
+
+PLAIN = """
+import sys, time
+import msgpack, psycopg
+source, url, names, types = sys.argv[1], sys.argv[2], sys.argv[3].split(", "), sys.argv[4].split()
+with open(source, "rb") as file:
+    values = msgpack.unpackb(file.read(), max_bin_len=1 << 20)
+database = psycopg.connect(url)
+statement = f"COPY flights ({', '.join(names)}) FROM STDIN (FORMAT binary)"
+began = time.perf_counter()
+for start in range(0, len(values), 2000):
+    with database.cursor().copy(statement) as copy:
+        copy.set_types(types)
+        for value in values[start : start + 2000]:
+            flight = msgpack.unpackb(value)
+            copy.write_row([flight.get(name) for name in names])
+    database.commit()
+print(time.perf_counter() - began)
+"""
+
+GROUP = """
+import sys, time
+import msgpack, psycopg, redis
+source, url, names, types = sys.argv[1], sys.argv[2], sys.argv[3].split(", "), sys.argv[4].split()
+stream = redis.Redis(unix_socket_path=sys.argv[5])
+with open(source, "rb") as file:
+    values = msgpack.unpackb(file.read(), max_bin_len=1 << 20)
+for start in range(0, len(values), 2000):
+    pipe = stream.pipeline(transaction=False)
+    for value in values[start : start + 2000]:
+        pipe.xadd("flights", {"v": value})
+    pipe.execute()
+stream.xgroup_create("flights", "copy", "0")
+database = psycopg.connect(url)
+statement = f"COPY flights ({', '.join(names)}) FROM STDIN (FORMAT binary)"
+began = time.perf_counter()
+done = 0
+while done < len(values):
+    ((_, entries),) = stream.xreadgroup("copy", "one", {"flights": ">"}, count=2000)
+    with database.cursor().copy(statement) as copy:
+        copy.set_types(types)
+        for _, fields in entries:
+            flight = msgpack.unpackb(fields[b"v"])
+            copy.write_row([flight.get(name) for name in names])
+    database.commit()
+    stream.xack("flights", "copy", *(number for number, _ in entries))
+    done += len(entries)
+print(time.perf_counter() - began)
+"""
+
+
+class Target:
+    """The server, with an empty table for each turn."""
+
+    def __init__(self, server: Postgres) -> None:
+        self.server = server
+
+    def empty(self) -> None:
+        self.server.sql("DROP TABLE IF EXISTS flights")
+        self.server.sql("DROP SCHEMA IF EXISTS wald CASCADE")
+        self.server.sql(flights.TABLE)
+        self.server.sql("CHECKPOINT")
+
+    def check(self, records: Sequence[object]) -> None:
+        assert self.server.sql("SELECT count(*) FROM flights") == [(len(records),)]
+
+
+def config(place: Path, url: str) -> str:
+    return f"""
+[daemon]
+data_dir = "{place}/data"
+socket = "{place}/w.sock"
+stop_deliver_for = "0s"
+[sinks.db]
+type = "postgres"
+url = "{url}"
+[routes.flights]
+stream = "flights"
+sink = "db"
+mode = "columns"
+table = "flights"
+batch = {{ max_records = {ROWS}, max_bytes = "4MiB" }}
+"""
+
+
+def ours(target: Target, records: Sequence[object]) -> float:
+    """Append the flights while the table is absent, then time the replay; rows a second."""
+    with directory() as place:
+        target.server.sql("DROP TABLE IF EXISTS flights")
+        with (
+            Daemon(place, config=config(place, target.server.url())) as daemon,
+            wald.connect(str(daemon.socket)) as producer,
+        ):
+            for start in range(0, len(records), REQUEST):
+                producer.append_many("flights", records[start : start + REQUEST])
+        target.empty()
+        command = wald_command("replay", "--config", str(place / "wald.toml"), "--json")
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        took = float(json.loads(done.stdout)["seconds"])
+        target.check(records)
+        return len(records) / took
+
+
+def theirs(target: Target, records: Sequence[object], program: str, *more: str) -> float:
+    with directory() as place:
+        target.empty()
+        source = place / "flights.msgpack"
+        source.write_bytes(msgpack.packb([msgpack.packb(record) for record in records]))
+        command = [
+            sys.executable,
+            "-c",
+            program,
+            str(source),
+            target.server.url(),
+            COLUMNS,
+            TYPES,
+            *more,
+        ]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        target.check(records)
+        return len(records) / float(done.stdout)
+
+
+def group(target: Target, records: Sequence[object]) -> float:
+    with directory() as place, redis(place) as socket:
+        return theirs(target, records, GROUP, str(socket))
+
+
+def main(times: int) -> int:
+    records = flights.read()
+    first, second, third = list[float](), list[float](), list[float]()
+    with ExitStack() as stack:
+        place = stack.enter_context(directory())
+        server = Postgres(place / "pg", need_postgres())
+        server.place.mkdir()
+        place.chmod(0o755)
+        server.make()
+        server.configure("fsync = on", "shared_buffers = 128MB")
+        server.start()
+        stack.callback(lambda: server.kill() if server.is_running else None)
+        target = Target(server)
+        for _ in range(times):
+            first.append(ours(target, records))
+            second.append(theirs(target, records, PLAIN))
+            third.append(group(target, records))
+    return report(
+        [
+            Comparison("drain to PostgreSQL against a plain loop", "rows/s", first, second, GOAL),
+            Comparison(
+                "the same against a Redis consumer group", "rows/s", first, third, REDIS_GOAL
+            ),
+            Comparison("a Redis consumer group against a plain loop", "rows/s", third, second, 0.0),
+        ],
+        "postgres",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 5))

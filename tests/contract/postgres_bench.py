@@ -1,8 +1,5 @@
 """PostgreSQL as the contract's target: killed, locked, filled, damaged, dumped and restored."""
 
-import os
-import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -10,13 +7,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tests.servers import small_disk
 from tests.servers.postgres import Postgres, hand_over
 from wald.model import Secret, SystemicKind
+from wald.sinks.values import VALUE_REFUSED
 from wald.testing.proxy import Address
-from wald.testing.sink_contract import Held, Trouble, Workbench
+from wald.testing.sink_contract import DOCUMENT_INPUT, NO_MAP, Held, Trouble, Workbench
 
 CANARY = "canary-7d1f"
-SMALL_BYTES = 8 << 20
+SMALL = "8m"
 NO_MOUNT = "filling a disk of its own needs root, and the right to mount"
 
 
@@ -29,10 +28,14 @@ class PostgresDocuments(Workbench):
     options: Mapping[str, object] = {}
     ddl = (
         "CREATE TABLE events (seq serial, log_id uuid NOT NULL, lsn bigint NOT NULL, key text,"
-        " time timestamptz NOT NULL, headers jsonb, value jsonb CHECK ((value ->> 'n')::int >= 0),"
+        " time timestamptz NOT NULL, headers jsonb, value jsonb"
+        " CHECK (jsonb_typeof(value -> 'n') <> 'number' OR (value ->> 'n')::numeric >= 0),"
         " PRIMARY KEY (log_id, lsn))"
     )
-    rows = "SELECT log_id, lsn, key, value FROM events ORDER BY seq"
+    rows = (
+        "SELECT log_id, lsn, key, value FROM events"
+        " WHERE jsonb_typeof(value) = 'object' AND value ? 'host' ORDER BY seq"
+    )
     filler = (
         "INSERT INTO events SELECT 0, gen_random_uuid(), n, '', now(), null,"
         """ '{"host": "filler", "n": 0}' FROM generate_series(1, 1000000) n"""
@@ -55,6 +58,18 @@ class PostgresDocuments(Workbench):
     @property
     def absent(self) -> Mapping[str, str]:
         return {} if can_mount() else {"trouble.full": NO_MOUNT}
+
+    @property
+    def bad_input(self) -> Mapping[str, str]:
+        return {
+            **DOCUMENT_INPUT,
+            "no JSON": "22P02",
+            "NaN in JSON": "22P02",
+            "half of a surrogate pair in JSON": "22P02",
+            "NUL in a text": "22P05",
+            "NUL in JSON": "22P05",
+            "a key: NUL": VALUE_REFUSED,
+        }
 
     def held(self) -> Sequence[Held]:
         return [
@@ -131,7 +146,7 @@ class PostgresDocuments(Workbench):
 
     @contextmanager
     def full(self) -> Iterator[None]:
-        with small_disk() as place:
+        with disk() as place:
             self.server.sql(f"CREATE TABLESPACE small LOCATION '{place}'")
             self.sql("ALTER TABLE events SET TABLESPACE small")
             try:
@@ -165,6 +180,27 @@ class PostgresColumns(PostgresDocuments):
         "SELECT null, null, null, jsonb_strip_nulls(to_jsonb(events) - 'seq')"
         " FROM events ORDER BY seq"
     )
+    null_key = "23502"  # what is told of a record without its key
+
+    @property
+    def bad_input(self) -> Mapping[str, str]:
+        no_number = (
+            "a text for a number",
+            "a map for a number",
+            "a fraction for a whole number",
+            "NaN",
+            "infinity",
+        )
+        unwritten = ("NUL in a text", "NUL in JSON", "half of a surrogate pair in JSON")
+        too_large = ("a number of 64 bits without a sign", "a number of 400 digits")
+        return {
+            **DOCUMENT_INPUT,
+            **dict.fromkeys((*NO_MAP, *unwritten), VALUE_REFUSED),
+            **dict.fromkeys(("a field is missing", "nil for a number"), self.null_key),
+            **dict.fromkeys(no_number, "22P02"),
+            **dict.fromkeys(too_large, "22003"),
+        }
+
     filler = (
         "INSERT INTO events (host, n, text)"
         " SELECT 'filler', n, '' FROM generate_series(1, 1000000) n"
@@ -180,6 +216,7 @@ class PostgresUpsert(PostgresColumns):
         "conflict": ["host", "n"],
     }
     poison_is_named = False
+    null_key = VALUE_REFUSED
     ddl = (
         "CREATE TABLE events (host text, n int CHECK (n >= 0), text text,"
         " wald_log_id uuid, wald_lsn bigint, PRIMARY KEY (host, n))"
@@ -208,26 +245,22 @@ def fill(connection: Any, statement: str) -> None:
 
 @cache
 def can_mount() -> bool:
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        return False
-    try:
-        with small_disk():
-            return True
-    except subprocess.CalledProcessError:
-        return False
+    with disk() as place:
+        return place is not None
 
 
 @contextmanager
-def small_disk() -> Iterator[Path]:
-    """A file system of 8 MiB."""
+def disk() -> Iterator[Path | None]:
+    """A small file system of the server's own, or None where this user cannot mount one."""
     place = Path(tempfile.mkdtemp(prefix="wsmall"))
-    size = f"size={SMALL_BYTES}"
     try:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", place], check=True)
+        if not small_disk.mount(place, SMALL):
+            yield None
+            return
         try:
             hand_over(place)
             yield place
         finally:
-            subprocess.run(["umount", "-l", place], check=True)
+            small_disk.unmount(place)
     finally:
         place.rmdir()

@@ -99,6 +99,14 @@ def _user() -> str:
     return "postgres" if "postgres" in names else "nobody"
 
 
+def _is_gone(process: psutil.Process) -> bool:
+    """Whether it holds nothing any more; whoever inherits orphans may take his time to reap."""
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -152,7 +160,7 @@ class Postgres:
         for backend in backends:
             with contextlib.suppress(psutil.NoSuchProcess):
                 backend.kill()
-        psutil.wait_procs(backends, 30)
+        eventually(lambda: all(map(_is_gone, backends)))
 
     @property
     def is_running(self) -> bool:

@@ -34,11 +34,13 @@ from wald.ports import Sink, SinkFactory
 from wald.system import PosixFileSystem, SystemClock, end_with_parent, listen_fds, sd_notify
 
 SINKS: Mapping[str, str] = {
+    "dynamodb": "wald.sinks.dynamodb",
     "http": "wald.sinks.http",
     "postgres": "wald.sinks.postgres",
     "redis": "wald.sinks.redis",
     "sqlite": "wald.sinks.sqlite",
 }
+EXTRAS: Mapping[str, str] = {"dynamodb": "aws"}  # where an extra is not named as the type
 ENTRY_POINT_GROUP = "wald.sinks"
 _PIPE_READ_BYTES = 65_536
 _LINE_MAX_BYTES = 16 << 20
@@ -65,7 +67,7 @@ def sink_factory(sink: SinkSettings) -> SinkFactory:
             return cast("SinkFactory", found.load())
     except ImportError as error:
         msg = f"sink {sink.name!r}: its type {kind!r} cannot be loaded: {error}"
-        raise ConfigError(msg, hint=f"pip install 'wald[{kind}]'") from error
+        raise ConfigError(msg, hint=f"pip install 'wald[{EXTRAS.get(kind, kind)}]'") from error
     others = sorted({*SINKS, *entry_points(group=ENTRY_POINT_GROUP).names})
     msg = f"sink {sink.name!r}: there is no type {kind!r}"
     raise WrongSetting(msg, hint=f"known types: {', '.join(others)}")

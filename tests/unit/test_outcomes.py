@@ -239,15 +239,25 @@ def test_a_row_that_moved_is_believed_of_a_transactional_target():
 SENT = [1, 2, 3, 4, 5]
 
 
-def test_what_is_not_named_took_effect_and_the_rest_is_one_try_older():
+def test_what_is_not_named_took_effect_and_the_rest_is_wanted_again():
     found = settle(Partial((refused(2),), (refused(4),)), SENT, KEYED, 3)
-    assert (found.taken, found.rest, found.retries) == ((1, 3, 5), (4,), 4)
+    assert (found.taken, found.rest) == ((1, 3, 5), (4,))
     assert [item.lsn for item in found.refused] == [2]
+
+
+def test_tries_are_counted_from_the_last_one_that_took_something():
+    """A target that takes a little at a time, for hours, refuses nothing."""
+    some, none = Partial(retry=(refused(4),)), Partial(retry=tuple(map(refused, SENT)))
+    retries = 0
+    for part, count in ((none, 1), (none, 2), (some, 1), (none, 2), (some, 1), (some, 1)):
+        found = settle(part, SENT, KEYED, retries)
+        retries = found.retries
+        assert retries == count
 
 
 def test_of_records_that_are_wanted_again_and_again_the_last_words_are_kept():
     part = Partial((refused(2),), (refused(4, "busy", "come back"),))
-    found = settle(part, SENT, KEYED, limits.RECORD_ATTEMPTS_MAX - 1)
+    found = settle(part, [2, 4], KEYED, limits.RECORD_ATTEMPTS_MAX - 1)
     assert found.rest == ()
     assert [(item.lsn, item.code) for item in found.refused] == [(2, "bad"), (4, RETRIES_EXHAUSTED)]
     assert f"{limits.RECORD_ATTEMPTS_MAX} attempts" in found.refused[1].message

@@ -283,7 +283,8 @@ def settle(
     """Return what becomes of each record that was sent, in order, with a part of them taken.
 
     A monotone target that took a record takes none before it any more: it would say "known" and
-    lose it. What is wanted again after ``bound`` attempts in a row is refused for good.
+    lose it. What is wanted again after ``bound`` attempts in a row is refused for good; they are
+    counted from the last one that took something: a target that takes little at a time is slow.
     """
     wanted = {item.lsn: item for item in part.retry}
     named = wanted.keys() | {item.lsn for item in part.rejected}
@@ -293,12 +294,13 @@ def settle(
     if replay is ReplayClass.MONOTONE and taken:
         passed = [item for item in part.retry if item.lsn < max(taken)]
         refused |= {item.lsn: replace(item, code=PASSED_OVER) for item in passed}
-    if retries + 1 >= bound:
+    retries = 1 if taken else retries + 1
+    if retries >= bound:
         late = [item for lsn, item in wanted.items() if lsn not in refused]
-        refused |= {item.lsn: _exhausted(item, retries + 1) for item in late}
+        refused |= {item.lsn: _exhausted(item, retries) for item in late}
     rest = tuple(lsn for lsn in sent if lsn in wanted and lsn not in refused)
     by_lsn = tuple(refused[lsn] for lsn in sent if lsn in refused)
-    return Settlement(taken, by_lsn, rest, retries + 1)
+    return Settlement(taken, by_lsn, rest, retries)
 
 
 def _exhausted(item: RejectedRecord, attempts: int) -> RejectedRecord:

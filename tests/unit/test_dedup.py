@@ -108,6 +108,18 @@ def test_of_two_clients_in_one_group_the_first_in_the_group_has_the_record():
     assert (second.first_lsn, second.durable_lsn) == (lsn + 2, lsn + 2)
 
 
+def test_ids_behind_a_plain_request_of_the_same_turn_are_looked_at():
+    at = site()
+    client = greeted(at)
+    client.send(request(1, "a"))
+    (first,) = told(client)
+    assert isinstance(first, Ack)
+    client.send(request(2, values=[b"plain"]))  # a read of its own: it takes the short way
+    client.send(request(3, "a", lag=2))
+    named, _ = told(client)
+    assert named == duplicates(3, (0, first.first_lsn))
+
+
 def test_text_and_bytes_are_different_ids_and_no_id_is_none():
     at = site()
     client = greeted(at)

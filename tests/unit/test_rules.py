@@ -37,7 +37,7 @@ MSGPACK, JSON = 1, 2
 def refused(rules: StreamRules, body: Body) -> list[tuple[int, str, str]]:
     found = examine(bodies.encode(body), rules)
     assert found.stored == len(body.values) - len(found.refusals)
-    return [tuple(each) for each in found.refusals]
+    return [(each.record, each.code, each.message) for each in found.refusals]
 
 
 def codes(rules: StreamRules, body: Body) -> dict[int, str]:

@@ -189,7 +189,7 @@ class Connection(Channel):
         if lone is None:
             return
         stream, _, sequence, answered, body = lone
-        self._run = run = RunBuilder(stream, sequence)
+        self._run = run = RunBuilder(stream, sequence, rules=self._rules)
         run.add(body, lag=sequence - answered)
         self._accepted = sequence
         self._house.committer.accept(self, run.size_bytes)

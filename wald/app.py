@@ -35,7 +35,9 @@ from wald.system import PosixFileSystem, SystemClock, end_with_parent, listen_fd
 
 SINKS: Mapping[str, str] = {
     "dynamodb": "wald.sinks.dynamodb",
+    "files": "wald.sinks.files",
     "http": "wald.sinks.http",
+    "null": "wald.sinks.null",
     "postgres": "wald.sinks.postgres",
     "redis": "wald.sinks.redis",
     "sqlite": "wald.sinks.sqlite",

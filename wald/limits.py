@@ -125,6 +125,7 @@ RETRY_CAP_S: Final = 30.0
 HISTORY_BATCHES_PER_LANE: Final = 1_024
 LEDGER_MAP_BYTES: Final = 1 << 30
 STOP_DELIVER_S: Final = 5.0
+FILES_PER_BATCH_MAX: Final = 256  # partitions of one batch; with more it is halved
 PARKED_REREAD_S: Final = 5.0  # a parked lane asks again whether its row fits
 REREAD_S: Final = 10.0  # an idle lane looks whether its target went back in time
 REWIND_PAUSE_S: Final = 2.0  # until ingest has heard that delivered records are wanted again

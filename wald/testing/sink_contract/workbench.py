@@ -16,6 +16,7 @@ Trouble: TypeAlias = Callable[[], AbstractContextManager[object]]
 
 TROUBLES = tuple(kind for kind in SystemicKind if kind is not SystemicKind.OWNED)  # see one_owner
 FACILITIES: Mapping[str, str] = {
+    "holds": "the target keeps what it takes",
     "order": "the target can say in which order it took what it holds",
     "poison": "the target refuses some values for good",
     "secret": "the settings hold a secret",

@@ -86,7 +86,7 @@ PRESETS: Mapping[str, Preset] = {
             "token_header": "X-ClickHouse-Key",
             "token_scheme": "none",
             "records_per_request": 65_536,
-            "bytes_per_request": "100MiB",
+            "bytes_per_request": "10MiB",  # larger ones may become several blocks
         },
         place={"database": "default", "table": None},
         path="/",

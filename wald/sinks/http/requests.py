@@ -62,9 +62,14 @@ def headers_of(
     if options.idempotency.header:
         name = batch_id(attempt)
         found[options.idempotency.header] = f'"{name}"' if options.idempotency.quoted else name
-    if token is not None:
-        found[options.token_header] = f"{options.token_scheme} {token}".lstrip()
-    return found
+    return found | authorization(options, token)
+
+
+def authorization(options: Options, token: str | None) -> dict[str, str]:
+    """Return the header that lets a request in."""
+    return (
+        {} if token is None else {options.token_header: f"{options.token_scheme} {token}".lstrip()}
+    )
 
 
 def trace_parent(attempt: Attempt) -> str:

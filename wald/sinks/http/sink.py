@@ -18,7 +18,7 @@ from wald.model import (
 )
 from wald.sinks.http import encoding, requests
 from wald.sinks.http.answers import Answer, Judge
-from wald.sinks.http.checks import check
+from wald.sinks.http.checks import Asker
 from wald.sinks.http.options import Options, read_options
 from wald.sinks.http.tokens import Token, Tokens
 from wald.sinks.http.transport import Transport
@@ -107,7 +107,8 @@ class HttpSink:
     def check(self) -> Sequence[Finding]:
         """Verify what can be without writing: the connection, and what the preset can ask."""
         token = None if self._token is None else self._token.now.text
-        return check(self._options, self._transport, token, self._hide)
+        asker = Asker(self._options, self._transport, token, self._hide, self._judge.said)
+        return asker.check()
 
     def close(self) -> None:
         """Close the connection; harmless to repeat."""

@@ -1,0 +1,177 @@
+"""ClickHouse's own engine passes the contract, behind its HTTP interface.
+
+The engine is 790 MB of packages, more than all else that tests need together: it is run where it is
+installed (pip install chdb-core, or WALD_TEST_CHDB = a Python that has it), in CI too.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+from urllib.request import urlopen
+
+import pytest
+
+from wald.model import Severity, SystemicKind
+from wald.sinks.http import make
+from wald.testing import SinkContract, Workbench
+from wald.testing.proxy import Address
+from wald.testing.sink_contract import Held, Trouble
+
+PROGRAM = Path(__file__).parents[1] / "servers" / "clickhouse_server.py"
+PYTHON = os.environ.get("WALD_TEST_CHDB", sys.executable)
+_names = count()
+
+
+class ClickHouse:
+    """The server, on a loopback port."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        with closing(socket.create_server(("127.0.0.1", 0))) as free:
+            self.port = free.getsockname()[1]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> "ClickHouse":
+        command = [PYTHON, str(PROGRAM), str(self.port), str(self._directory)]
+        self._process = subprocess.Popen(command)
+        end = time.monotonic() + 120
+        while time.monotonic() < end:
+            with suppress(OSError):
+                self.ask("SELECT 1")
+                return self
+            assert self._process.poll() is None, "ClickHouse ended"
+            time.sleep(0.05)
+        msg = "ClickHouse does not answer"
+        raise AssertionError(msg)
+
+    def end(self, how: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.send_signal(how)
+            process.wait(60)
+
+    def ask(self, question: str) -> Any:
+        url = f"http://127.0.0.1:{self.port}/?{urlencode({'query': question})}"
+        with urlopen(url, timeout=60) as answer:
+            text = answer.read()
+        return json.loads(text)["data"] if question.endswith("JSONCompact") else text
+
+
+class Table(Workbench):
+    """A table of its own, which remembers the tokens of its last 1,000 blocks."""
+
+    factory = "wald.sinks.http:make"
+    poison: object = {"host": "poison", "n": "no number"}
+
+    def __init__(self, server: ClickHouse) -> None:
+        self.server = server
+        self.name = f"table {next(_names)} `"
+        self._make()
+        self.settings = self._settings(server.port)
+
+    @property
+    def quoted(self) -> str:
+        return "`" + self.name.replace("`", "\\`") + "`"
+
+    def _make(self, window: int = 1_000) -> None:
+        columns = "host String, n Int64, text String, at DateTime64(9) DEFAULT now64(9)"
+        settings = f"non_replicated_deduplication_window = {window}"
+        statement = f"CREATE TABLE {self.quoted} ({columns}) ENGINE = MergeTree ORDER BY (host, n)"
+        self.server.ask(f"{statement} SETTINGS {settings}")
+
+    def _settings(self, port: int) -> Mapping[str, object]:
+        return {
+            "preset": "clickhouse",
+            "url": f"http://127.0.0.1:{port}",
+            "table": self.name,
+            "compression": "gzip",
+            "idempotency": {"window_batches": 1_000},
+        }
+
+    @property
+    def absent(self) -> Mapping[str, str]:
+        played = "played by our own server, in test_http"
+        kinds = ("busy", "full", "authentication", "damaged")
+        return {
+            "order": "a table is sorted by its key",
+            "secret": "it lets everybody in",
+            "backup": "nothing asks such a server how far it is",
+            **{f"trouble.{kind}": played for kind in kinds},
+        }
+
+    @property
+    def troubles(self) -> Mapping[SystemicKind, Trouble]:
+        return {**super().troubles, SystemicKind.CONFIGURATION: self._renamed}
+
+    @contextmanager
+    def _renamed(self) -> Iterator[None]:
+        self.server.ask(f"RENAME TABLE {self.quoted} TO away")
+        yield
+        self.server.ask(f"RENAME TABLE away TO {self.quoted}")
+
+    def held(self) -> Sequence[Held]:
+        question = f"SELECT host, toInt32(n), text FROM {self.quoted} FORMAT JSONCompact"
+        return [_held(*row) for row in self.server.ask(question)]
+
+    def kill(self) -> None:
+        self.server.end(signal.SIGKILL)
+
+    def start(self) -> None:
+        self.server.start()
+
+    def address(self) -> Address:
+        return "127.0.0.1", self.server.port
+
+    def settings_through(self, address: Address) -> Mapping[str, object]:
+        return self._settings(int(address[1]))
+
+
+def _held(host: str, n: int, text: str) -> Held:
+    value: dict[str, object] = {"host": host, "n": n}
+    return Held(None, None, None, value | ({"text": text} if text else {}))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouse]:
+    has = subprocess.run([PYTHON, "-c", "import chdb"], check=False, capture_output=True)
+    if has.returncode:
+        pytest.skip("ClickHouse's engine is not on this machine: pip install chdb-core (790 MB)")
+    found = ClickHouse(tmp_path_factory.mktemp("clickhouse")).start()
+    yield found
+    found.end(signal.SIGTERM)
+
+
+class TestClickHouse(SinkContract):
+    @pytest.fixture
+    def bench(self, server: ClickHouse) -> Workbench:
+        return Table(server)
+
+
+@pytest.mark.parametrize(
+    ("stated", "severity"),
+    [(1_000, Severity.OK), (1_001, Severity.ERROR), (None, Severity.WARNING)],
+)
+def test_check_compares_the_window_with_the_tables_own(server, stated, severity):
+    table = Table(server)
+    idempotency = {} if stated is None else {"window_batches": stated}
+    with closing(make("r", "events", {**table.settings, "idempotency": idempotency})) as sink:
+        there, window = sink.check()
+    assert there.severity is Severity.OK
+    assert window.severity is severity, window
+
+
+def test_check_says_that_a_table_is_not_there(server):
+    settings = {**Table(server).settings, "table": "nowhere"}
+    with closing(make("r", "events", settings)) as sink:
+        (found,) = sink.check()
+    assert (found.severity, found.code) == (Severity.ERROR, "clickhouse.table")

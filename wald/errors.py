@@ -398,6 +398,13 @@ class LedgerFailed(WaldError):
     exit_code = EXIT_IO
 
 
+class LedgerDamaged(LedgerFailed):
+    """The ledger is not what was written: it is set aside, and made anew from log and targets."""
+
+    code = "ledger.damaged"
+    default_hint = "the next start sets it aside; 'wald log salvage' says what that means"
+
+
 class SinkFailed(WaldError):
     """A sink could not be opened or asked; see ``model.Systemic`` for delivery outcomes."""
 

@@ -13,11 +13,13 @@ from wald.drainer.frontier import FrontierBoard
 from wald.drainer.packed_files import PackedFiles
 from wald.drainer.released import ProgressPage
 from wald.drainer.route import MakeSink, Shared
-from wald.errors import DataDirectoryHeld, LedgerFailed
+from wald.errors import DataDirectoryHeld, LedgerDamaged, LedgerFailed
 from wald.ports import Chance, Clock, FileSystem
 from wald.storage import identity
 from wald.storage.batches import FrozenFiles, open_revisions
 from wald.storage.deadlog import DeadLog
+from wald.storage.ledger import StoreLedger
+from wald.storage.ledger_aside import set_aside
 from wald.storage.lmdb_store import open_ledger
 from wald.storage.owner import load_owner
 from wald.storage.packed_index import PackedIndex
@@ -60,7 +62,7 @@ def open_shared(
     owner = load_owner(doors.fs, data_dir, doors.chance)
     if owner.moved:
         _log.error("the data directory was moved or copied: its lanes are parked as diverged")
-    ledger = open_ledger(doors.fs, data_dir, log_id)
+    ledger = _whole_ledger(doors.fs, data_dir, log_id)
     stack.callback(ledger.close)
     FrozenFiles(doors.fs, data_dir).sweep(open_revisions(ledger))
     dead_log = DeadLog(doors.fs, data_dir)
@@ -89,6 +91,19 @@ def open_shared(
         packed=packed,
         trace_sample=doors.settings.trace_sample,
     )
+
+
+def _whole_ledger(fs: FileSystem, data_dir: str, log_id: bytes) -> StoreLedger:
+    """Open the ledger; one that is damaged is set aside, and a new one begins."""
+    try:
+        return open_ledger(fs, data_dir, log_id)
+    except LedgerDamaged as error:
+        try:
+            name = set_aside(fs, data_dir)
+        except OSError:
+            raise error from None
+        _log.error("%s; it is kept as %s, and made anew from log and targets", error.message, name)
+        return open_ledger(fs, data_dir, log_id)
 
 
 @contextlib.contextmanager

@@ -4,11 +4,15 @@
 
 LMDB's traps, each met here: it is made in a temporary directory and renamed, since its own
 initialisation is not crash-safe, and directories are synced, since it never does; the format of
-0.9 is asked for by name; stale readers are cleared at the start; a data file shorter than its
-pages would kill the process that maps it, so that it is measured first; the map grows when full.
+0.9 is asked for by name; stale readers are cleared at the start; a damaged data file may kill the
+process that maps it, so that another one walks through it first; the map grows when full.
+
+LMDB has no checksums. Each value carries one behind it, CRC-32C of key and value, little-endian:
+a flipped bit is found and is never taken for a checkpoint.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -20,18 +24,17 @@ from typing import TypeVar
 import lmdb
 
 from wald import limits
-from wald.errors import DiskFull, LedgerFailed
+from wald.core.frame import crc32c
+from wald.errors import DiskFull, LedgerDamaged, LedgerFailed
 from wald.ports import FileSystem, Transaction
 from wald.storage.ledger import TABLES, StoreLedger, found_ledger
+from wald.storage.ledger_rows import pack
 
 _NO_ROOM = frozenset({28, 122})  # ENOSPC, EDQUOT
 _READER_CHECK_EVERY = 1024  # transactions
 _DOUBLINGS_MAX = 16
-
-# the two meta pages of LMDB 0.9: page header 16, magic u32, version u32, address, map size,
-# free table (its first field is the page size) and main table of 48 each, last page, transaction
-_META = Struct("<16xI I 8x 8x I 44x 48x Q Q".replace(" ", ""))
-_META_MAGIC = 0xBEEFC0DE
+_SEAL = Struct("<I")
+_BARE_FORMAT = pack(1)  # what the row "format" was before values had a checksum
 
 _T = TypeVar("_T")
 _TABLES_MAX = 32
@@ -49,7 +52,8 @@ def open_ledger(
     """Open the ledger of a data directory, made if it is not there; holds ``ledger.lock``.
 
     Raises:
-        LedgerFailed: it is damaged, or the system refuses.
+        LedgerDamaged: it cannot be read, or a value is not what was written.
+        LedgerFailed: the system refuses.
         DataDirectoryForeign: it belongs to another log.
         FormatNewer: a newer release wrote it.
         DiskFull: no room to make it.
@@ -59,7 +63,7 @@ def open_ledger(
         _remove_unfinished(fs, f"{path}.new")
         if fs.stat(path) is None:
             _make(fs, data_dir, log_id)
-        _measure(fs, f"{path}/data.mdb")
+        _walk_in_a_child(path)
         store = LmdbStore(_open(path, map_bytes))
     except lmdb.Error as error:
         raise _failed(error) from error
@@ -84,6 +88,7 @@ class LmdbStore:
         self._count = 0
         self._tables = {name: environment.open_db(name.encode()) for name in TABLES}
         environment.reader_check()
+        self._seal_bare_values()
 
     def read(self, work: Callable[[Transaction], _T]) -> _T:
         """See ``Store.read``."""
@@ -120,6 +125,15 @@ class LmdbStore:
         except lmdb.Error as error:
             raise _failed(error) from error
 
+    def _seal_bare_values(self) -> None:
+        """Give the values of a ledger from before there were checksums theirs, in one step."""
+        with self._environment.begin(write=True) as txn:
+            if txn.get(b"format", db=self._tables["meta"]) != _BARE_FORMAT:
+                return
+            for table in self._tables.values():
+                for key, value in list(txn.cursor(table)):
+                    txn.put(key, _sealed(key, value), db=table)
+
     def sync(self) -> None:
         """Make everything durable, also what LMDB would leave to later."""
         self._environment.sync(force=True)
@@ -150,11 +164,11 @@ class _LmdbTransaction:
     def get(self, table: str, key: bytes) -> bytes | None:
         """Return a value; None if the key has none."""
         value = self._txn.get(key, db=self._tables[table])
-        return None if value is None else bytes(value)
+        return None if value is None else _unsealed(table, key, value)
 
     def put(self, table: str, key: bytes, value: bytes) -> None:
         """Set a value."""
-        self._txn.put(key, value, db=self._tables[table])
+        self._txn.put(key, _sealed(key, value), db=self._tables[table])
 
     def delete(self, table: str, key: bytes) -> bool:
         """Remove a key; False if it had no value."""
@@ -167,8 +181,21 @@ class _LmdbTransaction:
         cursor = self._txn.cursor(self._tables[table])
         more = cursor.set_range(max(prefix, start)) if prefix or start else cursor.first()
         while more and bytes(cursor.key()).startswith(prefix):
-            yield bytes(cursor.key()), bytes(cursor.value())
+            key = bytes(cursor.key())
+            yield key, _unsealed(table, key, cursor.value())
             more = cursor.next()
+
+
+def _sealed(key: bytes, value: bytes) -> bytes:
+    return value + _SEAL.pack(crc32c(key + value))
+
+
+def _unsealed(table: str, key: bytes, sealed: bytes) -> bytes:
+    value = bytes(sealed[: -_SEAL.size])
+    if len(sealed) < _SEAL.size or sealed[-_SEAL.size :] != _SEAL.pack(crc32c(key + value)):
+        msg = f"a value in the ledger's table {table!r} is not what was written"
+        raise LedgerDamaged(msg)
+    return value
 
 
 # --- the environment ----------------------------------------------------------------------------
@@ -202,61 +229,65 @@ def _remove_unfinished(fs: FileSystem, path: str) -> None:
         Path(path).rmdir()
 
 
-def _measure(fs: FileSystem, path: str) -> None:
-    """Refuse a data file that is shorter than its pages: mapping it would kill this process.
-
-    Pages at the end may be missing that were freed before they were ever written; then another
-    process walks all tables first, and only its end would be sudden.
+def _walk_in_a_child(path: str) -> None:
+    """Let another process read every value first: a damaged file may kill who maps it.
 
     Raises:
-        LedgerFailed: it is damaged.
+        LedgerDamaged: it died of the file, found damage, or did not come to an end.
+        LedgerFailed: the system refused it something.
     """
-    stat = fs.stat(path)
-    size = stat.size_bytes if stat else 0
-    needed = _needed_bytes(fs, path) if size else 0
-    if not needed:
-        msg = "the ledger's data file is damaged"
-        raise LedgerFailed(msg, path=path, hint=_HINT)
-    if size >= needed:
-        return
-    walk = subprocess.run(  # noqa: S603 - our own interpreter, no shell
-        [sys.executable, "-c", _WALK, str(Path(path).parent)], capture_output=True, check=False
-    )
-    if walk.returncode != 0:
-        msg = f"the ledger's data file has {size:,} bytes and needs {needed:,}"
-        raise LedgerFailed(msg, path=path, hint=_HINT)
-
-
-_HINT = (
-    "move the directory 'ledger' away: a new one is made from the targets and the log, no "
-    "acknowledged record is lost; a target without a progress row gets everything again"
-)
-_WALK = """
-import lmdb, sys
-environment = lmdb.open(sys.argv[1], readonly=True, max_dbs=32, lib_version=0)
-with environment.begin() as txn:
-    for name, _ in txn.cursor():
-        for _ in txn.cursor(environment.open_db(name, txn=txn, create=False)):
-            pass
-"""
-
-
-def _needed_bytes(fs: FileSystem, path: str) -> int:
-    """Return what the newer meta page says the file holds; 0 if neither is whole."""
-    file = fs.open(path)
+    data = f"{path}/data.mdb"
+    if not Path(data).is_file() or not Path(data).stat().st_size:
+        msg = "the ledger's data file is gone, or empty"
+        raise LedgerDamaged(msg, path=data)
     try:
-        newest = (-1, 0)
-        first = file.pread(_META.size, 0)
-        page_bytes = _META.unpack(first)[2] if len(first) == _META.size else 0
-        for offset in (0, page_bytes):
-            data = file.pread(_META.size, offset)
-            if len(data) == _META.size:
-                magic, _, size, last_page, transaction = _META.unpack(data)
-                if magic == _META_MAGIC and 0 < size <= limits.ALIGNMENT_MAX_BYTES:
-                    newest = max(newest, (transaction, (last_page + 1) * size))
-        return newest[1]
-    finally:
-        file.close()
+        walk = subprocess.run(  # noqa: S603 - our own interpreter, no shell
+            [sys.executable, "-P", "-c", _WALK, path],
+            capture_output=True,
+            text=True,
+            timeout=limits.LEDGER_WALK_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        msg = f"the ledger could not be read to its end within {limits.LEDGER_WALK_S:g} s"
+        raise LedgerDamaged(msg, path=data) from error
+    if -walk.returncode in _DEADLY:
+        msg = "the ledger's data file kills who reads it"
+        raise LedgerDamaged(msg, path=data, signal=signal.Signals(-walk.returncode).name)
+    if walk.returncode:
+        said = walk.stderr.strip().splitlines()[-1:] or [f"exit code {walk.returncode}"]
+        kind = LedgerDamaged if walk.returncode == _WALK_FOUND_DAMAGE else LedgerFailed
+        msg = f"the ledger cannot be read: {said[0]}"
+        raise kind(msg, path=data)
+
+
+_DEADLY = frozenset({signal.SIGBUS, signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE})
+_WALK_FOUND_DAMAGE = 3
+_WALK = f"""
+import struct, sys
+import google_crc32c, lmdb
+damage = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.PanicError,
+          lmdb.CursorFullError, lmdb.PageFullError, lmdb.IncompatibleError, lmdb.BadRslotError,
+          lmdb.BadValsizeError, lmdb.NotFoundError)
+try:
+    environment = lmdb.open(
+        sys.argv[1], readonly=True, lock=False, max_dbs={_TABLES_MAX}, lib_version=0)
+    with environment.begin() as txn:
+        names = [name for name, _ in txn.cursor()]
+        meta = environment.open_db(b"meta", txn=txn, create=False)
+        written = txn.get(b"format", db=meta) or b""
+        bare = written == {_BARE_FORMAT!r}
+        for name in names:
+            for key, value in txn.cursor(environment.open_db(name, txn=txn, create=False)):
+                crc = struct.pack("<I", google_crc32c.value(key + value[:-4]))
+                if not bare and (len(value) < 4 or value[-4:] != crc):
+                    print("a value in its table", name.decode(), "is not what was written",
+                          file=sys.stderr)
+                    sys.exit({_WALK_FOUND_DAMAGE})
+except damage as error:
+    print(error, file=sys.stderr)
+    sys.exit({_WALK_FOUND_DAMAGE})
+"""
 
 
 def _failed(error: lmdb.Error) -> LedgerFailed | DiskFull:
@@ -267,4 +298,7 @@ def _failed(error: lmdb.Error) -> LedgerFailed | DiskFull:
         msg = "no room for the ledger"
         return DiskFull(msg, retry_after_s=limits.RETRY_CAP_S)
     msg = f"the ledger failed: {error}"
-    return LedgerFailed(msg)
+    return LedgerDamaged(msg) if isinstance(error, _DAMAGE) else LedgerFailed(msg)
+
+
+_DAMAGE = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.PanicError)

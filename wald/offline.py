@@ -7,15 +7,15 @@ and gives it back. While a daemon runs its lock is found held, and the command a
 import logging
 import os
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from wald.app import calm_garbage_collector, make_sink
 from wald.config import Settings
 from wald.errors import DataDirectoryHeld, DataDirectoryUnusable, FormatDamaged
 from wald.model import Record
-from wald.ports import FileSystem, Ledger
+from wald.ports import File, FileSystem, Ledger
 from wald.system import PosixFileSystem, SystemClock
 
 if TYPE_CHECKING:
@@ -115,6 +115,27 @@ def _log_alone(
         serve_lock.close()
 
 
+def salvage(data_dir: str) -> Sequence[str]:
+    """Do about damage what a start does, and deliver nothing; return what was done, a line each.
+
+    Raises:
+        DataDirectoryHeld: a daemon, or what is left of one, holds a lock.
+        WaldError: the directory cannot be used.
+    """
+    from wald.drainer.opening import whole_ledger
+    from wald.storage.notices import unseen
+
+    fs, clock, chance = PosixFileSystem(), SystemClock(), random.SystemRandom()
+    before = set(unseen(fs, data_dir)) if fs.stat(data_dir) else set()
+    settings = Settings(data_dir=data_dir, socket="")
+    with _log_alone(settings, fs, clock, chance) as log:
+        done = [*log.recovery.alarms(), *log.recovery.notes]
+        if fs.stat(f"{data_dir}/ledger") is not None:
+            with closing(_ledger_lock(fs, data_dir)):
+                whole_ledger(fs, data_dir, log.log_id).close()
+    return [*done, *(f"see {path}" for path in unseen(fs, data_dir) if path not in before)]
+
+
 @contextmanager
 def dead_letter_desk(data_dir: str) -> Iterator["LetterDesk"]:
     """Open the dead letters of a data directory that no daemon uses, to be asked as a daemon is.
@@ -212,14 +233,11 @@ def _ledger_alone(fs: FileSystem, data_dir: str) -> Iterator[tuple[Ledger, bytes
         if fs.stat(f"{data_dir}/ledger") is None:
             msg = f"{data_dir} has no ledger: nothing was delivered from it yet"
             raise DataDirectoryUnusable(msg, hint="'wald log inspect' shows what its log holds")
-        lock = fs.open(f"{data_dir}/ledger.lock", write=True)
+        lock = _ledger_lock(fs, data_dir)
     except PermissionError as error:
         msg = f"{data_dir}: {error.strerror}"
         raise DataDirectoryUnusable(msg, hint=_AS_THE_USER) from error
     try:
-        if not lock.lock():
-            msg = f"{data_dir}: a drainer holds the ledger"
-            raise DataDirectoryHeld(msg, hint="ask its daemon: leave --data-dir out")
         ledger = open_ledger(fs, data_dir, known.log_id)
         try:
             yield ledger, known.log_id
@@ -227,6 +245,15 @@ def _ledger_alone(fs: FileSystem, data_dir: str) -> Iterator[tuple[Ledger, bytes
             ledger.close()
     finally:
         lock.close()
+
+
+def _ledger_lock(fs: FileSystem, data_dir: str) -> File:
+    lock = fs.open(f"{data_dir}/ledger.lock", write=True)
+    if lock.lock():
+        return lock
+    lock.close()
+    msg = f"{data_dir}: a drainer holds the ledger"
+    raise DataDirectoryHeld(msg, hint="ask its daemon: leave --data-dir out")
 
 
 def dead_letter_body(data_dir: str, file: int, offset: int, lsn: int) -> Record:

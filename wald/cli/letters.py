@@ -224,11 +224,14 @@ def exported(letter: Mapping[str, Any], record: Record | None) -> dict[str, Any]
         said["record_time"] = iso(letter["record_time_ns"]) if letter["record_time_ns"] else None
         return said | {"key": letter["key"], "value": None, "has_body": False}
     said["record_time"] = iso(record.time_ns)
-    said |= _named("key", record.key)
+    return said | record_as_json(record)
+
+
+def record_as_json(record: Record) -> dict[str, Any]:
+    """Return key, headers, dedup id, content and value; bytes are base64, under another name."""
     headers = {name: _text_or_base64(value) for name, value in (record.headers or {}).items()}
-    said |= {"headers": headers} | _named("dedup_id", record.dedup_id)
-    said["content"] = Content(record.content).name.lower()
-    return said | decoded_value(record)
+    said = _named("key", record.key) | {"headers": headers} | _named("dedup_id", record.dedup_id)
+    return said | {"content": Content(record.content).name.lower()} | decoded_value(record)
 
 
 def decoded_value(record: Record) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``wald log inspect``, ``verify`` and ``scrub``: what is on the disk, and whether it is whole."""
+"""``wald log``: what is on the disk, whether it is whole, and what is done if it is not."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +12,7 @@ from wald import limits
 from wald.cli.ask import Control
 from wald.cli.options import Size, json_option, socket_option, socket_path
 from wald.cli.output import counted, print_json, print_table, printable, say
+from wald.cli.salvage import acknowledge, cat, salvage
 from wald.core.units import format_size
 from wald.errors import EXIT_NO
 
@@ -25,7 +26,7 @@ _HEAD = ("SEGMENT", "KIND", "BYTES", "FIRST LSN", "LAST LSN", "RECORDS", "GROUPS
 
 @click.group()
 def log() -> None:
-    """Look into a log without changing it, also beside a running daemon."""
+    """Look into a log, also beside a running daemon; nothing is changed but by salvage --do."""
 
 
 @log.command()
@@ -107,6 +108,10 @@ def scrub(data_dir: str | None, socket: str | None, bytes_per_s: int, *, as_json
         pace = Pace(SystemClock(), bytes_per_s, on_read)
         found = _read(data_dir, PacedFileSystem(pace))
     return _print_verdict(found, as_json=as_json)
+
+
+for command in (salvage, acknowledge, cat):
+    log.add_command(command)
 
 
 class _Found(NamedTuple):
@@ -212,7 +217,8 @@ def _print_log_damages(report: "LogReport") -> None:
     if all(each.set_aside for each in report.damages):
         say("hint: a start has set it aside; its loss report stands in reports/")
     else:
-        say("hint: the next start sets the damage aside and reports each lost LSN")
+        say("hint: the next start sets the damage aside and reports each lost LSN:")
+        say("      wald log salvage shows what would be done")
 
 
 def _damage_line(damage: "Damage") -> str:

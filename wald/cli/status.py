@@ -117,8 +117,14 @@ def say_alarms(answer: Mapping[str, Any]) -> None:
     recovery = answer["recovery"]
     for line in recovery.get("alarms", ()):
         say(f"at the last start: {line}")
+    data_dir = answer["data_dir"]
     if recovery.get("losses"):
-        say(f"what is known of it: {answer['data_dir']}/reports, {answer['data_dir']}/quarantine")
+        say(f"what is known of it: {data_dir}/reports, {data_dir}/quarantine")
+    for path in answer.get("unseen", ()):
+        what = "records were lost" if "loss" in path else "a ledger was damaged and set aside"
+        say(f"ALARM: {what}: {data_dir}/{path}")
+    if answer.get("unseen"):
+        say(f"hint: wald log salvage {data_dir} says what that means; wald log acknowledge, seen")
 
 
 def _row(name: str, route: Mapping[str, Any]) -> tuple[str, ...]:

@@ -17,19 +17,22 @@ before the acknowledgement costs about 25 ns a record.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import repeat
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import msgpack
 
 from wald import limits
 from wald.errors import FormatDamaged
-from wald.model import Content
+from wald.model import Content, Lsn, Record
 
 Text: TypeAlias = str | bytes
 Headers: TypeAlias = Mapping[str, Text]
 
 _CODES = frozenset(int(code) for code in Content)
 _BYTES_ONLY = {bytes}
+_new_record = partial(tuple.__new__, Record)  # no Python call per record
 
 
 class Body(NamedTuple):
@@ -138,6 +141,28 @@ def _unpack_large(data: bytes) -> tuple[Any, Any, Any, Any, Any]:
 _SMALL_BYTES = 64 * limits.KIB
 assert _SMALL_BYTES < 2 * limits.REQUEST_MAX_RECORDS  # a value takes two bytes at least
 _ARRAYS_MAX = 5  # the body and its columns
+
+
+def records(time_ns: int, lsns: Sequence[Lsn], columns: Body) -> list[Record]:
+    """Return the records of a decoded body.
+
+    Args:
+        time_ns: the commit time of their block.
+        lsns: one for each.
+        columns: as ``decode`` returned them, or ``only`` some.
+    """
+    content, values, keys, headers, dedup_ids = columns
+    fields = zip(
+        lsns,
+        repeat(time_ns),
+        repeat(content) if isinstance(content, int) else content,
+        values,
+        repeat(None) if keys is None else keys,
+        repeat(None) if headers is None else headers,
+        repeat(None) if dedup_ids is None else dedup_ids,
+        strict=False,  # the repeats never end; the columns were checked to be as long as values
+    )
+    return list(map(_new_record, fields))
 
 
 def find_bad_records(body: Body) -> list[BadRecord]:

@@ -62,7 +62,7 @@ def open_shared(
     owner = load_owner(doors.fs, data_dir, doors.chance)
     if owner.moved:
         _log.error("the data directory was moved or copied: its lanes are parked as diverged")
-    ledger = _whole_ledger(doors.fs, data_dir, log_id)
+    ledger = whole_ledger(doors.fs, data_dir, log_id)
     stack.callback(ledger.close)
     FrozenFiles(doors.fs, data_dir).sweep(open_revisions(ledger))
     dead_log = DeadLog(doors.fs, data_dir)
@@ -93,7 +93,7 @@ def open_shared(
     )
 
 
-def _whole_ledger(fs: FileSystem, data_dir: str, log_id: bytes) -> StoreLedger:
+def whole_ledger(fs: FileSystem, data_dir: str, log_id: bytes) -> StoreLedger:
     """Open the ledger; one that is damaged is set aside, and a new one begins."""
     try:
         return open_ledger(fs, data_dir, log_id)

@@ -7,8 +7,6 @@ full, and goes on when it was taken.
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from itertools import repeat
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -23,7 +21,6 @@ from wald.ports import Clock, FileSystem
 from wald.storage.stream import Files, StreamReader, no_files
 from wald.storage.tail import TailBlock
 
-_new_record = partial(tuple.__new__, Record)  # no Python call per record
 _VALUE = attrgetter("value")
 
 
@@ -227,7 +224,7 @@ class LaneReader:
         lsns, ours = _ours(request, columns, self._share, self._after)
         if ours.headers is not None:
             self._urgent = max(self._urgent, _last_urgent(lsns, ours.headers))
-        self._records += _records(request.time_ns, lsns, ours)
+        self._records += body.records(request.time_ns, lsns, ours)
         self._bytes += sum(map(len, ours.values))
         if not self._records and not self._undecoded:
             self._anchors.clear()  # of blocks with nothing that is ours: they are passed
@@ -281,18 +278,3 @@ def _last_urgent(lsns: Sequence[Lsn], headers: Sequence[Mapping[str, str | bytes
         if each and limits.URGENT_HEADER_NAME in each
     ]
     return max(urgent, default=0)
-
-
-def _records(time_ns: int, lsns: Sequence[Lsn], columns: body.Body) -> list[Record]:
-    content, values, keys, headers, dedup_ids = columns
-    fields = zip(
-        lsns,
-        repeat(time_ns),
-        repeat(content) if isinstance(content, int) else content,
-        values,
-        repeat(None) if keys is None else keys,
-        repeat(None) if headers is None else headers,
-        repeat(None) if dedup_ids is None else dedup_ids,
-        strict=False,  # the repeats never end; the columns were checked to be as long as values
-    )
-    return list(map(_new_record, fields))

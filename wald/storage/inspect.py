@@ -11,7 +11,14 @@ from dataclasses import dataclass, field, replace
 from wald import limits
 from wald.core import frame, recovery
 from wald.core.chain import Chain, Hole, SegmentScan
-from wald.core.frame import BlockHeader, BlockKind, SectionKind, SegmentHeader, SegmentKind
+from wald.core.frame import (
+    BlockHeader,
+    BlockKind,
+    Section,
+    SectionKind,
+    SegmentHeader,
+    SegmentKind,
+)
 from wald.core.state import LogState, RouteState
 from wald.errors import DataDirectoryUnusable, FormatDamaged
 from wald.model import Lsn, StreamId
@@ -36,6 +43,8 @@ class Damage:
         last_lsn: the last one.
         records: how many that are.
         streams: the streams whose records they are, as far as anything still says so.
+        producers: the names of their producers, or the ids of their sessions, likewise.
+        size_bytes: how many bytes of the file cannot be read; 0 where nobody knows.
         missing: the file is not there.
         set_aside: a start has found it, kept the file in the quarantine and reported the loss.
     """
@@ -48,6 +57,8 @@ class Damage:
     last_lsn: Lsn
     records: int
     streams: tuple[str, ...] = ()
+    producers: tuple[str, ...] = ()
+    size_bytes: int = 0
     missing: bool = False
     set_aside: bool = False
 
@@ -114,6 +125,11 @@ class _Look:
         """Name streams by their ids, as far as they are known."""
         known = (self.state.streams.get(stream_id) for stream_id in dict.fromkeys(ids))
         return tuple(stream.name for stream in known if stream is not None)
+
+    def producers(self, sessions: Sequence[int]) -> tuple[str, ...]:
+        """Name sessions by their producers, or by their ids."""
+        known = ((each, self.state.sessions.get(each)) for each in dict.fromkeys(sessions))
+        return tuple(state.name if state and state.name else f"#{each}" for each, state in known)
 
 
 def inspect_log(fs: FileSystem, data_dir: str) -> LogReport:
@@ -299,12 +315,12 @@ def _damage_of(
         and header.last_lsn <= hole.last_lsn
         and header.records
     ]
-    ids: list[StreamId] = []
+    sections: list[Section] = []
     for header in inside:
         payload = segments.read_around(
             file, header.payload_length, header.offset + frame.BLOCK_HEADER_BYTES
         )
-        ids += _streams_in(payload, header)
+        sections += _sections_in(payload, header)
     records = sum(header.records for header in inside)
     whole = records == hole.last_lsn - hole.first_lsn + 1
     return Damage(
@@ -315,19 +331,44 @@ def _damage_of(
         hole.first_lsn,
         hole.last_lsn,
         max(0, hole.last_lsn - hole.first_lsn + 1),
-        look.names(ids),
+        look.names([section.stream for section in sections]),
+        look.producers([section.session for section in sections]),
+        sum(frame.BLOCK_HEADER_BYTES + header.payload_length for header in inside),
     )
 
 
-def _streams_in(payload: bytes, header: BlockHeader) -> list[StreamId]:
-    """Return the streams that a damaged payload names, as far as it can be unpacked."""
-    ids: list[StreamId] = []
+def _sections_in(payload: bytes, header: BlockHeader) -> list[Section]:
+    """Return the requests that a damaged payload tells of, as far as it can be unpacked."""
+    found: list[Section] = []
     try:
         for section in frame.decode_sections(payload, header.sections):
-            ids += [section.stream] if section.kind is SectionKind.APPEND else []
+            found += [section] if section.kind is SectionKind.APPEND else []
     except FormatDamaged:
-        return ids  # what came before the damage
-    return ids
+        return found  # what came before the damage
+    return found
+
+
+def damages_of(
+    fs: FileSystem, data_dir: str, item: FoundSegment, log_id: bytes, state: LogState
+) -> tuple[Damage, ...]:
+    """Return what is damaged inside one segment: for the report of a start that found it so.
+
+    Args:
+        fs: the door to the files.
+        data_dir: the data directory.
+        item: the segment.
+        log_id: 16 bytes.
+        state: what gives streams and sessions their names; it is changed.
+    """
+    look = _Look(state)
+    recover.with_file(
+        fs,
+        segments.segment_path(data_dir, item.number),
+        lambda file: _report_segment(
+            file, item, BlockReader(file, item.number, log_id, item.header), look
+        ),
+    )
+    return tuple(look.damages)
 
 
 def _damage_before(lineage: Sequence[FoundSegment], index: int, item: FoundSegment) -> list[Damage]:

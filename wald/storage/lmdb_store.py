@@ -63,7 +63,7 @@ def open_ledger(
         _remove_unfinished(fs, f"{path}.new")
         if fs.stat(path) is None:
             _make(fs, data_dir, log_id)
-        _walk_in_a_child(path)
+        walk_in_a_child(path)
         store = LmdbStore(_open(path, map_bytes))
     except lmdb.Error as error:
         raise _failed(error) from error
@@ -164,7 +164,7 @@ class _LmdbTransaction:
     def get(self, table: str, key: bytes) -> bytes | None:
         """Return a value; None if the key has none."""
         value = self._txn.get(key, db=self._tables[table])
-        return None if value is None else _unsealed(table, key, value)
+        return None if value is None else _unsealed(table, key, bytes(value))
 
     def put(self, table: str, key: bytes, value: bytes) -> None:
         """Set a value."""
@@ -182,7 +182,7 @@ class _LmdbTransaction:
         more = cursor.set_range(max(prefix, start)) if prefix or start else cursor.first()
         while more and bytes(cursor.key()).startswith(prefix):
             key = bytes(cursor.key())
-            yield key, _unsealed(table, key, cursor.value())
+            yield key, _unsealed(table, key, bytes(cursor.value()))
             more = cursor.next()
 
 
@@ -191,7 +191,7 @@ def _sealed(key: bytes, value: bytes) -> bytes:
 
 
 def _unsealed(table: str, key: bytes, sealed: bytes) -> bytes:
-    value = bytes(sealed[: -_SEAL.size])
+    value = sealed[: -_SEAL.size]
     if len(sealed) < _SEAL.size or sealed[-_SEAL.size :] != _SEAL.pack(crc32c(key + value)):
         msg = f"a value in the ledger's table {table!r} is not what was written"
         raise LedgerDamaged(msg)
@@ -229,7 +229,7 @@ def _remove_unfinished(fs: FileSystem, path: str) -> None:
         Path(path).rmdir()
 
 
-def _walk_in_a_child(path: str) -> None:
+def walk_in_a_child(path: str) -> None:
     """Let another process read every value first: a damaged file may kill who maps it.
 
     Raises:
@@ -266,27 +266,38 @@ _WALK_FOUND_DAMAGE = 3
 _WALK = f"""
 import struct, sys
 import google_crc32c, lmdb
-damage = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.PanicError,
-          lmdb.CursorFullError, lmdb.PageFullError, lmdb.IncompatibleError, lmdb.BadRslotError,
-          lmdb.BadValsizeError, lmdb.NotFoundError)
+
+def damaged(what):
+    print(what, file=sys.stderr)
+    sys.exit({_WALK_FOUND_DAMAGE})
+
+def claims_too_much():  # the size of the map in either meta page: behind it the system says no
+    with open(sys.argv[1] + "/data.mdb", "rb") as file:
+        head = file.read(8192).ljust(8192, bytes(1))
+    return max(struct.unpack_from("<Q", head, at + 32)[0] for at in (0, 4096)) > 1 << 42
+
 try:
     environment = lmdb.open(
         sys.argv[1], readonly=True, lock=False, max_dbs={_TABLES_MAX}, lib_version=0)
     with environment.begin() as txn:
         names = [name for name, _ in txn.cursor()]
         meta = environment.open_db(b"meta", txn=txn, create=False)
-        written = txn.get(b"format", db=meta) or b""
-        bare = written == {_BARE_FORMAT!r}
+        bare = txn.get(b"format", db=meta) == {_BARE_FORMAT!r}
         for name in names:
             for key, value in txn.cursor(environment.open_db(name, txn=txn, create=False)):
                 crc = struct.pack("<I", google_crc32c.value(key + value[:-4]))
                 if not bare and (len(value) < 4 or value[-4:] != crc):
-                    print("a value in its table", name.decode(), "is not what was written",
-                          file=sys.stderr)
-                    sys.exit({_WALK_FOUND_DAMAGE})
-except damage as error:
-    print(error, file=sys.stderr)
-    sys.exit({_WALK_FOUND_DAMAGE})
+                    damaged(f"a value in its table {{name.decode()}} is not what was written")
+except (lmdb.DiskError, lmdb.LockError, lmdb.ReadonlyError):
+    raise
+except lmdb.MemoryError as error:
+    if claims_too_much():
+        damaged(error)
+    raise
+except lmdb.Error as error:
+    if type(error) is not lmdb.Error or "Invalid argument" in str(error):
+        damaged(error)
+    raise
 """
 
 

@@ -1,7 +1,8 @@
 """Carrying out the recovery plan: from a directory to what the log goes on with."""
 
+import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 
@@ -11,7 +12,7 @@ from wald.core.ids import DedupPolicy, IdTable
 from wald.core.recovery import RecoveryPlan, decide
 from wald.core.retention import FinishedSegment
 from wald.core.state import LogState
-from wald.errors import FormatDamaged
+from wald.errors import FormatDamaged, WaldError
 from wald.model import Frontier, LostRange, Lsn
 from wald.ports import Chance, Clock, FileSystem
 from wald.storage import fresh, recover
@@ -19,6 +20,7 @@ from wald.storage import identity as identities
 from wald.storage import segment as segments
 from wald.storage.identity import Identity
 from wald.storage.ids import IdStore
+from wald.storage.inspect import damages_of
 from wald.storage.prepare import Place, Pool, Preallocator, quietly
 from wald.storage.recover import Found
 from wald.storage.segment import Draft, SeenBlock, SegmentWriter
@@ -135,7 +137,7 @@ def start(
     found = recover.read_log(fs, data_dir, identity, moved=moved, compares=options.dedup)
     plan = decide(found.facts)
     notes = list(_notes(found, damaged=damaged))
-    notes += _report_losses(place, plan)
+    notes += _report_losses(place, plan, found)
     pool = Pool(place, options.pool_max_segments)
     pool.load()
     preallocator = Preallocator(place, pool)
@@ -304,7 +306,7 @@ def _tidy(
 # --- reports ------------------------------------------------------------------------------------
 
 
-def _report_losses(place: Place, plan: RecoveryPlan) -> list[str]:
+def _report_losses(place: Place, plan: RecoveryPlan, found: Found) -> list[str]:
     """Keep the damaged segments and write the loss report; a start does not fail for want of it."""
     notes: list[str] = []
     fs = place.fs
@@ -323,6 +325,7 @@ def _report_losses(place: Place, plan: RecoveryPlan) -> list[str]:
             "time_ns": place.clock.wall_ns(),
             "cases": [case.label for case in plan.cases],
             "lost": [asdict(loss) for loss in plan.losses],
+            "damages": list(_damages(place, plan, found)),
             "next_lsn": plan.next_lsn,
         }
         data = json.dumps(said, indent=2).encode() + b"\n"
@@ -335,6 +338,19 @@ def _report_losses(place: Place, plan: RecoveryPlan) -> list[str]:
         else:
             notes.append(f"loss report: {reports}/{name}")
     return notes
+
+
+def _damages(place: Place, plan: RecoveryPlan, found: Found) -> Iterator[dict[str, object]]:
+    """Yield whose records the losses held: streams, producers, bytes, as far as that is left."""
+    state = copy.deepcopy(found.rebuilt.state)
+    for item in found.present:
+        if item.number not in plan.quarantine:
+            continue
+        try:
+            damages = damages_of(place.fs, place.data_dir, item, place.log_id, state)
+        except (OSError, WaldError):
+            continue  # it is gone, or the disk does not give it: the report says so above
+        yield from (asdict(damage) for damage in damages)
 
 
 def _routes_unknown(found: Found) -> bool:

@@ -6,7 +6,7 @@ that is down wrote last is marked stale.
 
 import os
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -14,6 +14,7 @@ from wald import limits
 from wald.core.books import balance
 from wald.core.healing import from_numbers
 from wald.ports import FileSystem
+from wald.storage.notices import unseen
 from wald.storage.progress import TwoSlotPage
 from wald.supervisor.policy import policy_said
 
@@ -37,11 +38,12 @@ def read_drain_figures(fs: FileSystem, data_dir: str) -> dict[str, Any] | None:
 
 
 class Figures(NamedTuple):
-    """What the pages hold; None for a page without a statement."""
+    """What the pages hold; None for a page without a statement. ``unseen``: see ``notices``."""
 
     hint: Mapping[str, Any] | None
     ingest: Mapping[str, Any] | None
     drain: Mapping[str, Any] | None
+    unseen: Sequence[str] = ()
 
 
 def read_figures(fs: FileSystem, data_dir: str) -> Figures:
@@ -50,6 +52,7 @@ def read_figures(fs: FileSystem, data_dir: str) -> Figures:
         read_hint(fs, data_dir),
         read_ingest_figures(fs, data_dir),
         read_drain_figures(fs, data_dir),
+        unseen(fs, data_dir),
     )
 
 
@@ -95,6 +98,7 @@ def build_status(
         "duplicates": ingest.get("duplicates", 0),
         "dedup": ingest.get("dedup", {}),
         "recovery": ingest.get("recovery", {}),
+        "unseen": list(figures.unseen),
         "stale": any(stale.values()),
         "processes": {
             role: {

@@ -97,7 +97,7 @@ def test_an_option_means_one_thing_in_a_command() -> None:
 
 def test_commands_that_read_have_json() -> None:
     talk = {"wald", "wald run", "wald serve", "wald log", "wald dlq", "wald batch", "wald route"}
-    talk.add("wald dlq export")  # writes JSON lines, always
+    talk |= {"wald dlq export", "wald log cat"}  # they write JSON lines, always
     for path, command in commands():
         if path not in talk:
             assert "as_json" in {parameter.name for parameter in command.params}, path

@@ -21,6 +21,10 @@ import wald
 from tests.commands import call, run
 from tests.daemon import Daemon, wait_until
 from wald import errors
+from wald.storage import identity
+from wald.storage.ledger_rows import pack
+from wald.storage.lmdb_store import open_ledger
+from wald.system import PosixFileSystem
 
 
 @pytest.fixture
@@ -502,13 +506,15 @@ def test_run_does_not_wait_for_a_parked_route(directory: Path) -> None:
 def test_run_does_not_wait_for_a_process_that_says_why_it_cannot_start(directory: Path) -> None:
     arguments = ["run", "--to", f"sqlite:{directory}/x.db", "--", "true"]
     assert run(*arguments).returncode == 0
-    shutil.rmtree(directory / "x.db.wald" / "ledger")
-    (directory / "x.db.wald" / "ledger").touch()
+    fs, data_dir = PosixFileSystem(), str(directory / "x.db.wald")
+    ledger = open_ledger(fs, data_dir, identity.required(fs, data_dir).log_id)
+    ledger.store.write(lambda txn: txn.put("meta", b"format", pack(9)))
+    ledger.close()
     done = run(*arguments, timeout=30)
-    assert done.returncode == 74
+    assert done.returncode == 78
     error, hint = done.stderr.splitlines()
-    assert error.startswith("error[ledger.failed]: ")
-    assert hint.startswith("hint: move the directory 'ledger' away")
+    assert error.startswith("error[format.newer]: the ledger has format 9")
+    assert hint.startswith("hint: ")
 
 
 def test_an_interrupt_while_run_delivers_still_prints_the_books(directory: Path) -> None:

@@ -151,7 +151,7 @@ def test_figures_are_read_from_the_pages(directory: Path) -> None:
         page = TwoSlotPage.open(FS, path, offset=offset, slot_bytes=slot_bytes, write=True)
         page.write(dict(statement), sync=False)
         page.close()
-    assert read_figures(FS, str(directory)) == Figures({"lsn": 5}, {"pid": 1}, {"pid": 2})
+    assert read_figures(FS, str(directory)) == Figures({"lsn": 5}, {"pid": 1}, {"pid": 2}, [])
 
 
 # --- claims -------------------------------------------------------------------------------------

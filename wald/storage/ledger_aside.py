@@ -35,7 +35,15 @@ def set_aside(fs: FileSystem, data_dir: str) -> str:
     fs.rename(f"{data_dir}/ledger", f"{data_dir}/{name}")
     fs.sync_directory(data_dir)
     for old in before[: max(0, len(before) + 1 - limits.LEDGERS_ASIDE_MAX)]:
-        for file in fs.list_directory(f"{data_dir}/{old}"):
-            fs.unlink(f"{data_dir}/{old}/{file}")
-        Path(f"{data_dir}/{old}").rmdir()
+        _remove(fs, f"{data_dir}/{old}")
     return name
+
+
+def _remove(fs: FileSystem, path: str) -> None:
+    found = fs.stat(path)
+    if found is not None and not found.is_directory:
+        fs.unlink(path)
+        return
+    for file in fs.list_directory(path):
+        fs.unlink(f"{path}/{file}")
+    Path(path).rmdir()

@@ -188,12 +188,14 @@ class SequenceConflict(Refusal):
     """The sequence number was used before with another body."""
 
     code = "sequence-conflict"
+    default_hint = "a body may not change between two tries; go on with the next sequence"
 
 
 class SequenceGap(Refusal):
     """A sequence number was skipped; nothing was stored."""
 
     code = "sequence-gap"
+    default_hint = "send again from the last sequence + 1, which WELCOME says"
 
 
 class WaitTimeout(WaldError):

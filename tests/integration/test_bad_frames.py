@@ -35,9 +35,11 @@ from wald.core.events import (
     OpenStream,
     Ping,
     RefusedRecords,
+    Skip,
     Welcome,
     pack_frame,
 )
+from wald.errors import REFUSAL_HINTS
 from wald.ingest.committer import Committer
 from wald.ingest.connection import Connection
 from wald.ingest.house import House
@@ -144,8 +146,53 @@ ROWS = {
     "a key of two kibibytes": Row(
         request(body([0, [b"x"], ["k" * 2_048], None, None])), "record.key", closes=False
     ),
+    "a record of more than a mebibyte": Row(
+        request(body([0, [b"x" * (limits.RECORD_MAX_BYTES + 1)], None, None, None])),
+        "record.too-large",
+        closes=False,
+    ),
+    "an unknown content code of one record": Row(
+        request(body([b"\7", [b"x"], None, None, None])), "record.content", closes=False
+    ),
+    "a key of text that is not UTF-8": Row(
+        request(b"\x95\x00\x91\xc4\x01x\x91\xa2\xff\xfe\xc0\xc0"),
+        "request.malformed",
+        closes=False,
+    ),
+    "a header whose name is not UTF-8": Row(
+        request(b"\x95\x00\x91\xc4\x01x\xc0\x91\x81\xa1\xff\xa1x\xc0"),
+        "request.malformed",
+        closes=False,
+    ),
+    "a number for a dedup id": Row(
+        request(body([0, [b"x"], None, None, [7]])), "record.dedup-id", closes=False
+    ),
+    "a skip that was not asked for": Row(Skip(3).encode(), "frame.unexpected"),
+    "an epoch that was not asked for": Row(
+        pack_frame(FrameType.HELLO, hello()[HEADER_BYTES:], lag=1, sequence=1),
+        "frame.malformed",
+        greets=False,
+    ),
     "a gap": Row(request(GOOD, sequence=7), "sequence-gap", closes=False),
     "sequence 0": Row(request(GOOD, sequence=0), "outcome-unknown", closes=False),
+}
+
+
+# these store a record before they go wrong
+BEHIND_A_RECORD = {
+    "a sequence once more, with another body": Row(
+        request(GOOD) + request(body([0, [b"y"], None, None, None])),
+        "sequence-conflict",
+        closes=False,
+    ),
+    "a sequence that goes back behind what was answered": Row(
+        request(GOOD) + request(GOOD, sequence=2) + request(GOOD),
+        "outcome-unknown",
+        closes=False,
+    ),
+    "a gap behind what was stored": Row(
+        request(GOOD) + request(GOOD, sequence=3), "sequence-gap", closes=False
+    ),
 }
 
 
@@ -163,14 +210,18 @@ def neighbour(door: Door) -> Iterator[wald.Producer]:
 
 
 def code_of(peer: Peer) -> str:
-    """The code of the answer to what was sent."""
+    """The code of the answer to what was sent; it has a message and a hint."""
     while True:
         event = peer.next()
         match event:
             case Failed():
+                assert event.message
+                assert event.hint
                 return event.code
             case RefusedRecords():
                 (refusal,) = event.refusals
+                assert refusal.message
+                assert REFUSAL_HINTS[refusal.code]
                 assert isinstance(peer.next(), Ack)
                 return refusal.code
             case None:
@@ -179,11 +230,11 @@ def code_of(peer: Peer) -> str:
                 pass
 
 
-@pytest.mark.parametrize("what", ROWS)
+@pytest.mark.parametrize("what", [*ROWS, *BEHIND_A_RECORD])
 def test_bad_input_is_told_by_code_and_harms_nobody(
     door: Door, neighbour: wald.Producer, what: str
 ):
-    row = ROWS[what]
+    row = {**ROWS, **BEHIND_A_RECORD}[what]
     session = neighbour.session
     with door.peer() as peer:
         if row.greets:
@@ -196,7 +247,8 @@ def test_bad_input_is_told_by_code_and_harms_nobody(
             assert peer.rest() == []
         else:  # the connection lives
             peer.send(Ping(9, b"alive").encode())
-            assert peer.next() == events.Pong(9, b"alive")
+            answers = iter(peer.next, events.Pong(9, b"alive"))
+            assert all(isinstance(each, Ack) for each in answers)  # of what was right before
     after = neighbour.session
     assert after.session_id == session.session_id
     assert after.last_sequence == session.last_sequence + NEIGHBOUR_APPENDS // len(ROWS) + 1
@@ -209,6 +261,25 @@ def test_a_truncated_frame_leaves_nothing(door: Door, neighbour: wald.Producer, 
         peer.hello()
         peer.send(request(GOOD)[:cut_at])
     assert neighbour.append("s", b"behind").lsn == before + 1
+
+
+def test_two_clients_of_one_name_harm_nobody_else(door: Door, neighbour: wald.Producer):
+    neighbour.append("s", b"before")  # stream 1
+    epoch = Capability.EPOCH
+    with door.peer() as older, door.peer() as newer, door.peer() as back:
+        older.send(Hello(1, "one id", 0, epoch).encode())
+        first = older.next()
+        assert isinstance(first, Welcome)
+        newer.send(Hello(1, "one id", 0, epoch).encode())
+        assert isinstance(newer.next(), Welcome)
+        assert code_of(older) == "fenced"
+        assert older.rest() == []
+        back.send(Hello(1, "one id", first.session, epoch, epoch=first.epoch).encode())
+        assert code_of(back) == "fenced"
+        assert back.rest() == []
+        newer.send(request(GOOD))
+        assert isinstance(newer.next(), Ack)
+        neighbour.append("s", b"behind")
 
 
 def test_what_the_log_holds_is_what_the_neighbour_appended():

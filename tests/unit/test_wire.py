@@ -336,5 +336,50 @@ def test_any_body_under_a_header_is_an_event_or_refused(kind, flags, body, side)
     assert found[1] == len(data)
 
 
+@given(
+    st.one_of(
+        st.builds(
+            Append,
+            st.integers(0, 2**32 - 1),
+            st.integers(0, 2**64 - 1),
+            st.integers(0, 2**32 - 1),
+            st.binary(max_size=300),
+            st.integers(0, 1),
+        ),
+        st.builds(
+            Hello,
+            st.integers(0, 2**64 - 1),
+            st.text("abc é", max_size=20),
+            st.integers(0, 2**64 - 1),
+            st.just(int(Capability.EPOCH)),
+            st.just(1),
+            epoch=st.integers(0, 2**32 - 1),
+        ),
+        st.builds(Skip, st.integers(0, 2**64 - 1)),
+    )
+)
+def test_what_a_client_encodes_is_what_the_daemon_reads(event: Event):
+    data = event.encode()
+    assert next_frame(data, 0, Side.DAEMON) == (event, len(data))
+
+
+@given(
+    st.one_of(
+        st.builds(Received, st.integers(0, 2**64 - 1)),
+        st.builds(
+            DuplicateRecords,
+            st.integers(0, 2**64 - 1),
+            st.lists(
+                st.builds(Duplicate, st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)),
+                max_size=20,
+            ).map(tuple),
+        ),
+    )
+)
+def test_what_the_daemon_encodes_is_what_a_client_reads(event: Event):
+    data = event.encode()
+    assert next_frame(data, 0, Side.CLIENT) == (event, len(data))
+
+
 def test_every_type_has_a_bound_and_a_decoder_on_one_side_at_least():
     assert set(wire.FROM_CLIENT) | set(wire.FROM_DAEMON) == set(FrameType)

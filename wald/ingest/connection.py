@@ -41,7 +41,14 @@ from wald.core.rules import StreamRules
 from wald.core.sessions import Verdict
 from wald.core.state import Run, SessionState
 from wald.core.wire import Side, next_frame
-from wald.errors import Backpressure, BadFrame
+from wald.errors import (
+    Backpressure,
+    BadFrame,
+    OutcomeUnknown,
+    SequenceConflict,
+    SequenceGap,
+    WaldError,
+)
 from wald.ingest.channel import Channel, Phase
 from wald.ingest.doorway import Doorway
 from wald.ingest.house import House
@@ -272,11 +279,12 @@ class Connection(Channel):
                 self.send(again)
                 return
             decision = sessions.Decision(Verdict.UNKNOWN)
-        code = _CODES.get(decision.verdict)
-        if code is None:  # the log failed: nobody is answered
+        kind = _ERRORS.get(decision.verdict)
+        if kind is None:  # the log failed: nobody is answered
             return
-        house.count_refused(code)
-        self.fail(Failed(code, f"sequence {event.sequence}: {decision.verdict.value}"), event)
+        house.count_refused(kind.code)
+        message = f"sequence {event.sequence}: {decision.verdict.value}"
+        self.fail(Failed(kind.code, message, kind.default_hint), event)
 
     def _told_again(self, run: Run, event: Append) -> bytes | None:
         """Return the answer to a durable request once more; None if nobody knows it any more."""
@@ -450,10 +458,10 @@ class Connection(Channel):
         self.fail(_failed_for_room(error, 0, 0)._replace(flags=0), event)
 
 
-_CODES = {
-    Verdict.CONFLICT: "sequence-conflict",
-    Verdict.UNKNOWN: "outcome-unknown",
-    Verdict.GAP: "sequence-gap",
+_ERRORS: Final[dict[Verdict, type[WaldError]]] = {
+    Verdict.CONFLICT: SequenceConflict,
+    Verdict.UNKNOWN: OutcomeUnknown,
+    Verdict.GAP: SequenceGap,
 }
 
 

@@ -11,7 +11,7 @@ from wald.core.access import Verb
 from wald.core.events import Capability, Failed, Hello, OpenStream, StreamOpened
 from wald.core.sessions import Greeting, plan_greeting
 from wald.core.state import SessionState, session_ended, session_issued, session_taken
-from wald.errors import AccessDenied, Backpressure, UnknownStream
+from wald.errors import AccessDenied, Backpressure, Fenced, UnknownStream
 from wald.ingest.catalogue import plan_stream
 from wald.ingest.committer import Committer, Contributor, Statement
 from wald.ingest.doorway import Doorway, Rules
@@ -253,7 +253,7 @@ class House(Generic[Peer]):
 
     def _say_no(self, connection: Peer, hello: Hello, greeting: Greeting) -> None:
         if greeting is Greeting.FENCED:
-            connection.close_with("fenced", _FENCED)
+            connection.close_with("fenced", _FENCED, hint=Fenced.default_hint)
             return
         if greeting is Greeting.FULL:
             self.count_refused(Backpressure.code)
@@ -288,7 +288,7 @@ class House(Generic[Peer]):
         older = self._by_session.pop(session_id, None)
         if older is not None:
             self._idle[session_id] = self._clock.wall_ns()
-            older.close_with("fenced", _FENCED)
+            older.close_with("fenced", _FENCED, hint=Fenced.default_hint)
 
     def _take_over(self, connection: Peer, hello: Hello, session_id: int) -> None:
         """Begin the session's next epoch; whoever comes back with an older one is fenced."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from wald.client.results import Results
     from wald.client.streams import AsyncStream, Stream
     from wald.errors import (
+        AccessDenied,
         Backpressure,
         Closed,
         DeliveryPending,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from wald.model import Receipt, Refused
 
 __all__ = [
+    "AccessDenied",
     "AsyncPending",
     "AsyncProducer",
     "AsyncStream",

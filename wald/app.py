@@ -21,7 +21,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO, cast
 
+from wald.clock import SystemClock
 from wald.config import RouteSettings, Settings, SinkSettings
+from wald.config.people import access_of, opens, socket_manner
 from wald.core import guarantees
 from wald.errors import (
     ConfigError,
@@ -31,7 +33,14 @@ from wald.errors import (
 )
 from wald.model import Finding, Severity
 from wald.ports import Sink, SinkFactory
-from wald.system import PosixFileSystem, SystemClock, end_with_parent, listen_fds, sd_notify
+from wald.system import (
+    PosixFileSystem,
+    caller_of,
+    end_with_parent,
+    listen_fds,
+    own_uid,
+    sd_notify,
+)
 
 SINKS: Mapping[str, str] = {
     "dynamodb": "wald.sinks.dynamodb",
@@ -126,9 +135,11 @@ def serve(settings: Settings, on_ready: Callable[[], None] = lambda: None) -> No
     Raises:
         WaldError: it cannot start, or a child says that it never will.
     """
+    from wald.supervisor.claim import Manner
     from wald.supervisor.process import Surroundings, run
 
     check_sinks(settings)  # before the log learns of routes that cannot be
+    access = access_of(settings, own_uid())
     if settings.auto_sink is not None:  # beside the target, whose directory nobody makes
         _require_directory(Path(settings.data_dir).parent)
     passed = tuple(listen_fds(os.environ))
@@ -140,7 +151,12 @@ def serve(settings: Settings, on_ready: Callable[[], None] = lambda: None) -> No
         notify=lambda *lines: sd_notify(os.environ, *lines),
         passed_fds=passed,
         on_ready=on_ready,
+        manner=Manner(*socket_manner(settings)),
+        access=access,
+        who=caller_of,
     )
+    if access is not None and access.admits_others and not passed and not opens(settings):
+        _log.warning("[access] names others, and daemon.socket_mode lets none of them connect")
     run(settings, around)
 
 
@@ -206,6 +222,8 @@ def _ingest(settings: Settings, said: Mapping[str, Any], answers: TextIO) -> int
             clock=SystemClock(),
             chance=random.SystemRandom(),
             ready=lambda facts: _say(answers, {"ready": True, **facts}),
+            access=access_of(settings, own_uid()),
+            who=caller_of,
         )
 
 

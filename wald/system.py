@@ -28,7 +28,7 @@ _CLOSED_FD = 2**31 - 1  # no process has it: every use raises EBADF, where -1 wo
 _PARTS_MAX = 1024  # IOV_MAX of Linux and macOS
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 _SO_PEERGROUPS = 59  # asm-generic/socket.h; Python has no name for it
-_GROUPS_MAX_BYTES = 4 * 65_536  # NGROUPS_MAX of Linux
+_GROUPS_MAX_BYTES = 1024  # what Python asks for at most: 256 groups beside the first
 _WHOLE_MAP = ["0", "0", "4294967295"]  # of the first user namespace
 _UNSUPPORTED = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP})
 
@@ -257,7 +257,7 @@ def caller_of(connected: socket.socket) -> Caller:
     try:
         more = connected.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_MAX_BYTES)
     except OSError:
-        more = b""  # a kernel before 4.13
+        more = b""  # a kernel before 4.13, or more groups than that
     gids = {gid, *(group for (group,) in struct.iter_unpack("I", more))}
     return Caller(_known(uid, "uid"), frozenset(gids - {_overflow("gid")}), pid)
 

@@ -37,6 +37,7 @@ def check(
     is not as it must be, 78 if the configuration is wrong.
     """
     loaded = load_settings(config, target, data_dir, socket)
+    _check_people(loaded)
     if print_grants:
         return _print_grants(loaded)
     reports = [_report(loaded, route) for route in _routes(loaded)]
@@ -51,6 +52,15 @@ def check(
         for one in reports:
             _print(one)
     return EXIT_NO if failed else 0
+
+
+def _check_people(loaded: Loaded) -> None:
+    """Let the system say whether it knows the users and groups of the settings."""
+    from wald.config.people import access_of, socket_manner
+    from wald.system import own_uid
+
+    access_of(loaded.settings, own_uid())
+    socket_manner(loaded.settings)
 
 
 def _routes(loaded: Loaded) -> list[RouteSettings]:

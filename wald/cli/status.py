@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from wald.cli import disk, policy, where
+from wald.cli import disk, door, policy, where
 from wald.cli.ask import Control
 from wald.cli.notes import notes, paused_everywhere
 from wald.cli.options import Duration, json_option, socket_option, socket_path
@@ -37,7 +37,10 @@ _MAY_GO = ("CLASS", "DELIVERED", "ACCEPTED", "STREAM", "RATE", "ETA", "OLDEST")
 @click.command()
 @socket_option
 @click.option(
-    "-v", "--verbose", is_flag=True, help="Show how large the batches of each route are, and why."
+    "-v",
+    "--verbose",
+    is_flag=True,
+    help="Show more: sizes of batches and why, quotas, refusals, disk.",
 )
 @click.option(
     "--lsn",
@@ -79,6 +82,8 @@ def _show_all(socket: str | None, *, verbose: bool, as_json: bool) -> None:
     for line in _lines(answer["routes"], answer["paused_all_ns"], verbose=verbose):
         click.echo(line)
     for line in _ids(answer["dedup"], verbose=verbose):
+        click.echo(line)
+    for line in door.lines(answer, verbose=verbose):
         click.echo(line)
     for line in disk.lines(answer["disk"], verbose=verbose, routes=answer["routes"]):
         click.echo(printable(line))

@@ -41,6 +41,25 @@ def access_of(settings: Settings, own_uid: int | None) -> Access | None:
     return Access(own_uid, general, streams)
 
 
+def socket_manner(settings: Settings) -> tuple[int, int, int]:
+    """Return mode, user and group id of the sockets; -1: those of the process.
+
+    Raises:
+        WrongSetting: a user or group that the system does not know.
+    """
+    owner, group = settings.socket_owner, settings.socket_group
+    return (
+        settings.socket_mode,
+        -1 if owner is None else user_id("daemon.socket_owner", owner),
+        -1 if group is None else group_id("daemon.socket_group", group),
+    )
+
+
+def opens(settings: Settings) -> bool:
+    """Whether the sockets may be opened by others than their owner."""
+    return bool(settings.socket_mode & 0o066) or settings.socket_owner is not None
+
+
 def _listed(place: str, people: Iterable[str]) -> Listed:
     uids, gids = set(), set()
     for each in people:

@@ -34,12 +34,23 @@ _OURS = frozenset(
 _FURNITURE = frozenset({"lost+found", "wald.sock", "wald.sock.ctl", "wald.sock.lock"})
 
 
+class Manner(NamedTuple):
+    """How sockets are made: their mode, and their owner and group if those are others."""
+
+    mode: int = 0o600
+    uid: int = -1
+    gid: int = -1
+
+
 class Sockets(NamedTuple):
     """The listening sockets of a daemon, and what of the file system is ours to remove."""
 
     data: socket.socket
     control: socket.socket
     made: tuple[str, ...]
+
+
+_PRIVATE = Manner()
 
 
 def claim_data_directory(fs: FileSystem, path: str, *, pid: int) -> File:
@@ -69,7 +80,12 @@ def claim_data_directory(fs: FileSystem, path: str, *, pid: int) -> File:
 
 
 def claim_sockets(
-    fs: FileSystem, path: str, passed: socket.socket | None, *, pid: int
+    fs: FileSystem,
+    path: str,
+    passed: socket.socket | None,
+    *,
+    pid: int,
+    manner: Manner = _PRIVATE,
 ) -> tuple[Sockets, File]:
     """Bind data and control socket, or take the data socket that systemd ``passed``.
 
@@ -92,7 +108,7 @@ def claim_sockets(
     try:
         _make_directories(fs, posixpath.dirname(path), mode=0o755)
         lock = _locked(fs, path + ".lock", pid)
-        return _bound(fs, path, control, passed), lock
+        return _bound(fs, path, control, passed, manner), lock
     except _HeldError as error:
         msg = f"{path} is the socket of another daemon, pid {error.pid}"
         hint = "stop that one, or name another path with --socket"
@@ -123,22 +139,24 @@ class _HeldError(Exception):
         self.pid = pid
 
 
-def _bound(fs: FileSystem, path: str, control: str, passed: socket.socket | None) -> Sockets:
+def _bound(
+    fs: FileSystem, path: str, control: str, passed: socket.socket | None, manner: Manner
+) -> Sockets:
     made = []
     data = passed
     try:
         if data is None:
-            data = _listen(fs, path)
+            data = _listen(fs, path, manner)
             made.append(path)
         made.append(control)
-        return Sockets(data, _listen(fs, control), tuple(made))
+        return Sockets(data, _listen(fs, control, manner), tuple(made))
     except (OSError, WaldError):
         if data is not None and data is not passed:
             data.close()
         raise
 
 
-def _listen(fs: FileSystem, path: str) -> socket.socket:
+def _listen(fs: FileSystem, path: str, manner: Manner) -> socket.socket:
     found = fs.stat(path)
     if found is not None:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
@@ -149,6 +167,11 @@ def _listen(fs: FileSystem, path: str) -> socket.socket:
     try:
         with _umask(_SOCKET_UMASK):
             listening.bind(path)
+        # nobody else before it has its owner, and then no more than they may
+        if (manner.uid, manner.gid) != (-1, -1):
+            os.chown(path, manner.uid, manner.gid, follow_symlinks=False)
+        if manner.mode != _PRIVATE.mode:
+            os.chmod(path, manner.mode)  # noqa: PTH101 - beside its chown
         listening.listen(_BACKLOG)
     except OSError:
         listening.close()

@@ -14,7 +14,9 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeAlias
 
 from wald import limits
+from wald.core.access import Caller
 from wald.errors import InputError, Unavailable, WaldError
+from wald.supervisor.guard import Guard
 
 log = logging.getLogger("wald.supervisor")
 
@@ -36,9 +38,13 @@ class ControlServer:
     Args:
         operations: by name, what answers it; an answer is sent with ``"ok": true``.
         drain_address: where to pass on operations that begin with ``drain.``.
+        guard: refuses what a caller may not ask.
     """
 
-    def __init__(self, operations: Mapping[str, Operation], drain_address: str) -> None:
+    def __init__(
+        self, operations: Mapping[str, Operation], drain_address: str, guard: Guard | None = None
+    ) -> None:
+        self._guard = guard
         self._operations = operations
         self._drain_address = drain_address
         self._connections = 0
@@ -67,15 +73,18 @@ class ControlServer:
                 await writer.wait_closed()
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        caller = self._guard.caller(writer.get_extra_info("socket")) if self._guard else None
         while line := await asyncio.wait_for(reader.readline(), _IDLE_S):
-            writer.write(await self.answer(line))
+            writer.write(await self.answer(line, caller))
             await asyncio.wait_for(writer.drain(), _IDLE_S)
 
-    async def answer(self, line: bytes) -> bytes:
-        """Return the line that answers a line."""
+    async def answer(self, line: bytes, caller: Caller | None = None) -> bytes:
+        """Return the line that answers a line of a caller."""
         try:
             request = _parsed(line)
             name = request["op"]
+            if self._guard is not None:
+                self._guard.check(caller, request)
             if name.startswith(FORWARDED):
                 return await self._forwarded(line)
             operation = self._operations.get(name)
@@ -83,6 +92,8 @@ class ControlServer:
                 msg = f"unknown operation {name[:80]!r}"
                 raise InputError(msg)
             answer = {"ok": True, **await operation(request)}
+            if self._guard is not None and name == "status":
+                answer = self._guard.shown(caller, answer)
         except WaldError as error:
             answer = {"ok": False, "error": error.as_dict()}
         return json.dumps(answer, separators=(",", ":")).encode() + b"\n"

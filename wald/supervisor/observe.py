@@ -97,6 +97,7 @@ def build_status(
         "refused": ingest.get("refused", {}),
         "duplicates": ingest.get("duplicates", 0),
         "dedup": ingest.get("dedup", {}),
+        "quotas": ingest.get("quotas", {}),
         "recovery": ingest.get("recovery", {}),
         "unseen": list(figures.unseen),
         "stale": any(stale.values()),

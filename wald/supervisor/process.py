@@ -11,22 +11,27 @@ import os
 import posixpath
 import signal
 import socket
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from wald import limits
 from wald.config import Settings
+from wald.core.access import Access, Caller
 from wald.errors import WaldError
 from wald.ports import Chance, Clock, FileSystem
+from wald.supervisor.calm import Calm
 from wald.supervisor.children import Child, ChildState, Command
 from wald.supervisor.claim import (
+    Manner,
     Sockets,
     claim_data_directory,
     claim_sockets,
     release_sockets,
 )
 from wald.supervisor.control import ControlServer
+from wald.supervisor.guard import Guard
 from wald.supervisor.observe import build_status, read_figures, resident_bytes
 
 log = logging.getLogger("wald.supervisor")
@@ -45,6 +50,9 @@ class Surroundings:
         notify: sends lines to the service manager (``sd_notify``).
         passed_fds: listening sockets that the service manager opened for us.
         on_ready: called once, when both children serve.
+        manner: mode and owner of the sockets.
+        access: who may do what; None: whoever may open the sockets may do everything.
+        who: says who connected.
     """
 
     fs: FileSystem
@@ -54,6 +62,9 @@ class Surroundings:
     notify: Callable[..., object]
     passed_fds: tuple[int, ...] = ()
     on_ready: Callable[[], None] = lambda: None
+    manner: Manner = Manner()  # noqa: RUF009 - a frozen value
+    access: Access | None = None
+    who: Callable[[Any], Caller] | None = None
 
 
 def run(settings: Settings, around: Surroundings) -> None:
@@ -66,7 +77,9 @@ def run(settings: Settings, around: Surroundings) -> None:
     serve_lock = claim_data_directory(fs, settings.data_dir, pid=pid)
     try:
         passed = socket.socket(fileno=around.passed_fds[0]) if around.passed_fds else None
-        sockets, socket_lock = claim_sockets(fs, settings.socket, passed, pid=pid)
+        sockets, socket_lock = claim_sockets(
+            fs, settings.socket, passed, pid=pid, manner=around.manner
+        )
         try:
             error = asyncio.run(_Supervisor(settings, around, sockets).run())
         finally:
@@ -98,9 +111,12 @@ class _Supervisor:
             loop.add_signal_handler(number, ending.set)
         self._ingest = self._child("ingest", (self._sockets.data.fileno(),))
         self._drain = self._child("drain", ())
+        loop.set_exception_handler(Calm(self._around.clock))
+        self._guard = Guard(self._around.access, self._around.who, self._settings)
         self._control = control = ControlServer(
             {"status": self._status, "ping": self._ping},
             posixpath.join(self._settings.data_dir, _DRAIN_SOCKET),
+            self._guard,
         )
         errors: list[WaldError] = []
 
@@ -178,6 +194,7 @@ class _Supervisor:
         status = build_status(figures, processes, self._around.clock.wall_ns())
         return {
             **status,
+            "refused": dict(Counter(status["refused"]) + self._guard.refused),
             "data_dir": data_dir,
             "socket": self._settings.socket,
             "pid": os.getpid(),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from wald.client.pending import Pending
     from wald.client.results import Results
     from wald.client.streams import AsyncStream, Stream
+    from wald.client.web import HttpAnswer, http_answer
     from wald.errors import (
         AccessDenied,
         Backpressure,
@@ -51,6 +52,7 @@ __all__ = [
     "DeliveryTimeout",
     "DiskFull",
     "Fenced",
+    "HttpAnswer",
     "NoRecord",
     "NotOurs",
     "OutcomeUnknown",
@@ -74,6 +76,7 @@ __all__ = [
     "__version__",
     "connect",
     "connect_async",
+    "http_answer",
 ]
 
 __version__ = "0.1.0"
@@ -87,6 +90,8 @@ _MODULES = {
     "Stream": "wald.client.streams",
     "connect": "wald.client.blocking",
     "connect_async": "wald.client.aio",
+    "http_answer": "wald.client.web",
+    "HttpAnswer": "wald.client.web",
     "Pending": "wald.client.pending",
     "RecordStatus": "wald.client.delivery",
     "Results": "wald.client.results",

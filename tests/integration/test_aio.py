@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import uvloop
 
 import wald
 from tests.doorkeeper import DEADLINE_S, Door, short_directory
@@ -37,7 +38,8 @@ def impostor() -> Iterator[Impostor]:
         made.listening.close()
 
 
-def test_a_thousand_tasks_append_and_share_requests(door: Door):
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_thousand_tasks_append_and_share_requests(door: Door, loop):
     async def main() -> None:
         async with wald.connect_async(door.path) as producer:
             await producer.append("s", b"first")
@@ -49,7 +51,8 @@ def test_a_thousand_tasks_append_and_share_requests(door: Door):
             assert [each.result().lsn for each in tasks] == list(range(2, 1_002))
             assert (await producer.session()).last_sequence < 30
 
-    asyncio.run(main())
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(main())
     assert door.stored_values() == [b"first", *(b"%d" % n for n in range(1_000))]
 
 

@@ -32,7 +32,7 @@ stream = "visits"
 sink = "target"
 batch = {{ max_age = "20ms" }}
 [streams.bookings]
-quota_records = 3
+quota_records = 20
 [streams.bookings.dedup]
 window = "1h"
 """
@@ -114,6 +114,7 @@ def running(
             env={
                 **os.environ,
                 "WALD_SOCKET": str(daemon.socket),
+                "HOME": str(place),
                 "PYTHONDONTWRITEBYTECODE": "1",
                 **environment,
             },

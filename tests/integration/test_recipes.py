@@ -42,21 +42,38 @@ def booking(number: int, seat: str = "12A") -> dict[str, str]:
     return {"booking_id": f"b-{number}", "seat": seat}
 
 
-def meets_errors(server: Server, daemon: Daemon) -> None:
-    """Each row that a real daemon can be brought to: refused, no room, gone, no answer."""
-    refused = server.post("/bookings", booking(90, "x" * (limits.RECORD_MAX_BYTES + 1)))
+def meets_errors(server: Server, daemon: Daemon) -> list[str]:
+    """Each row that a real daemon can be brought to: refused, no room, no answer.
+
+    Returns the keys that were acknowledged on the way. (Near its quota a stream asks for pauses;
+    what is sent at the end of its second may be answered too late: 202, stored or not.)
+    """
+    refused = server.post("/bookings", booking(900, "x" * (limits.RECORD_MAX_BYTES + 1)))
     assert (refused.status, refused.body["code"]) == (422, "record-refused")
+    daemon.command("wait", "--all")
     daemon.command("route", "pause", "bookings")
-    for number in range(91, 94):
-        assert server.post("/bookings", booking(number)).status == 201
-    full = server.post("/bookings", booking(94))
-    assert (full.status, full.body["code"]) == (429, "backpressure")
-    assert int(full.headers["Retry-After"]) >= 1
+    keys: list[str] = []
+    for number in range(100, 160):
+        answered = server.post("/bookings", booking(number))
+        if answered.status == 201:
+            keys.append(f"b-{number}")
+        elif answered.status != 202:
+            break
+    assert (answered.status, answered.body["code"]) == (429, "backpressure")
+    assert int(answered.headers["Retry-After"]) >= 1
     daemon.command("route", "resume", "bookings")
     daemon.command("wait", "--all")
     with stopped(daemon.pids()["ingest"]):
         unknown = server.post("/bookings", booking(95))
         assert (unknown.status, unknown.body["code"]) == (202, "outcome-unknown")
+    return [*keys, "b-95"]
+
+
+def acknowledged(daemon: Daemon, place: Path, met: list[str]) -> list[str]:
+    """The keys of bookings that arrived, less those whose outcome nobody was told; each once."""
+    keys = [key or "" for key in delivered(daemon, place, "bookings")]
+    assert len(keys) == len(set(keys))
+    return [key for key in keys if key in met or (int(key[2:]) < 100 and key != "b-96")]
 
 
 def test_fastapi(daemon: Daemon, place: Path):
@@ -75,15 +92,14 @@ def test_fastapi(daemon: Daemon, place: Path):
             (202, "delivery.pending"),
         ]
         daemon.command("route", "resume", "bookings")
-        meets_errors(server, daemon)
+        met = meets_errors(server, daemon)
         daemon.end()
         gone = server.post("/bookings", booking(96))
         assert (gone.status, gone.body["code"]) == (503, "unavailable")
         assert gone.headers["retry-after"] == "1"
         daemon.start()
         assert server.post("/bookings", booking(97)).status == 201
-    keys = [f"b-{number}" for number in (1, 2, 3, 91, 92, 93, 95, 97)]
-    assert delivered(daemon, place, "bookings") == keys
+    assert acknowledged(daemon, place, met) == ["b-1", "b-2", "b-3", *met, "b-97"]
     assert len(delivered(daemon, place, "visits")) == 3
 
 
@@ -103,16 +119,12 @@ def test_django(daemon: Daemon, place: Path):
         subprocess.run([sys.executable, "-c", prepare], cwd=place, env=environment, check=True)
         assert server.post("/bookings", booking(1)).status == 201
         assert server.post("/bookings?fail=1", booking(2)).status == 500
-        meets_errors(server, daemon)
+        met = meets_errors(server, daemon)
         daemon.end()
         assert server.post("/bookings", booking(96)).status in {202, 503}
         daemon.start()
         assert server.post("/bookings", booking(97)).status == 201
-    keys = delivered(daemon, place, "bookings")
-    assert [key for key in keys if key != "b-96"] == [
-        f"b-{number}" for number in (1, 91, 92, 93, 95, 97)
-    ]
-    assert keys.count("b-96") <= 1
+    assert acknowledged(daemon, place, met) == ["b-1", *met, "b-97"]
     assert len(delivered(daemon, place, "visits")) == 1  # a log record
 
 
@@ -132,11 +144,9 @@ def test_gunicorn_threads(daemon: Daemon, place: Path):
             thread.join(60)
         lsns = [server.post("/bookings", booking(n)).body["lsn"] for n in range(3)]
         assert lsns == sorted(set(lsns))
-        daemon.command("wait", "--all")
-        meets_errors(server, daemon)
+        met = meets_errors(server, daemon)
     assert len(delivered(daemon, place, "visits")) == 41  # that of the parent too
-    keys = [f"b-{number}" for number in (0, 1, 2, 91, 92, 93, 95)]
-    assert delivered(daemon, place, "bookings") == keys
+    assert acknowledged(daemon, place, met) == ["b-0", "b-1", "b-2", *met]
 
 
 def test_celery_prefork(daemon: Daemon, place: Path):

@@ -47,7 +47,9 @@ ERROR_ANSWERS: Final = (
     ErrorAnswer(UnknownStream, "no route takes the stream", 404),
     ErrorAnswer(SequenceConflict, "a sequence was used for something else", 409),
     ErrorAnswer(Refusal, "any other refusal: the caller's fault", 400),
-    ErrorAnswer(OutcomeUnknown, "sent, not answered: `settle` it, or say that it is taken in", 202),
+    ErrorAnswer(
+        OutcomeUnknown, "sent, not answered: `settle` it, or say that it may be there", 202
+    ),
     ErrorAnswer(DeliveryTimeout, "it is durable, and not delivered yet", 202),
     ErrorAnswer(DeliveryRefused, "it was durable, and a target refused it: a dead letter", 422),
     ErrorAnswer(Fenced, "another client took this producer's name: this process stops", 500),

@@ -39,3 +39,13 @@ def database(postgres):
     if not postgres.is_running:
         postgres.start()
     return postgres.empty_database("app")
+
+
+@pytest.fixture
+def at(postgres, database):
+    """That database, with sinks into it."""
+    from tests.servers.postgres_place import Place
+
+    place = Place(postgres, database)
+    yield place
+    place.close()

@@ -1,4 +1,4 @@
-"""The PostgreSQL sink at a real server: values, refusals by name, the row, what stands in a way."""
+"""The PostgreSQL sink at a real server: the row, documents, settings, what check and holds say."""
 
 import json
 from uuid import UUID
@@ -6,81 +6,12 @@ from uuid import UUID
 import msgpack
 import pytest
 
-from wald.model import (
-    NO_REVISION,
-    Anchor,
-    Attempt,
-    Content,
-    Delivered,
-    LaneKey,
-    ProgressRow,
-    Record,
-    ReplayClass,
-    RowMoved,
-)
+from wald.errors import ConfigError, UnknownSetting, WrongSetting
+from wald.model import Content, Delivered, LaneKey, ReplayClass, RowMoved, Secret
 
-psycopg = pytest.importorskip("psycopg")
-from wald.sinks.postgres import make  # noqa: E402
-
-LOG_ID = bytes(range(16))
-KEY = LaneKey(LOG_ID, 4, 0, 0)
-OWNER = 2**64 - 5
-TIME_NS = 1_763_806_443_120_456_789
-A, B, C = (bytes([n]) * 16 for n in (1, 2, 3))
-
-
-def pack(value):
-    return msgpack.packb(value, datetime=True)
-
-
-def record(lsn, value, content=Content.MSGPACK, **rest):
-    data = pack(value) if content is Content.MSGPACK else value
-    return Record(lsn, TIME_NS, int(content), data, **rest)
-
-
-def attempt(*records, number=1, rev_id=A, prev=NO_REVISION, key=KEY, owner=OWNER, **rest):
-    hi = records[-1].lsn if records else 0
-    row = ProgressRow(number, rev_id, hi, Anchor(2**32 - 1, TIME_NS), owner, NO_REVISION)
-    return Attempt(key, "events", prev, row, records, **rest)
-
-
-class Place:
-    """A database, and sinks into it."""
-
-    def __init__(self, server, name):
-        self.server, self.name = server, name
-        self.sinks = []
-        self.connection = server.connect(name)
-
-    def url(self, **parameters):
-        return self.server.url(database=self.name, **parameters)
-
-    def sink(self, stream="events", **settings):
-        made = make("route", stream, {"url": self.url(), **settings})
-        self.sinks.append(made)
-        return made
-
-    def into(self, ddl, mode="columns", **settings):
-        """A sink into the table ``t``, which is made."""
-        self.sql(ddl)
-        return self.sink(mode=mode, table="t", **settings)
-
-    def sql(self, statement, *values):
-        cursor = self.connection.execute(statement, values or None)
-        return cursor.fetchall() if cursor.description else []
-
-    def close(self):
-        for sink in self.sinks:
-            sink.close()
-        self.connection.close()
-
-
-@pytest.fixture
-def at(postgres, database):
-    place = Place(postgres, database)
-    yield place
-    place.close()
-
+pytest.importorskip("psycopg")
+from tests.servers.postgres_place import KEY, LOG_ID, A, B, C, attempt, record
+from wald.sinks.postgres.options import read_options
 
 # --- the row ------------------------------------------------------------------------------------
 
@@ -182,3 +113,65 @@ def test_a_document_keeps_key_time_and_headers(at):
     ]
     when = "SELECT to_char(time AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US') FROM events"
     assert at.sql(when)[0] == ("2025-11-22 10:14:03.120456",)
+
+
+# --- settings -----------------------------------------------------------------------------------
+
+URL = "postgresql://wald@db/app"
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "words", "hint"),
+    [
+        ({}, ConfigError, "needs a 'url'", "postgresql://"),
+        ({"url": "sqlite:x"}, WrongSetting, "does not begin with postgresql://", ""),
+        ({"url": "postgres:x"}, WrongSetting, "does not begin with postgresql://", ""),
+        ({"url": "postgresql://[db/app"}, WrongSetting, "is not a URL", ""),
+        ({"url": "postgresql://u:hush@db/app"}, WrongSetting, "password does not", "password ="),
+        ({"url": f"{URL}?password=hush"}, WrongSetting, "password does not", "password ="),
+        ({"url": URL, "password": "hush"}, WrongSetting, "a secret does not belong", "file"),
+        ({"url": URL, "urll": 1}, UnknownSetting, "unknown setting 'urll'", "did you mean 'url'"),
+        ({"url": URL, "mode": "upsrt"}, WrongSetting, "mode is 'upsrt'", "'upsert'"),
+        ({"url": URL, "mode": "upsert"}, WrongSetting, "'conflict' names", 'conflict = ["'),
+        ({"url": URL, "conflict": ["a"]}, WrongSetting, "'conflict' names", 'conflict = ["'),
+        ({"url": URL, "columns": {"a": "a"}}, WrongSetting, "the mode is 'document'", "mode ="),
+        (
+            {"url": URL, "mode": "upsert", "conflict": ["a"], "columns": {"b": "b"}},
+            WrongSetting,
+            "a column that no field fills",
+            "columns",
+        ),
+        ({"url": URL, "table": "a.b.c"}, WrongSetting, "table is 'a.b.c'", ""),
+        ({"url": URL, "table": "x.wald_progress"}, WrongSetting, "not reserved", ""),
+        ({"url": URL, "lock_timeout": "2h"}, WrongSetting, "lock_timeout", ""),
+    ],
+)
+def test_wrong_settings_say_what_to_do_and_no_secret(settings, error, words, hint):
+    with pytest.raises(error) as raised:
+        read_options("route", "events", settings)
+    assert words in raised.value.message
+    assert hint in raised.value.hint
+    assert "hush" not in f"{raised.value.message} {raised.value.hint}"
+
+
+def test_names_become_identifiers():
+    options = read_options("route", "my.stream", {"url": URL})
+    assert options.table.quoted == '"my_stream"'
+    options = read_options("route", "events", {"url": URL, "table": 'app.we"ird'})
+    assert options.table.quoted == '"app"."we""ird"'
+    assert options.progress.quoted == '"wald"."wald_progress"'
+    password = read_options("route", "events", {"url": URL, "password": Secret("hush")})
+    assert "hush" not in repr(password)
+
+
+HOSTILE = ["select", 'a"b', "x, line 7", "'; DROP TABLE t; --", "ümläut €", "per%cent %s"]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_are_names(at, name):
+    quoted = '"' + name.replace('"', '""') + '"'
+    at.connection.execute(f"CREATE TABLE {quoted} ({quoted} int CHECK ({quoted} > 0))".encode())
+    sink = at.sink(mode="columns", table=name, columns={name: name}, progress_schema=name)
+    outcome = at.deliver(sink, {name: 1}, {name: 2}, {name: -1})
+    assert [each.lsn for each in outcome.records] == [3]
+    assert at.deliver(sink, {name: 1}, {name: 2}) == Delivered()

@@ -32,9 +32,12 @@ _SETTINGS = (
     "max_wal_size = 4GB",
     "log_min_messages = fatal",
     "listen_addresses = '127.0.0.1'",
+    "deadlock_timeout = 100ms",
 )
 _ACCESS = (
     "local all postgres trust",
+    "local replication postgres trust",
+    "host replication postgres 127.0.0.1/32 trust",
     "host all postgres 127.0.0.1/32 trust",
     "local all all scram-sha-256",
     "host all all 127.0.0.1/32 scram-sha-256",
@@ -140,6 +143,16 @@ class Postgres:
         """Write pg_hba.conf: who may log in, and how."""
         (self.data / "pg_hba.conf").write_text("".join(f"{line}\n" for line in lines))
 
+    def copy_to(self, place: Path) -> "Postgres":
+        """Return a standby of it, not started, which follows it."""
+        hand_over(place)
+        standby = Postgres(place, self.install)
+        options = ("--checkpoint=fast", "--write-recovery-conf", "--no-sync")
+        server = ("-h", self.place, "-p", self.port, "-U", "postgres")
+        self._run("pg_basebackup", *server, "-D", standby.data, *options)
+        standby.configure(f"port = {standby.port}", f"unix_socket_directories = '{place}'")
+        return standby
+
     def start(self) -> None:
         """Start it and wait until it takes connections."""
         assert self.process is None
@@ -202,6 +215,8 @@ class Postgres:
         """Let a database of that name hold an empty schema ``public`` and no other."""
         if not self.sql("SELECT 1 FROM pg_database WHERE datname = %s", name):
             return self.fresh_database(name)
+        self.sql(f'ALTER DATABASE "{name}" RESET ALL')
+        self.sql(f'GRANT ALL ON DATABASE "{name}" TO PUBLIC')
         schemas = "SELECT quote_ident(nspname) FROM pg_namespace WHERE nspname !~ '^pg_|^inform'"
         found = [schema for (schema,) in self.sql(schemas, database=name)]
         drop = f"DROP SCHEMA {', '.join(found)} CASCADE; CREATE SCHEMA public"

@@ -34,13 +34,13 @@ def _of_server(session: Session, options: Options) -> Iterator[Finding]:
     if session.encoding != "UTF8":
         msg = f"the database holds {session.encoding}: a text that it cannot hold is refused"
         yield Finding(Severity.WARNING, "postgres.encoding", msg, "use a database of UTF8")
-    if not _is_verified(options.url):
+    if not is_verified(options.url):
         msg = "nobody verifies that it is this server: the URL has no sslmode=verify-full"
         hint = 'url = "postgresql://...?sslmode=verify-full&sslrootcert=/etc/ssl/ca.pem"'
         yield Finding(Severity.WARNING, "postgres.tls", msg, hint)
 
 
-def _is_verified(url: str) -> bool:
+def is_verified(url: str) -> bool:
     """Tell whether the server cannot be another one: by its certificate, or it is on this host."""
     parts = urlsplit(url)
     named = dict(parse_qsl(parts.query))

@@ -5,6 +5,7 @@ does not go this way raises one of ``NOT_QUICK``, and is looked at with care by
 ``wald.sinks.fields.ByField``, which alone says what is refused, and why.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from wald.sinks.values import BAD_VALUE, Row, extension
 NOT_QUICK = (msgspec.MsgspecError, *BAD_VALUE)
 _FIXMAP, _FIXMAP_END, _MAP16 = 0x80, 0x90, 0xDE
 _SIZE = slice(1, 3)
+_UNNAMEABLE = re.compile(r'[\\"\x00-\x1f]')  # msgspec has no field of such a name
 
 
 class _NotQuickError(ValueError):
@@ -30,7 +32,7 @@ def quick_rows(rules: FieldRules) -> Callable[[Record], tuple[Row, int]]:
     It raises ``NOT_QUICK``. Fields that are missing are None, or ``DEFAULT``, by the rules.
     """
     fields = tuple(rules.columns.values())
-    if REST in fields or len(set(fields)) < len(fields):
+    if REST in fields or len(set(fields)) < len(fields) or any(map(_UNNAMEABLE.search, fields)):
         return _never
     whole = _decoder(fields, forbids=rules.on_extra == "reject")
     sparse = None

@@ -6,6 +6,7 @@ import tempfile
 import threading
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -65,7 +66,8 @@ def test_a_sqlstate_says_whose_fault_it_is(code, meant):
     ],
 )
 def test_an_error_names_its_line_in_any_language(context, line):
-    assert errors.line_of(SimpleNamespace(diag=SimpleNamespace(context=context)), "t") == line
+    told: Any = SimpleNamespace(diag=SimpleNamespace(context=context))
+    assert errors.line_of(told, "t") == line
 
 
 @contextlib.contextmanager
@@ -142,7 +144,7 @@ def test_our_transactions_are_bounded_whatever_the_server_says(postgres, at):
             if wanted:
                 assert found[3:] == wanted[: len(found) - 3]
             else:
-                assert all(0 < int(text.removesuffix("ms")) <= 500 for text in found[3:])
+                assert all(0 < int(str(text).removesuffix("ms")) <= 500 for text in found[3:])
         assert session.rows("SHOW lock_timeout") == [("0",)], "it ends with the transaction"
 
 
@@ -363,7 +365,8 @@ def test_a_server_is_verified_by_its_certificate(with_tls, tmp_path):
         assert sink.deliver(attempt(record(1, 1))) == Delivered()
         assert [found.severity for found in sink.check()] == [Severity.OK] * 3
     with_tls.sql("CREATE TABLE t (id int PRIMARY KEY, wald_log_id uuid, wald_lsn bigint)")
-    for lane, rest in enumerate(({"mode": "columns"}, {"mode": "upsert", "conflict": ["id"]}), 1):
+    modes: list[dict[str, Any]] = [{"mode": "columns"}, {"mode": "upsert", "conflict": ["id"]}]
+    for lane, rest in enumerate(modes, 1):
         older = make("r", "events", {"url": f"{verified}{TLS}/ca.pem", "table": "t", **rest})
         with contextlib.closing(older):  # it is the oldest server here, too
             made = attempt(record(1, {"id": lane}), key=KEY._replace(lane=lane))
@@ -378,6 +381,7 @@ def test_a_server_is_verified_by_its_certificate(with_tls, tmp_path):
         sink = make("r", "events", {"url": url})
         with contextlib.closing(sink):
             told = sink.read_row(KEY)
+        assert isinstance(told, Systemic)
         assert (told.kind, words in told.message) == (K.AUTHENTICATION, True), told
 
 

@@ -64,12 +64,12 @@ class Place:
     def url(self, user: str = "postgres", **parameters: object) -> str:
         return self.server.url(user, self.name, **parameters)
 
-    def sink(self, stream: str = "events", **settings: object) -> PostgresSink:
+    def sink(self, stream: str = "events", **settings: Any) -> PostgresSink:
         made = make("route", stream, {"url": self.url(), **settings})
         self.sinks.append(made)
         return made
 
-    def into(self, ddl: str, mode: str = "columns", **settings: object) -> PostgresSink:
+    def into(self, ddl: str, mode: str = "columns", **settings: Any) -> PostgresSink:
         """A sink into the table ``t``, which is made."""
         self.sql(ddl)
         return self.sink(mode=mode, table="t", **settings)

@@ -374,7 +374,7 @@ def test_ids_survive_snapshots_rolls_and_starts(monkeypatch: pytest.MonkeyPatch,
 
 def test_files_go_when_all_their_ids_are_forgotten(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(limits, "SNAPSHOT_SHARE", 0)
-    monkeypatch.setattr(limits, "DEDUP_FILE_BYTES", 2_000)
+    monkeypatch.setattr(limits, "DEDUP_FILE_BYTES", 4 * 4_096)
     at = small(site(max_ids=20))
     client = greeted(at)
     most = 0
@@ -419,3 +419,26 @@ def test_a_damaged_file_of_ids_is_told_of_and_forgets_no_more_than_it_held(
     client = greeted(at)
     client.send(request(1, "id-19", "new"))
     assert isinstance(told(client)[-1], Ack)
+
+
+def test_a_torn_write_of_ids_harms_no_earlier_one(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(limits, "SNAPSHOT_SHARE", 0)
+    at = small(site())
+    client = greeted(at)
+    for sequence in range(1, 20):
+        client.send(request(sequence, f"id-{sequence}"))
+        told(client)
+    at = at.killed(cut=True)
+    directory = "/var/wald/ids"
+    (name,) = (
+        each
+        for each in at.fs.list_directory(directory)
+        if (found := at.fs.stat(f"{directory}/{each}")) and found.size_bytes > 4 * 4_096
+    )
+    at.log.close()
+    at.fs.damage(f"{directory}/{name}", 3 * 4_096, bytes(range(1, 256)) * 10)
+    at = Site(at.options, at.fs, at.clock, rules=at.rules)
+    assert at.log.recovery.notes == (f"{name} cannot be read at byte 12,288",) * 1
+    ids = at.log.ids.table.known(STREAM)
+    assert ids is not None
+    assert 15 <= len(ids) < 19

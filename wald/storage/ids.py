@@ -1,6 +1,6 @@
 """Dedup ids on the disk, so that a start knows them without reading the log.
 
-    file ids/ids-%010d.log | entry | entry | ...
+    file ids/ids-%010d.log | entry | entry | ... | zeros | entry | ...
 
     entry (IDS_HEADER_BYTES, then the body)
       0  magic u32 b"WIDS"   4  version u16   6  0 u16   8  length u32   12  crc u32 (of bytes
@@ -12,7 +12,8 @@ it is written. So a start reads these files and the groups behind the newest sna
 reads anyway; what it reads twice is known already. Nothing here is of a group that is not durable.
 
 Each process begins a new file, and so does each failed write: nothing is ever written behind bytes
-whose fate is unknown. A file goes when all its ids are forgotten.
+whose fate is unknown. Each write begins on a page of its own, so that a torn one harms no earlier
+one. A file goes when all its ids are forgotten.
 """
 
 import errno
@@ -55,8 +56,15 @@ class IdStore:
         notes: what a start could not read.
     """
 
-    def __init__(self, fs: FileSystem, data_dir: str, table: IdTable) -> None:
+    def __init__(
+        self,
+        fs: FileSystem,
+        data_dir: str,
+        table: IdTable,
+        alignment: int = limits.ALIGNMENT_MIN_BYTES,
+    ) -> None:
         self.table = table
+        self._alignment = alignment
         self.notes: list[str] = []
         self._fs = fs
         self._directory = f"{data_dir}/{IDS_DIRECTORY}"
@@ -152,9 +160,10 @@ class IdStore:
 
     def _write(self, data: bytes) -> None:
         file = self._file or self._begin()
-        file.pwritev([data], self._size_bytes)
+        size_bytes = frame.padded(len(data), self._alignment)
+        file.pwritev([data.ljust(size_bytes, b"\0")], self._size_bytes)
         file.sync()
-        self._size_bytes += len(data)
+        self._size_bytes += size_bytes
 
     def _begin(self) -> File:
         fs = self._fs
@@ -189,7 +198,7 @@ class IdStore:
             del self._last_lsns[number]
 
     def _read(self, name: str) -> Iterator[_Timed]:
-        """Yield what a file holds, up to where it cannot be read."""
+        """Yield what a file holds; what cannot be read is noted."""
         file = self._fs.open(f"{self._directory}/{name}")
         try:
             data = file.pread(file.size(), 0)
@@ -202,12 +211,15 @@ class IdStore:
         at = 0
         while at < len(data):
             found = _unpacked(data, at)
-            if found is None:
-                # the end of what a crash or a failed write cut off is written again elsewhere
-                self.notes.append(f"{name} cannot be read from byte {at:,} on")
-                return
-            each, at = found
-            yield each
+            if found is not None:
+                each, at = found
+                yield each
+                continue
+            page_end = frame.padded(at + 1, limits.ALIGNMENT_MIN_BYTES)
+            if any(data[at:page_end]):
+                # (what a crash or a failed write cut off was written again elsewhere)
+                self.notes.append(f"{name} cannot be read at byte {at:,}")
+            at = page_end
 
 
 def _packed(each: _Timed) -> bytes:

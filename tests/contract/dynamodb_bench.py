@@ -7,7 +7,7 @@ from typing import Any
 from tests.servers.dynamodb import SECRET, DynamoServer, all_items, make_table
 from tests.servers.forging import ForgingProxy, error
 from wald.model import Secret, SystemicKind
-from wald.testing.sink_contract import Held, Trouble, Workbench
+from wald.testing.sink_contract import DOCUMENT_INPUT, NO_MAP, Held, Trouble, Workbench
 
 TABLE, PROGRESS = "events", "wald_progress"
 
@@ -18,6 +18,7 @@ class DynamoTable(Workbench):
     factory = "wald.sinks.dynamodb:make"
     secret = SECRET
     poison: object = {"host": "poison", "n": "no number"}
+    neighbours = 49  # a request a record is slow
 
     def __init__(self, server: DynamoServer, mode: str) -> None:
         self.server = server
@@ -43,6 +44,21 @@ class DynamoTable(Workbench):
             absent["backup"] = "nothing asks a table of this class how far it is"
             absent["trouble.damaged"] = "nothing of ours is in the table but records"
         return absent
+
+    @property
+    def bad_input(self) -> Mapping[str, str]:
+        if self.mode != "transaction":  # items are the same; who is named: test_dynamodb_sink
+            return {}
+        of_the_key = ("a map for a number", "nil for a number", "NaN", "infinity")
+        refused = ("a number of 400 digits", "half of a surrogate pair in JSON")
+        return {
+            **DOCUMENT_INPUT,
+            **dict.fromkeys([*NO_MAP, *refused], "record.value"),
+            **dict.fromkeys(of_the_key, "ValidationException"),
+            "a text for a number": "ValidationError",
+            "a field is missing": "key.missing",
+            "nearly a megabyte": "item.too-large",
+        }
 
     def held(self) -> Sequence[Held]:
         return [
@@ -147,4 +163,4 @@ class DynamoTable(Workbench):
 
 def plain(value: Mapping[str, Any]) -> object:
     ((kind, held),) = value.items()
-    return int(held) if kind == "N" else held
+    return (float(held) if "." in held else int(held)) if kind == "N" else held

@@ -570,3 +570,29 @@ def test_check_says_what_it_found(empty):
                 "say another stream_key",
             )
         ]
+
+
+def test_the_grants_are_enough_and_nothing_more(empty):
+    """They are what the server is told; the user can do all that the sink does, and no more."""
+    settings = {"username": "wald", "password": Secret(PASSWORD), "maxlen": 1_000}
+    with sink_of(empty, **settings) as sink:
+        (statement,) = sink.grants()  # type: ignore[attr-defined]
+        words = [word.strip('"') for word in statement.split(" ")]
+        empty.call(*words, f">{PASSWORD}")
+        try:
+            assert sink.read_row(KEY) is None
+            for lane in (0, 1):
+                given = attempt(1, records(5, 4), key=KEY._replace(lane=lane))
+                assert sink.deliver(given) == Delivered()
+            assert "redis.found" in {each.code for each in sink.check()}
+            assert not [each for each in sink.check() if each.severity is Severity.ERROR]
+            assert ("cmdstat_waitaof" in empty.call("INFO", "commandstats")) == (
+                empty.kind == "valkey"
+            )
+            user = empty.client(username="wald", password=PASSWORD)
+            for command in (("DEL", "events"), ("GET", "other"), ("FLUSHALL",)):
+                with pytest.raises(Exception, match="permission"):
+                    user.execute_command(*command)
+            user.close()
+        finally:
+            empty.call("ACL", "DELUSER", "wald")

@@ -82,9 +82,9 @@ def _print_grants(loaded: Loaded) -> int:
         if not statements:
             say(f"route {route.name}: its target knows no grants")
             continue
-        click.echo(f"-- route {route.name}")
+        say(f"route {route.name}:")
         for statement in statements:
-            click.echo(f"{statement};")
+            click.echo(statement)
     return 0
 
 

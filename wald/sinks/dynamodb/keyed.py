@@ -32,7 +32,7 @@ from wald.model import (
     TooLarge,
     Unknown,
 )
-from wald.sinks.dynamodb.checking import check
+from wald.sinks.dynamodb.checking import check, grants
 from wald.sinks.dynamodb.items import LOG_ATTRIBUTE, LSN_ATTRIBUTE, Put, key_of, puts_of
 from wald.sinks.dynamodb.link import ANSWER_TIMEOUT_S, CONDITION_FAILED, CallFailed, Link
 from wald.sinks.dynamodb.notes import EXTRA_FIELDS, NOT_NEWER, WRITE_UNITS, Notes
@@ -99,6 +99,10 @@ class KeyedSink:
     def check(self) -> Sequence[Finding]:
         """Look at the table."""
         return check(self._options, self._link)
+
+    def grants(self) -> Sequence[str]:
+        """Return the policy that gives the sink's identity what the route needs."""
+        return [grants(self._options)]
 
     def read_row(self, _: LaneKey) -> ProgressRow | Outcome | None:
         """Return nothing: items remember records, and nobody a lane."""

@@ -29,7 +29,7 @@ from wald.model import (
     SystemicKind,
     Unknown,
 )
-from wald.sinks.dynamodb.checking import LANE_ATTRIBUTE, check
+from wald.sinks.dynamodb.checking import LANE_ATTRIBUTE, check, grants
 from wald.sinks.dynamodb.items import Put, puts_of
 from wald.sinks.dynamodb.link import (
     ANSWER_TIMEOUT_S,
@@ -70,6 +70,10 @@ class TransactionSink:
     def check(self) -> Sequence[Finding]:
         """Look at both tables."""
         return check(self._options, self._link)
+
+    def grants(self) -> Sequence[str]:
+        """Return the policy that gives the sink's identity what the route needs."""
+        return [grants(self._options)]
 
     def read_row(self, key: LaneKey) -> ProgressRow | Outcome | None:
         """Return the lane's progress item."""

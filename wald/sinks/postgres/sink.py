@@ -198,7 +198,7 @@ class PostgresSink:
 
     def grants(self) -> Sequence[str]:
         """Return what the owner of the database runs, so that the role may do what it must."""
-        return checking.grants(self._options)
+        return [f"{statement};" for statement in checking.grants(self._options)]
 
     # --- the connection -------------------------------------------------------------------------
 

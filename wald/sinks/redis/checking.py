@@ -10,17 +10,19 @@ from wald.sinks.redis.options import Options
 
 _OK, _WARNING, _ERROR = Severity.OK, Severity.WARNING, Severity.ERROR
 _SAFE_POLICIES: Final = ("noeviction", "volatile-")
+# WAITAOF by its category: a server that has no such command would refuse the whole line
 GRANTS: Final = (
-    "+eval +xadd +xtrim +xinfo|stream +xrevrange +hmget +hset +waitaof +wait "
-    "+type +info +command|info +config|get"
+    "+@connection -@admin -@dangerous +eval +xadd +xtrim +xinfo|stream +xrevrange +hmget +hset "
+    "+wait +type +info +command|info +config|get"
 )
 
 
 def grants(options: Options) -> str:
     """Return the least that the user needs, as a command of the server."""
-    beside = scripts.key_beside(options.stream_key)
-    user = options.username or "wald"
-    return f'ACL SETUSER {user} on resetkeys "~{options.stream_key}*" "~{beside}*" {GRANTS}'
+    user, stream = options.username or "wald", options.stream_key
+    keys = (stream, f"{stream}:*", scripts.key_beside(stream), scripts.key_beside(f"{stream}:*"))
+    patterns = " ".join(f'"~{key}"' for key in keys)
+    return f"ACL SETUSER {user} on {patterns} {GRANTS}"
 
 
 def check(options: Options, link: Link) -> Sequence[Finding]:

@@ -28,7 +28,7 @@ from wald.model import (
     Unknown,
 )
 from wald.sinks.redis import scripts
-from wald.sinks.redis.checking import check
+from wald.sinks.redis.checking import check, grants
 from wald.sinks.redis.entries import entries_of
 from wald.sinks.redis.link import ANSWER_TIMEOUT_S, CallFailed, Link
 from wald.sinks.redis.options import Options, read_options
@@ -80,6 +80,10 @@ class RedisSink:
     def check(self) -> Sequence[Finding]:
         """Look at server and stream without writing."""
         return check(self._options, self._link)
+
+    def grants(self) -> Sequence[str]:
+        """Return the command that gives the user what the route needs."""
+        return [grants(self._options)]
 
     # --- delivering -----------------------------------------------------------------------------
 

@@ -12,6 +12,8 @@ from click.testing import CliRunner
 from wald import cli, errors
 from wald.cli import batch, output
 from wald.cli.options import Duration
+from wald.core.guarantees import ORDER
+from wald.model import ReplayClass
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -154,7 +156,47 @@ def test_check_says_what_a_route_promises(tmp_path: Path) -> None:
     done = runner.invoke(cli.wald, ["check", "--to", f"sqlite:{tmp_path}/x.db", "--json"])
     (route,) = json.loads(done.stdout)["routes"]
     assert (route["class"], route["promise"]) == ("transactional", "exactly once")
+    assert (route["order"], route["grants"]) == ("in order for each key", True)
+    assert route["limits"]["max_records"] == 2_000
+    assert route["limits"]["target_max_records"] == 100_000
     assert list(tmp_path.iterdir()) == []
+
+
+CHECKED = """
+[sinks.a]
+type = "sqlite"
+path = "{0}/x.db"
+[sinks.b]
+type = "null"
+[routes.one]
+stream = "one"
+sink = "a"
+[routes.two]
+stream = "two"
+sink = "b"
+batch = {{ max_records = 65536 }}
+"""
+
+
+def test_check_prints_class_limits_order_grants_and_what_it_found(tmp_path: Path) -> None:
+    config = tmp_path / "wald.toml"
+    config.write_text(CHECKED.format(tmp_path))
+    done = CliRunner().invoke(cli.wald, ["check", "--config", str(config)])
+    lines = [line for line in done.output.splitlines() if "wal-reset" not in line]
+    assert [line for line in lines if "newer SQLite" not in line] == [
+        "route one   one -> a (sqlite)   transactional   exactly once",
+        "  limits: 2,000 records or 1MiB a batch; the target takes 100,000 or 256MiB",
+        "  order: in order for each key",
+        "  grants: what wald needs there is printed by 'wald check --print-grants'",
+        "  ok: the database will be made  [sqlite.found]",
+        "route two   two -> b (null)   keyed   exactly once per key",
+        "  limits: 65,536 records or 1MiB a batch; the target takes 65,536 or 64MiB",
+        f"  order: {ORDER[ReplayClass.KEYED]}",
+        "  ok: everything is taken, and nothing is kept  [null.found]",
+    ]
+    done = CliRunner().invoke(cli.wald, ["check", "--config", str(config), "--print-grants"])
+    assert done.stdout == f"-- route one\ninstall -d -o wald {tmp_path}\n"
+    assert "route two: its target knows no grants" in done.stderr
 
 
 def test_check_fails_where_the_target_cannot_be(tmp_path: Path) -> None:

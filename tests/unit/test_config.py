@@ -18,6 +18,7 @@ from wald.config import (
     RouteSettings,
     Secret,
     Settings,
+    SinkSettings,
     StreamAccess,
     StreamSettings,
     load_file,
@@ -431,9 +432,12 @@ def test_a_wrong_setting_of_a_stream_is_told(line: str, message: str) -> None:
 
 def test_the_shipped_file_lists_every_setting_of_the_sqlite_sink() -> None:
     table = tomllib.loads(shipped_text())["sinks"]["events"]
-    assert table.keys() - {"type"} == set(SQLITE_KEYS)
+    assert table.keys() - {"type", "cost"} == set(SQLITE_KEYS)
+    assert set(table["cost"]) == set(schema.COST)
     shipped = {
-        key: said for key, said in table.items() if key not in {"type", "columns", "conflict"}
+        key: said
+        for key, said in table.items()
+        if key not in {"type", "cost", "columns", "conflict"}
     }
     options = read_options("signups", "signups", shipped)
     assert options == Options(path=table["path"], table="signups")
@@ -452,6 +456,7 @@ def test_every_field_of_the_settings_can_be_set() -> None:
     assert fields - reached == {"sinks", "routes", "auto_sink", "clients", "access", "streams"}
     for kind, table, named in (
         (ClientLimits, schema.CLIENTS, set()),
+        (SinkSettings, schema.COST, {"name", "type", "options"}),
         (StreamSettings, schema.STREAM, {"name", "dedup"}),
         (DedupSettings, schema.STREAM_DEDUP, set()),
         (AccessSettings, schema.ACCESS, {"streams"}),

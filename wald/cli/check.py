@@ -8,9 +8,10 @@ import click
 from wald.cli.options import json_option, load_settings, placed, settings_options
 from wald.cli.output import print_json, printable, say
 from wald.config import Loaded, RouteSettings
-from wald.core.guarantees import BY_CLASS
+from wald.core.guarantees import BY_CLASS, ORDER
+from wald.core.units import format_size
 from wald.errors import EXIT_NO, ConfigError
-from wald.model import Finding, Severity
+from wald.model import Capabilities, Finding, Severity
 from wald.ports import GrantingSink, Sink
 
 
@@ -33,7 +34,8 @@ def check(
 ) -> int:
     """Check the configuration and ask each route's target, without writing any data.
 
-    Says for each route what its class promises. Exit code 0 if nothing is wrong, 1 if a target
+    Says for each route what its class promises, how much goes at a time, in which order, and what
+    was found at the target. Exit code 0 if nothing is wrong, 1 if a target
     is not as it must be, 78 if the configuration is wrong.
     """
     loaded = load_settings(config, target, data_dir, socket)
@@ -74,7 +76,7 @@ def _routes(loaded: Loaded) -> list[RouteSettings]:
 
 
 def _print_grants(loaded: Loaded) -> int:
-    """Print the statements of the sinks whose target has grants: they can be run as they are."""
+    """Print what the sinks need at their targets: it can be run, or put in place, as it is."""
     for route in _routes(loaded):
         with closing(_sink(loaded, route)) as sink:
             knows = hasattr(sink, "grants")
@@ -102,7 +104,8 @@ def _report(loaded: Loaded, route: RouteSettings) -> dict[str, Any]:
 
     sink_settings = loaded.settings.sinks[route.sink]
     with closing(_sink(loaded, route)) as sink:
-        replay = sink.capabilities.replay
+        able, grants = sink.capabilities, hasattr(sink, "grants")
+        replay = able.replay
         findings = [
             {
                 "severity": found.severity.value,
@@ -119,7 +122,24 @@ def _report(loaded: Loaded, route: RouteSettings) -> dict[str, Any]:
         "type": sink_settings.type,
         "class": replay.value,
         "promise": BY_CLASS[replay].promise,
+        "limits": _limits(route, able),
+        "order": ORDER[replay],
+        "grants": grants,
         "findings": findings,
+    }
+
+
+def _limits(route: RouteSettings, able: Capabilities) -> dict[str, Any]:
+    """Return what bounds a batch: of the route, and of the target."""
+    return {
+        "max_records": min(route.batch.max_records, able.max_records),
+        "max_bytes": min(route.batch.max_bytes, able.max_bytes),
+        "target_max_records": able.max_records,
+        "target_max_bytes": able.max_bytes,
+        "max_requests_per_s": able.max_requests_per_s,
+        "max_records_per_s": able.max_records_per_s,
+        "window_s": able.window_s,
+        "window_batches": able.window_batches,
     }
 
 
@@ -140,7 +160,26 @@ def _print(report: dict[str, Any]) -> None:
         f"route {report['route']}   {report['stream']} -> {report['sink']} ({report['type']})"
         f"   {report['class']}   {report['promise']}"
     )
+    click.echo(f"  limits: {_limits_text(report['limits'])}")
+    click.echo(f"  order: {report['order']}")
+    if report["grants"]:
+        click.echo("  grants: what wald needs there is printed by 'wald check --print-grants'")
     for found in report["findings"]:
         click.echo(f"  {found['severity']}: {printable(found['message'])}  [{found['code']}]")
         if found["hint"]:
             click.echo(f"    hint: {printable(found['hint'])}")
+
+
+def _limits_text(limits: dict[str, Any]) -> str:
+    parts = [f"{limits['max_records']:,} records or {format_size(limits['max_bytes'])} a batch"]
+    theirs = limits["target_max_records"], limits["target_max_bytes"]
+    if theirs != (limits["max_records"], limits["max_bytes"]):
+        parts.append(f"the target takes {theirs[0]:,} or {format_size(theirs[1])}")
+    for name, what in (("max_requests_per_s", "requests"), ("max_records_per_s", "records")):
+        if limits[name] is not None:
+            parts.append(f"{limits[name]:,.6g} {what}/s")
+    if limits["window_s"] is not None:
+        parts.append(f"it knows a batch again for {limits['window_s']:,.6g} s")
+    if limits["window_batches"] is not None:
+        parts.append(f"and among the last {limits['window_batches']:,}")
+    return "; ".join(parts)

@@ -5,9 +5,9 @@ from types import MappingProxyType
 from typing import Any
 
 from wald import limits
+from wald.cli.output import size
 
 _ANY: Mapping[str, Any] = MappingProxyType({"pending": None})
-_UNITS = {"GiB": 1024 * limits.MIB, "MiB": limits.MIB, "KiB": limits.KIB}
 
 
 def lines(
@@ -25,20 +25,13 @@ def lines(
     if verbose:
         files = f" in {disk['packed_files']:,} files" if disk["packed_files"] else ""
         yield (
-            f"disk: log {_size(disk['log_bytes'])}, packed {_size(disk['packed_bytes'])}, "
-            f"archive {_size(disk['archive_bytes'])}{files}"
+            f"disk: log {size(disk['log_bytes'])}, packed {size(disk['packed_bytes'])}, "
+            f"archive {size(disk['archive_bytes'])}{files}"
         )
     for name, size_bytes in sorted(disk["pinned"].items(), key=lambda item: -item[1]):
         if routes.get(name, _ANY)["pending"] == 0:
             continue  # the file that is written to has records of others
         if verbose or size_bytes > limits.RETAIN_AFTER_DELIVERY_BYTES:
-            yield f"{name}: its pending records keep {_size(size_bytes)} on the disk"
+            yield f"{name}: its pending records keep {size(size_bytes)} on the disk"
     if disk["trouble"]:
         yield f"packing: {disk['trouble']}; it is tried again, and the log keeps all meanwhile"
-
-
-def _size(size_bytes: int) -> str:
-    for unit, unit_bytes in _UNITS.items():
-        if size_bytes >= unit_bytes:
-            return f"{size_bytes / unit_bytes:.1f} {unit}"
-    return f"{size_bytes} bytes"

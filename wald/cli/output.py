@@ -9,7 +9,10 @@ from typing import Any
 
 import click
 
+from wald import limits
+
 _SHOWN_MAX = 2_000
+_UNITS = {"GiB": 1024 * limits.MIB, "MiB": limits.MIB, "KiB": limits.KIB}
 
 
 def print_error(code: str, message: str, hint: str = "") -> None:
@@ -94,6 +97,14 @@ def duration(seconds: float | None) -> str:
 def took(seconds: float) -> str:
     """Return how long something took, in milliseconds where it was short: ``3 ms``, ``2.0 s``."""
     return duration(seconds) if seconds >= 1 else f"{max(1, round(seconds * 1_000))} ms"
+
+
+def size(size_bytes: int) -> str:
+    """Return bytes as people say them: ``12 bytes``, ``1.5 MiB``."""
+    for unit, unit_bytes in _UNITS.items():
+        if size_bytes >= unit_bytes:
+            return f"{size_bytes / unit_bytes:.1f} {unit}"
+    return f"{size_bytes} bytes"
 
 
 def counted(number: int, what: str) -> str:

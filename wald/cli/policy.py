@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from wald.cli.output import duration, printable
+from wald.cli.output import duration, printable, size
 
 HEAD = ("RATE", "ETA", "BREAKER")
 _SHORT_CHARS = 24  # a longer message has a line of its own below the table
@@ -58,6 +58,19 @@ def tells(route: Mapping[str, Any]) -> bool:
     if said["state"] == "closed" or not said["message"]:
         return False
     return bool(route["last_error"] == f"{said['kind']}: {said['message']}")
+
+
+def traffic(routes: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yield what went to each target, and what it may have cost, one line a route."""
+    for name, route in routes.items():
+        said = route["traffic"]
+        if not said["requests"]:
+            continue
+        cost = "" if said["cost"] is None else f", at an estimated cost of {said['cost']:,.6g}"
+        yield (
+            f"{name}: {said['records_per_request']:,.6g} records a request: {said['records']:,} in "
+            f"{said['requests']:,}, {size(said['bytes'])}, since the drainer began{cost}"
+        )
 
 
 def details(routes: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

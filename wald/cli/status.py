@@ -159,6 +159,7 @@ def _lines(routes: Mapping[str, Any], paused_all_ns: int | None, *, verbose: boo
     yield from _dead_letter_lines(routes)
     if verbose:
         yield from policy.details(routes)
+        yield from policy.traffic(routes)
 
 
 def _dead_letter_lines(routes: Mapping[str, Any]) -> Iterator[str]:

@@ -175,7 +175,12 @@ class _Reader:
         if not isinstance(kind, str) or not kind:
             msg = f"{self._at(('sinks', name))}: a sink needs a type"
             raise WrongSetting(msg, hint='for example: type = "sqlite"')
-        return SinkSettings(name, kind, {key: table[key] for key in table if key != "type"})
+        path = ("sinks", name)
+        cost = self.table(path, table, "cost")
+        self.no_others((*path, "cost"), cost, schema.COST, {})
+        prices = self.fields((*path, "cost"), cost, schema.COST)
+        options = {key: table[key] for key in table if key not in {"type", "cost"}}
+        return SinkSettings(name, kind, options, **prices)
 
     def route(self, name: str, table: Mapping[str, object]) -> RouteSettings:
         """Return a table ``[routes.NAME]``; keys that are not ours are the sink's to check."""

@@ -14,6 +14,7 @@ DAY_S = 86_400.0
 SEGMENT_MIN_BYTES = 16 * limits.MIB
 SEGMENT_MAX_BYTES = 1024 * limits.MIB
 RETAIN_MAX_BYTES = 1 << 50
+PRICE_MAX = 1e9
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 PERSON = re.compile(r"@?[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}\$?")
 PEOPLE_MAX = 1_024
@@ -104,6 +105,14 @@ def share(value: object) -> float:
     return float(number)
 
 
+def price(value: object) -> float:
+    """Read a price: a number that is not negative."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 <= value <= PRICE_MAX:  # type: ignore[operator]
+        raise _expected(value, "a number that is not negative")
+    return float(value)  # type: ignore[arg-type]
+
+
 def switch(value: object) -> bool:
     """Read true or false."""
     if not isinstance(value, bool):
@@ -169,6 +178,11 @@ def _shown(value: object) -> str:
         return str(value).lower()
     return repr(value)[:80]
 
+
+COST: Mapping[str, Setting] = {
+    "per_request": Setting("cost_per_request", price, "what one request of the target costs"),
+    "per_kib": Setting("cost_per_kib", price, "what 1 KiB of values costs"),
+}
 
 DAEMON: Mapping[str, Setting] = {
     "data_dir": Setting("data_dir", text, "the data directory"),

@@ -103,11 +103,16 @@ class ClientLimits:
 
 @dataclass(frozen=True, slots=True)
 class SinkSettings:
-    """A table ``[sinks.NAME]``: the type, and what that type's factory checks."""
+    """A table ``[sinks.NAME]``: the type, and what that type's factory checks.
+
+    The costs are in whatever unit status is to show.
+    """
 
     name: str
     type: str
     options: Mapping[str, object] = field(default_factory=dict)
+    cost_per_request: float = 0.0
+    cost_per_kib: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

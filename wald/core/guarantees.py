@@ -1,6 +1,6 @@
 """What the class of a target promises, and whether a route asks for more, as a labelled table."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -52,6 +52,17 @@ PROMISES: tuple[Promise, ...] = (
         "the target cannot tell a batch that it took from a new one",
     ),
 )
+# of the records of a key, as the target takes them; a redriven dead letter is late at each
+_IN_ORDER = "in order for each key"
+_UNLESS_ASKED = f"{_IN_ORDER}; a record that the target wants later comes behind its batch"
+ORDER: Mapping[ReplayClass, str] = {
+    ReplayClass.TRANSACTIONAL: _IN_ORDER,
+    ReplayClass.MONOTONE: _IN_ORDER,
+    ReplayClass.KEYED: _UNLESS_ASKED,
+    ReplayClass.WINDOW: _UNLESS_ASKED,
+    ReplayClass.NONE: _UNLESS_ASKED,
+}
+assert ORDER.keys() == set(ReplayClass)
 BY_CLASS = {row.replay: row for row in PROMISES}
 assert BY_CLASS.keys() == set(ReplayClass)
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from wald import limits
-from wald.core import healing
+from wald.config import SinkSettings
+from wald.core import healing, traffic
 from wald.core.lanes import Layout, badness
 from wald.drainer.lane import Lane
 from wald.drainer.lane_figures import LaneFigures
@@ -29,6 +30,7 @@ def route_figures(route: RouteLanes) -> dict[str, Any]:
         said["paused_ns"] = since_ns
         if said["state"] != "delivering":
             said["state"] = "paused"
+    said["traffic"] = _traffic([lane.figures for lane in running], route.template.sink)
     said["lane_count"] = route.layout.lanes
     said["workers"] = min(route.template.crew.places, route.layout.lanes)
     if len(running) > 1 or route.layout.number:
@@ -104,6 +106,13 @@ def lane_line(lane: Lane) -> dict[str, Any]:
         "oldest_pending_ns": figures.oldest_pending_ns,
         "last_error": figures.last_error[:_LANE_ERROR_CHARS],
     }
+
+
+def _traffic(running: Sequence[LaneFigures], sink: SinkSettings) -> list[Any]:
+    """Return requests, records, bytes and cost since the process began."""
+    total = traffic.summed([each.traffic for each in running])
+    cost = total.cost(sink.cost_per_request, sink.cost_per_kib)
+    return [*total, None if cost is None else float(f"{cost:.6g}")]
 
 
 def _change(layout: Layout, waits_for: Sequence[Lane]) -> dict[str, Any]:

@@ -242,6 +242,7 @@ class Lane:
             held=memory.held,
             guard=memory.guard,
             notes=memory.notes,
+            traffic=memory.traffic,
             last_error=memory.last_error,
             verdict_of=memory.verdict_of,
             healing=memory.healing,

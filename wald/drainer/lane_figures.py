@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from wald.core.delivery import Step
+from wald.core.traffic import Traffic
 from wald.drainer.gate import Gate
 from wald.drainer.route import LaneMemory
 from wald.model import Lsn
@@ -37,6 +38,7 @@ class LaneFigures:
     purged: int = 0
     redrives: int = 0
     halted: tuple[Lsn, ...] = ()
+    traffic: Traffic = Traffic()  # noqa: RUF009 - a tuple
 
 
 class Stance(NamedTuple):
@@ -74,6 +76,7 @@ def lane_figures(
         checkpoint.purged,
         stance.redrives,
         memory.halted,
+        memory.traffic,
     )
 
 

@@ -11,6 +11,7 @@ from wald.core.delivery import Parked, RejectGuard
 from wald.core.healing import Healing
 from wald.core.lanes import WHOLE, Layout, Share
 from wald.core.shaping import Frozen
+from wald.core.traffic import REQUESTS, Traffic
 from wald.drainer.crew import Crew
 from wald.drainer.faults import FaultBoard
 from wald.drainer.frontier import FrontierBoard
@@ -288,6 +289,7 @@ class LaneMemory:
     guarded_batch: int = 0
     guard: RejectGuard = field(default_factory=RejectGuard)
     notes: dict[str, int] = field(default_factory=dict)
+    traffic: Traffic = Traffic()  # noqa: RUF009 - a tuple
     last_error: str = ""
     parked: Parked | None = None
     timeout_s: float | None = None  # how long the next attempt may take
@@ -312,7 +314,8 @@ class LaneMemory:
         match outcome:
             case Delivered():
                 for reason, count in outcome.notes.items():
-                    self.count(reason, count)
+                    if reason != REQUESTS:
+                        self.count(reason, count)
                 self.say("")
             case RowMoved():
                 self.say(f"the progress row moved: {outcome.row!r}")

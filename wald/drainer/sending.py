@@ -9,6 +9,7 @@ from wald.core import delivery, outcomes, shaping
 from wald.core.delivery import Event
 from wald.core.outcomes import Facts
 from wald.core.row import effective_dead_rev
+from wald.core.traffic import REQUESTS, Traffic
 from wald.core.where import sampled
 from wald.drainer import freezing
 from wald.drainer.doubt import facts, hold, is_decided, sent_batches, take_in
@@ -29,6 +30,7 @@ from wald.model import (
     LaneProgress,
     Manifest,
     Outcome,
+    Partial,
     Record,
     Rejected,
     RejectedRecord,
@@ -41,7 +43,7 @@ from wald.model import (
 )
 
 _log = logging.getLogger("wald.drain")
-_LSN = attrgetter("lsn")
+_LSN, _VALUE = attrgetter("lsn"), attrgetter("value")
 
 
 def new_manifest(
@@ -122,6 +124,7 @@ def send(route: Route, memory: LaneMemory) -> Event:
     if not isinstance(said, Delivered):
         memory.sent = tuple(dict.fromkeys(map(_LSN, attempt.records)))
     outcome = outcomes.read_outcome(said, memory.sent, memory.replay)
+    memory.traffic = _with_attempt(memory.traffic, attempt, outcome)
     memory.note(outcome)
     memory.verdict_of = memory.manifest.number
     take_in(route, memory, outcome, in_doubt=before.in_doubt)
@@ -129,6 +132,23 @@ def send(route: Route, memory: LaneMemory) -> Event:
     if verdict.event is Event.UNCERTAIN:
         hold(route, memory, f"{verdict.label}: {memory.last_error}")
     return verdict.event
+
+
+def _with_attempt(traffic: Traffic, attempt: Attempt, outcome: Outcome) -> Traffic:
+    """Count an attempt: every one was a request, and cost something."""
+    if not isinstance(outcome, Delivered | Partial):
+        return traffic.with_attempt(1, 0, 0)
+    taken = len(attempt.records)
+    if isinstance(outcome, Partial):
+        taken -= len(outcome.rejected) + len(outcome.retry)
+        return traffic.with_attempt(1, taken, _size_bytes(attempt))
+    return traffic.with_attempt(outcome.notes.get(REQUESTS, 1), taken, _size_bytes(attempt))
+
+
+def _size_bytes(attempt: Attempt) -> int:
+    if attempt.body is not None:
+        return len(attempt.body)
+    return sum(map(len, map(_VALUE, attempt.records)))
 
 
 def close_sink(route: Route, memory: LaneMemory) -> None:

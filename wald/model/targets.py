@@ -83,7 +83,11 @@ class RejectedRecord:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """The attempt took effect. ``notes`` counts what the sink ignored on the way, by reason."""
+    """The attempt took effect.
+
+    ``notes`` counts what the sink ignored on the way, by reason; ``requests`` among them says how
+    many requests of the target the attempt took, if not one.
+    """
 
     notes: Mapping[str, int] = field(default_factory=dict)
 

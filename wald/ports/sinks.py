@@ -104,7 +104,7 @@ class GrantingSink(Sink, Protocol):
     """A sink whose target has grants: what ``wald check --print-grants`` prints."""
 
     def grants(self) -> Sequence[str]:
-        """Return statements for the owner of the target, which give what the route needs.
+        """Return statements for the owner of the target, as they are run, that give what is needed.
 
         Known from the settings, without a connection; harmless to repeat.
         """

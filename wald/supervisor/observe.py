@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, cast
 from wald import limits
 from wald.core.books import balance
 from wald.core.healing import from_numbers
+from wald.core.traffic import Traffic
 from wald.ports import FileSystem
 from wald.storage.notices import unseen
 from wald.storage.progress import TwoSlotPage
@@ -168,9 +169,23 @@ def _route(
         "lanes": finished.get("lanes", []),
         "change": finished.get("change"),
         "fallback": finished.get("fallback"),
+        "traffic": _traffic(finished.get("traffic")),
         "faults": (finished.get("policy") or {}).get("faults", []),
         "guarded_batch": (finished.get("policy") or {}).get("guarded_batch", 0),
         **policy_said(finished.get("policy", {}), pending, oldest_s, now_ns),
+    }
+
+
+def _traffic(said: Sequence[Any] | None) -> dict[str, Any]:
+    *counts, cost = said or (0, 0, 0, None)
+    total = Traffic(*counts)
+    per_request = total.records_per_request
+    return {
+        "requests": total.requests,
+        "records": total.records,
+        "bytes": total.size_bytes,
+        "records_per_request": None if per_request is None else round(per_request, 2),
+        "cost": cost,
     }
 
 

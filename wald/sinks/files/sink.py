@@ -6,6 +6,7 @@ it. Errors of the system become outcomes here and nowhere else.
 
 import errno
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -220,6 +221,10 @@ class FilesSink:
         return _systemic(error, self._options.path)
 
     # --- check ----------------------------------------------------------------------------------
+
+    def grants(self) -> Sequence[str]:
+        """Return what gives the user wald the directory."""
+        return [f"install -d -o wald {shlex.quote(self._options.path)}"]
 
     def check(self) -> Sequence[Finding]:
         """Look at the directory without writing."""

@@ -7,6 +7,7 @@ IMMEDIATE``. Driver errors become outcomes here and nowhere else, by the primary
 
 import contextlib
 import os
+import shlex
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -300,6 +301,10 @@ class SqliteSink:
         self._table = open_table(database, self._options)
 
     # --- check ----------------------------------------------------------------------------------
+
+    def grants(self) -> Sequence[str]:
+        """Return what gives the user wald the directory, where SQLite keeps its own files too."""
+        return [f"install -d -o wald {shlex.quote(str(Path(self._options.path).parent))}"]
 
     def check(self) -> Sequence[Finding]:
         """Look at the file without writing; what is absent in document mode is made later."""

@@ -140,7 +140,9 @@ def serve(settings: Settings, on_ready: Callable[[], None] = lambda: None) -> No
 
     check_sinks(settings)  # before the log learns of routes that cannot be
     access = access_of(settings, own_uid())
-    if settings.auto_sink is not None:  # beside the target, whose directory nobody makes
+    automatic = settings.sinks.get(settings.auto_sink or "")
+    if automatic is not None and "path" in automatic.options:
+        # beside the target, whose directory nobody makes
         _require_directory(Path(settings.data_dir).parent)
     passed = tuple(listen_fds(os.environ))
     around = Surroundings(

@@ -1,11 +1,13 @@
 """The PostgreSQL sink at a real server: the row, documents, settings, what check and holds say."""
 
 import json
+import sys
 from uuid import UUID
 
 import msgpack
 import pytest
 
+from tests import commands
 from wald.errors import ConfigError, UnknownSetting, WrongSetting
 from wald.model import Content, Delivered, LaneKey, ReplayClass, RowMoved, Secret
 
@@ -175,3 +177,13 @@ def test_hostile_names_are_names(at, name):
     outcome = at.deliver(sink, {name: 1}, {name: 2}, {name: -1})
     assert [each.lsn for each in outcome.records] == [3]
     assert at.deliver(sink, {name: 1}, {name: 2}) == Delivered()
+
+
+def test_a_url_is_all_that_run_needs(at, tmp_path):
+    code = "import wald; print(wald.connect().append('signups', {'user': 'ann'}, key='ann').lsn)"
+    said = commands.run(
+        "run", "--to", at.url(), "--data-dir", str(tmp_path / "d"), "--", sys.executable, "-c", code
+    )
+    assert said.returncode == 0, said.stderr
+    assert "1 accepted = 1 delivered" in said.stderr
+    assert at.sql("SELECT key, value FROM signups") == [("ann", {"user": "ann"})]

@@ -28,6 +28,7 @@ from wald.config import (
 )
 from wald.config.places import default_places
 from wald.config.settings import ROUTE_TABLES, DedupSettings
+from wald.config.targets import target_digest
 from wald.core import units
 from wald.core.rules import CONTENTS, FIELD_TYPES
 from wald.errors import ConfigError, UnknownSetting, WrongSetting
@@ -307,6 +308,37 @@ def test_a_target_needs_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert settings.auto_sink is not None
     assert settings.sinks[settings.auto_sink].options == {"path": f"{tmp_path}/x.db"}
     assert load_target("sqlite:x.db", PLACES, "d").settings.data_dir == f"{tmp_path}/d"
+
+
+def test_a_url_is_a_target_with_a_data_directory_of_its_own() -> None:
+    loaded = load_target("postgresql://me@db/app", PLACES, None).settings
+    assert loaded.sinks["to"] == SinkSettings("to", "postgres", {"url": "postgresql://me@db/app"})
+    other = load_target("postgres://me@db/other", PLACES, None).settings
+    assert loaded.data_dir.startswith(f"{PLACES.data_dir}-")
+    assert other.data_dir not in {loaded.data_dir, PLACES.data_dir}
+    again = load_target("postgres://you@db/app?sslmode=require", PLACES, None).settings
+    assert again.data_dir == loaded.data_dir
+    assert load_target("https://x/y", PLACES, "/d").settings.data_dir == "/d"
+
+
+@pytest.mark.parametrize(
+    ("url", "same"),
+    [
+        ("postgres://you@db/app?application_name=x&sslmode=verify-full", True),
+        ("postgresql://db/app", True),
+        ("postgresql://me@db:5433/app", False),
+        ("postgresql://me@db/other", False),
+        ("postgresql://me@db/app?host=elsewhere", False),
+        ("postgresql://[db/app", False),
+    ],
+)
+def test_a_database_is_one_target_however_one_logs_in(url: str, same: bool) -> None:  # noqa: FBT001
+    def digest(said: str) -> str:
+        return target_digest(
+            SinkSettings("pg", "postgres", {"url": said}), RouteSettings("r", "s", "pg")
+        )
+
+    assert (digest(url) == digest("postgresql://me@db/app")) is same
 
 
 @pytest.mark.parametrize("target", ["", "x.db", ":x.db", "sqlite:"])

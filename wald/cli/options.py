@@ -25,12 +25,12 @@ to_option = click.option(
     "--to",
     "target",
     metavar="TYPE:TARGET",
-    help="Deliver every stream there, without any file: sqlite:events.db",
+    help="Deliver every stream there, without any file: sqlite:events.db, postgresql://me@db/app",
 )
 data_dir_option = click.option(
     "--data-dir",
     metavar="DIR",
-    help="Data directory; overrides the file. With --to: FILE.wald beside the target.",
+    help="Data directory; overrides the file. With --to: FILE.wald beside it, or the URL's own.",
 )
 socket_option = click.option(
     "--socket",

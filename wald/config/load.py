@@ -10,13 +10,22 @@ from typing import Any, cast
 
 from wald import limits
 from wald.config.parse import KeyPath, Where, parse
-from wald.config.places import Places, data_dir_beside
-from wald.config.settings import Settings, SinkSettings
-from wald.config.targets import find_shared_table
+from wald.config.places import Places, data_dir_beside, data_dir_for
+from wald.config.settings import RouteSettings, Settings, SinkSettings
+from wald.config.targets import find_shared_table, target_digest
 from wald.errors import ConfigError, WrongSetting
 from wald.model import Secret
 
 AUTO_SINK = "to"
+# what the scheme of a URL says of a sink
+URL_TYPES = {
+    "http": "http",
+    "https": "http",
+    "postgres": "postgres",
+    "postgresql": "postgres",
+    "redis": "redis",
+    "rediss": "redis",
+}
 _SECRET_SOURCES = ("file", "env", "credential")
 _SECRET_MAX_BYTES = 64 * limits.KIB
 _HEADER = re.compile(r"\s*\[([^\[\]]+)\]\s*(?:#.*)?")
@@ -105,7 +114,7 @@ def load_text(
 
 
 def load_target(target: str, places: Places, data_dir: str | None) -> Loaded:
-    """Return the settings of ``--to TYPE:TARGET``: every stream goes to that one sink.
+    """Return the settings of ``--to TYPE:TARGET``, or of a URL: every stream goes to that one sink.
 
     Raises:
         WrongSetting: not of that form.
@@ -113,12 +122,19 @@ def load_target(target: str, places: Places, data_dir: str | None) -> Loaded:
     kind, colon, rest = target.partition(":")
     if not colon or not kind or not rest:
         msg = f"--to {target!r}: expected TYPE:TARGET"
-        raise WrongSetting(msg, hint="for example: --to sqlite:events.db")
-    path = str(Path(rest).absolute())
+        raise WrongSetting(
+            msg, hint="for example: --to sqlite:events.db, --to postgresql://me@db/app"
+        )
+    if kind in URL_TYPES and rest.startswith("//"):
+        sink = SinkSettings(AUTO_SINK, URL_TYPES[kind], {"url": target})
+        place = data_dir_for(target_digest(sink, RouteSettings("", "", AUTO_SINK)), places)
+    else:
+        path = str(Path(rest).absolute())
+        sink, place = SinkSettings(AUTO_SINK, kind, {"path": path}), data_dir_beside(path)
     settings = Settings(
-        data_dir=str(Path(data_dir).absolute()) if data_dir else data_dir_beside(path),
+        data_dir=str(Path(data_dir).absolute()) if data_dir else place,
         socket=str(Path(places.socket).absolute()),
-        sinks={AUTO_SINK: SinkSettings(AUTO_SINK, kind, {"path": path})},
+        sinks={AUTO_SINK: sink},
         auto_sink=AUTO_SINK,
     )
     return Loaded(settings, {f"sinks.{AUTO_SINK}": "--to", "daemon.data_dir": "--to"})

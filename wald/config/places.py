@@ -34,3 +34,8 @@ def default_places(environment: Mapping[str, str], uid: int) -> Places:
 def data_dir_beside(file: str) -> str:
     """Return where ``--to sqlite:FILE`` keeps the log: beside the file."""
     return str(Path(file).absolute()) + ".wald"
+
+
+def data_dir_for(digest: str, places: Places) -> str:
+    """Return where ``--to`` keeps the log of a target that is a URL: one directory for each."""
+    return f"{places.data_dir}-{digest[:12]}"

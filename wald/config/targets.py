@@ -4,6 +4,7 @@ import hashlib
 import json
 import os.path
 from collections.abc import Iterable, Mapping
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from wald.config.settings import RouteSettings, SinkSettings
 
@@ -15,6 +16,8 @@ _TARGET_KEYS = frozenset(
         "topic", "url",
     }
 )  # fmt: skip
+_OF_TABLES = frozenset({"postgres", "sqlite"})
+_DATABASE_KEYS = frozenset({"host", "hostaddr", "port", "dbname"})  # in the query of a URL
 
 
 def target_digest(sink: SinkSettings, route: RouteSettings) -> str:
@@ -23,8 +26,20 @@ def target_digest(sink: SinkSettings, route: RouteSettings) -> str:
     identity = {key: str(named[key]) for key in sorted(_TARGET_KEYS & named.keys())}
     if "path" in identity:
         identity["path"] = os.path.realpath(identity["path"])
+    if sink.type == "postgres" and "url" in identity:
+        identity["url"] = _database(identity["url"])
     text = json.dumps([sink.type, identity], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _database(url: str) -> str:
+    """Return which database a URL of PostgreSQL leads to, whoever logs in, and however."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # it is refused by the sink
+        return url
+    named = [(key, value) for key, value in parse_qsl(parts.query) if key in _DATABASE_KEYS]
+    return f"{parts.netloc.rpartition('@')[2]}{parts.path}?{urlencode(sorted(named))}"
 
 
 def automatic_digest(sink: SinkSettings) -> str:
@@ -35,11 +50,11 @@ def automatic_digest(sink: SinkSettings) -> str:
 def find_shared_table(
     routes: Iterable[RouteSettings], sinks: Mapping[str, SinkSettings]
 ) -> tuple[RouteSettings, RouteSettings] | None:
-    """Return two routes that write one stream's records to one SQLite table, if there are any."""
+    """Return two routes that write one stream's records to one table, if there are any."""
     seen: dict[tuple[str, str], RouteSettings] = {}
     for route in routes:
         sink = sinks[route.sink]
-        if sink.type == "sqlite":
+        if sink.type in _OF_TABLES:
             before = seen.setdefault((route.stream, target_digest(sink, route)), route)
             if before is not route:
                 return before, route

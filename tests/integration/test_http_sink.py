@@ -19,6 +19,7 @@ from tests.servers.raw_server import OK, TLS, raw, says, secure
 from tests.servers.web_server import WebServer
 from wald import limits
 from wald.model import (
+    Content,
     Delivered,
     Rejected,
     Revision,
@@ -494,6 +495,62 @@ def test_a_pause_that_the_server_asks_for_is_kept(server, hosts):
         began_ns = host.clock.monotonic_ns()
         host.through()
         assert host.clock.monotonic_ns() - began_ns >= 20e9
+
+
+BAD: dict[str, tuple[Content, bytes]] = {
+    "JSON that is none": (Content.JSON, b'{"n":'),
+    "two JSON values": (Content.JSON, b'{"n":1},{"n":2}'),
+    "NaN in JSON": (Content.JSON, b'{"n":NaN}'),
+    "half of a surrogate pair in JSON": (Content.JSON, b'{"n":"\\udc00"}'),
+    "JSON that is not UTF-8": (Content.JSON, b'{"n":"\xff"}'),
+    "JSON nested too deeply": (Content.JSON, b'{"n":' + b"[" * 9_000 + b"]" * 9_000 + b"}"),
+    "half of a surrogate pair": (Content.MSGPACK, b"\x81\xa1n\xa3\xed\xa0\x80"),
+    "a list as a key": (Content.MSGPACK, b"\x81\x91\x01\x01"),
+    "no map, where fields are wanted": (Content.MSGPACK, b"\x93\x01\x02\x03"),
+    "bytes, where fields are wanted": (Content.BYTES, b"raw"),
+    "a value that the server refuses": (Content.JSON, b'{"host":"poison"}'),
+    "a value that is too large for it": (Content.JSON, b'{"n":"%b"}' % (b"x" * 70_000)),
+}
+GOOD: dict[str, tuple[Content, bytes]] = {
+    "NaN": (Content.MSGPACK, b"\x81\xa1n\xcb\x7f\xf8" + bytes(6)),
+    "NUL in a text": (Content.MSGPACK, b"\x81\xa1n\xa1\x00"),
+    "a number beyond 64 bits in JSON": (Content.JSON, b'{"n":%d}' % 10**30),
+    "duplicate keys": (Content.JSON, b'{"n":1,"n":2}'),
+    "a lack of fields": (Content.MSGPACK, b"\x80"),
+    "more fields": (Content.MSGPACK, b"\x82\xa1n\x01\xa1z\x02"),
+    "a line between two tokens": (Content.JSON, b'{"n":\n1}'),
+}
+KINDS = {
+    "window": {"preset": "webhook", "idempotency": {"window": "1d"}},
+    "keyed": {"preset": "elasticsearch", "index": "in"},
+    "none": {"format": "ndjson", "idempotency": {"header": "none"}},
+}
+
+
+@pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
+def test_bad_input_is_set_aside_and_its_neighbours_land(server, hosts, settings):
+    """A thousand records: each bad one a dead letter with words of its own, the others in order."""
+    server.rule(poison='"host":"poison"', max_bytes=60_000)
+    if settings.get("preset") == "elasticsearch":
+        settings = {**settings, "url": server.url.removesuffix("/in")}
+    host = hosts(**{"fields": ["n", "host"], **settings})
+    host.append(300)
+    bad = {}
+    for name, (content, value) in {**BAD, **GOOD}.items():
+        key = f'{name}\r\n"]}}\x00'
+        (lsn,) = host.append_raw([value], content=content, keys=[key])
+        if name in BAD:
+            bad[lsn] = name
+        host.append(20)
+    host.append(300)
+    host.through()
+    assert {lsn: bad.get(lsn) for lsn in host.dead} == bad
+    assert all(each.message and each.code for each in host.dead.values())
+    taken = [each for each in server.values if "host" in each]
+    assert taken == [each.value for each in host.sent]
+    others = [each for each in server.values if "host" not in each]
+    expected = [{"n": None}, {"n": "\x00"}, {"n": 10**30}, {"n": 2}, {}, {"n": 1}, {"n": 1}]
+    assert others == expected
 
 
 # --- check --------------------------------------------------------------------------------------

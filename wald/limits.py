@@ -210,6 +210,7 @@ ADAPTIVE_LEFT_MAX_SHARE: Final = 0.75  # ... and no more
 ADAPTIVE_BELIEF_SHARE: Final = (
     0.995  # of what was found of a target's fixed time, after each attempt
 )
+ADAPTIVE_DOUBT_SHARE: Final = 1 / 128  # what was too large is tried again, after about 40 attempts
 ATTEMPT_TIMEOUT_FLOOR_S: Final = 10.0
 ATTEMPT_TIMES_COUNT: Final = 4.0  # times what nearly every attempt took
 ATTEMPT_TIMES_MAX: Final = 64.0  # it doubles with each attempt without an answer

@@ -66,7 +66,7 @@ class Adaptive:
     fixed_s: float = 0.0
     last: Sample | None = None
     slowest: Sample | None = None
-    refused_at: int = 0
+    refused_at: float = 0.0
 
     @property
     def effective_goal_s(self) -> float:
@@ -83,6 +83,8 @@ class Adaptive:
                 changed = _measured(self, Sample(records, seconds)) if records else self
             case Partial() | Systemic(kind=SystemicKind.BUSY):
                 changed = _cut(self, SizeReason.BUSY)
+            case TooLarge() if records == 1:  # the record's own fault, as what led to it may be
+                changed = replace(self, refused_at=0.0, former=self.highest)
             case TooLarge():
                 changed = _cut(_refused(self, records), SizeReason.TOO_LARGE, records)
             case Unknown():  # mostly not for its size: it may double again
@@ -172,8 +174,9 @@ def _grown(value: Adaptive, seconds: float) -> Adaptive:
     highest = value.highest
     if value.refused_at:
         highest = min(highest, int(value.refused_at * limits.ADAPTIVE_LEFT_MAX_SHARE))
-        if value.size >= highest:
-            return _because(value, SizeReason.TOO_LARGE)
+        if value.size >= highest:  # it may have been a few large records: doubted slowly
+            refused_at = value.refused_at * (1 + limits.ADAPTIVE_DOUBT_SHARE)
+            return replace(value, refused_at=refused_at, reason=SizeReason.TOO_LARGE)
     if value.size < value.former and 2 * seconds - value.fixed_s <= value.effective_goal_s:
         size = min(2 * value.size, value.former)
     else:

@@ -96,10 +96,6 @@ class KeyedSink:
             crew.shutdown(cancel_futures=True)
         self._link.close()
 
-    def grants(self) -> Sequence[str]:
-        """Return the least that is needed at the target."""
-        return [grants(self._options)]
-
     def check(self) -> Sequence[Finding]:
         """Look at the table."""
         return check(self._options, self._link)

@@ -67,10 +67,6 @@ class TransactionSink:
         """Close the connections; harmless to repeat."""
         self._link.close()
 
-    def grants(self) -> Sequence[str]:
-        """Return the least that is needed at the target."""
-        return [grants(self._options)]
-
     def check(self) -> Sequence[Finding]:
         """Look at both tables."""
         return check(self._options, self._link)

@@ -77,10 +77,6 @@ class RedisSink:
         """Close the connection; harmless to repeat."""
         self._link.close()
 
-    def grants(self) -> Sequence[str]:
-        """Return the least that is needed at the target."""
-        return [grants(self._options)]
-
     def check(self) -> Sequence[Finding]:
         """Look at server and stream without writing."""
         return check(self._options, self._link)

@@ -506,3 +506,35 @@ def test_replay_without_a_daemon_sends_again_what_was_asked_for(backlog, monkeyp
     done = backlog.replay(sink_of(target), patience_s=10.0)["routes"]["events"]
     assert (done["delivered"], done["dead_letters"], done["redrives"]) == (30, 0, 0)
     assert (done["pending"], done["purged"]) == (0, 0)
+
+
+# --- targets that keep what is written last -------------------------------------------------------
+
+
+class Overwriting(RecordingSink):
+    """A target of keys, of which the last written record of each stays."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.capabilities = replace(self.capabilities, overwrites=True)
+
+
+@pytest.mark.parametrize("replay", [ReplayClass.KEYED, ReplayClass.TRANSACTIONAL])
+def test_where_an_old_record_may_replace_a_newer_one_a_person_must_say_so(backlog, replay):
+    _, bad, target = with_bad(backlog, 3)
+    shared = backlog.shared(lambda *_: Overwriting(target, replay=replay))
+    with running(backlog, shared) as fleet:
+        eventually(lambda: books(fleet) == (29, 1, 0), fleet.figures)
+        target.refuses = lambda _: False
+        with pytest.raises(RedriveRefused, match="written last") as refused:
+            desk_of(fleet).ask("drain.dlq.redrive", route="events")
+        assert "--force" in refused.value.hint
+        key = LaneKey(backlog.log.log_id, ROUTE, 0, 0)
+        shared.ledger.ask_redrive(ROUTE, bad, "", 1)
+        fleet.each_lane()[0].look_again()  # asked for while no daemon ran
+        eventually(lambda: not shared.ledger.count_redrives(key), fleet.figures)
+        assert books(fleet) == (29, 1, 0)
+        assert bad[0] not in target.lsns
+        desk_of(fleet).ask("drain.dlq.redrive", route="events", force=True)
+        eventually(lambda: books(fleet) == (30, 0, 0), fleet.figures)
+    assert target.lsns[-1] == bad[0]

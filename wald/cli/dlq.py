@@ -145,6 +145,9 @@ def export(
     "--transform", metavar="MODULE:FUNCTION", default="", help="Passes each record, as [record]."
 )
 @click.option("--dry-run", is_flag=True, help="Only say how many that would be.")
+@click.option(
+    "--force", is_flag=True, help="Also where the target lets an old record replace a newer one."
+)
 @click.option("--wait", "wait_s", type=Duration(), help="Wait so long for what comes of it.")
 @socket_option
 @json_option
@@ -155,6 +158,7 @@ def redrive(
     socket: str | None,
     *,
     dry_run: bool,
+    force: bool,
     as_json: bool,
     **chosen: Any,  # noqa: ANN401 - what 'selecting' adds
 ) -> None:
@@ -172,6 +176,7 @@ def redrive(
             route=choice.route,
             transform=transform,
             dry_run=dry_run,
+            force=force,
         )
         said = _summed(list(pages), "letters", "asked", "without_body")
         choice.require(said["letters"] + said["without_body"])

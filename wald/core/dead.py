@@ -9,7 +9,15 @@ from typing import NamedTuple
 
 from wald import limits
 from wald.core.row import effective_dead_rev
-from wald.model import Checkpoint, DeadLetter, Lsn, Manifest, RejectedRecord, RevisionId
+from wald.model import (
+    Checkpoint,
+    DeadLetter,
+    Lsn,
+    Manifest,
+    RejectedRecord,
+    ReplayClass,
+    RevisionId,
+)
 
 # --- which are meant ----------------------------------------------------------------------------
 
@@ -61,6 +69,21 @@ def _range_is_in(letter: DeadLetter, wanted: Collection[Lsn]) -> bool:
 
 
 # --- redrive ------------------------------------------------------------------------------------
+
+MONOTONE_WHY = (
+    "its target takes only records newer than its newest: a dead letter would have to be appended "
+    "anew, which redrive does not do"
+)
+OVERWRITES_WHY = (
+    "its target keeps what is written last: a dead letter may replace a newer record of its key"
+)
+
+
+def why_no_redrive(replay: str, *, overwrites: bool, forced: bool) -> str:
+    """Return why dead letters are not sent again to a target of a class; empty if they are."""
+    if replay == ReplayClass.MONOTONE.value:
+        return MONOTONE_WHY
+    return OVERWRITES_WHY if overwrites and not forced else ""
 
 
 def redriven_checkpoint(

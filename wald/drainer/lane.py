@@ -110,11 +110,6 @@ class Lane:
         self._shared.board.wake()
 
     @property
-    def replay(self) -> str:
-        """The class of its target; empty until that is known."""
-        return self.figures.replay
-
-    @property
     def state(self) -> str:
         """What it does now."""
         return self.figures.state

@@ -39,6 +39,7 @@ class LaneFigures:
     redrives: int = 0
     halted: tuple[Lsn, ...] = ()
     traffic: Traffic = Traffic()  # noqa: RUF009 - a tuple
+    overwrites: bool = False  # a record replaces a newer one of its key at the target
 
 
 class Stance(NamedTuple):
@@ -77,6 +78,7 @@ def lane_figures(
         stance.redrives,
         memory.halted,
         memory.traffic,
+        memory.sink.capabilities.overwrites if memory.sink else before.overwrites,
     )
 
 

@@ -12,12 +12,18 @@ from itertools import accumulate
 from typing import Any, Protocol
 
 from wald import limits
-from wald.core.dead import Selection
+from wald.core.dead import MONOTONE_WHY, OVERWRITES_WHY, Selection, why_no_redrive
 from wald.drainer.asks import Request, natural, wrong_value
-from wald.drainer.redriving import MONOTONE_WHY, load_transform
+from wald.drainer.lane_figures import LaneFigures
+from wald.drainer.redriving import load_transform
 from wald.errors import InputError, RedriveRefused
-from wald.model import DeadLetter, LaneKey, Lsn, ReplayClass, RouteBirth, RouteId
+from wald.model import DeadLetter, LaneKey, Lsn, RouteBirth, RouteId
 from wald.ports import Clock, Ledger
+
+_NOT_AGAIN_HINTS = {
+    MONOTONE_WHY: "export them, and append them to the stream yourself",
+    OVERWRITES_WHY: "if no newer record of these keys was delivered, say --force",
+}
 
 
 class LaneLike(Protocol):
@@ -28,8 +34,8 @@ class LaneLike(Protocol):
         ...
 
     @property
-    def replay(self) -> str:
-        """The class of its target; empty until that is known."""
+    def figures(self) -> LaneFigures:
+        """What it says of itself."""
         ...
 
     @property
@@ -109,14 +115,17 @@ class LetterDesk:
         if not isinstance(transform, str):
             msg = "transform"
             raise wrong_value(msg, transform, "a text")
-        self._refuse_redrive(birth)
+        forced = bool(request.get("force"))
+        self._refuse_redrive(birth, forced=forced)
         load_transform(transform)
         found, following = self._chosen(birth, request)
         sendable = [letter.lsn for letter in found if letter.dead_file]
         asked = 0
         if not request.get("dry_run"):
             now_ns = self._clock.wall_ns()
-            asked = self._ledger.ask_redrive(birth.route_id, sendable, transform, now_ns)
+            asked = self._ledger.ask_redrive(
+                birth.route_id, sendable, transform, now_ns, forced=forced
+            )
             self._tell(birth.route_id)
         return {
             "letters": len(sendable),
@@ -125,16 +134,21 @@ class LetterDesk:
             "next": following,
         }
 
-    def _refuse_redrive(self, birth: RouteBirth) -> None:
+    def _refuse_redrive(self, birth: RouteBirth, *, forced: bool) -> None:
         if self._lanes is None:
             return
         lanes = self._lanes(birth.route_id).values()
         if not lanes:
             msg = f"route {birth.name!r} is not in the configuration: nothing delivers it"
             raise RedriveRefused(msg, hint="name it there again, and start the daemon anew")
-        if any(lane.replay == ReplayClass.MONOTONE.value for lane in lanes):
-            msg = f"route {birth.name!r} cannot send dead letters again: {MONOTONE_WHY}"
-            raise RedriveRefused(msg, hint="export them, and append them to the stream yourself")
+        whys = [
+            why_no_redrive(each.replay, overwrites=each.overwrites, forced=forced)
+            for each in (lane.figures for lane in lanes)
+        ]
+        why = next(filter(None, whys), "")
+        if why:
+            msg = f"route {birth.name!r} does not send dead letters again: {why}"
+            raise RedriveRefused(msg, hint=_NOT_AGAIN_HINTS[why])
 
     def _purge(self, request: Request) -> dict[str, Any]:
         birth = self._birth(request.get("route"))

@@ -32,7 +32,6 @@ from wald.model import (
     Manifest,
     Record,
     RejectedRecord,
-    ReplayClass,
     Revision,
     RevisionId,
 )
@@ -40,10 +39,6 @@ from wald.storage.deadlog import DeadEntry, DeadLog, DeadPlace
 
 _log = logging.getLogger("wald.drain")
 _MADE_MAX = 2  # of one record; more than one is refused
-MONOTONE_WHY = (
-    "its target takes only records newer than its newest: a dead letter would have to be appended "
-    "anew, which redrive does not do"
-)
 
 
 class Redrives:
@@ -72,11 +67,9 @@ class Redrives:
     def seal(self, memory: LaneMemory, bounds: Bounds) -> bool:
         """T7: seal a batch of what is asked for; False if there is nothing."""
         shared, key = self._route.shared, self._route.key
-        asked = shared.ledger.asked_redrives(key, limits.REDRIVE_BATCH_MAX_RECORDS)
-        if memory.replay is ReplayClass.MONOTONE:
-            shared.ledger.give_up_redrives(key, [each.letter.lsn for each in asked])
-            _log.error("route %s: no redrive: %s", self._route.birth.name, MONOTONE_WHY)
-            asked = ()
+        asked = self._allowed(
+            memory, shared.ledger.asked_redrives(key, limits.REDRIVE_BATCH_MAX_RECORDS)
+        )
         if not asked:
             self.left = 0
             return False
@@ -92,6 +85,25 @@ class Redrives:
         memory.batch = None
         memory.counted = revision.rev_id
         return True
+
+    def _allowed(self, memory: LaneMemory, asked: Sequence[AskedRedrive]) -> Sequence[AskedRedrive]:
+        """Return what may be sent again; what may not was asked for while nobody could tell."""
+        assert memory.sink is not None
+        able, why = memory.sink.capabilities, ""
+        allowed, given_up = list[AskedRedrive](), list[Lsn]()
+        for each in asked:
+            not_this = dead.why_no_redrive(
+                able.replay.value, overwrites=able.overwrites, forced=each.forced
+            )
+            why = why or not_this
+            if not_this:
+                given_up.append(each.letter.lsn)
+            else:
+                allowed.append(each)
+        if given_up:
+            self._route.shared.ledger.give_up_redrives(self._route.key, given_up)
+            _log.error("route %s: no redrive: %s", self._route.birth.name, why)
+        return allowed
 
     def _fitting(self, asked: Sequence[AskedRedrive], bounds: Bounds) -> Sequence[AskedRedrive]:
         """Return as many as a batch takes; no more bodies are read than that."""

@@ -239,10 +239,17 @@ class DeadLetter:
 
 
 class AskedRedrive(NamedTuple):
-    """A dead letter that is to be sent again, through ``transform`` ("module:function") if any."""
+    """A dead letter that is to be sent again.
+
+    Attributes:
+        letter: the dead letter.
+        transform: what it goes through, "module:function"; empty for nothing.
+        forced: a person wants it though it may replace a newer record.
+    """
 
     letter: DeadLetter
     transform: str
+    forced: bool = False
 
 
 class Purged(NamedTuple):

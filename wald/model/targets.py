@@ -192,6 +192,8 @@ class Capabilities:
         window_batches: of the class ``window``: how many batches it remembers; None for no bound.
         freezes: whether what is sent is encoded once (``Sink.encode``) and kept until it took
             effect; so it is with every sink of the class ``window``.
+        overwrites: whether a record replaces what is under its key, be that of a newer record: a
+            dead letter is then sent again only if a person says so.
         max_requests_per_s, max_records_per_s: what the target takes at most, of all lanes to it;
             None for no bound. Lanes hold back before a batch is sealed.
     """
@@ -202,6 +204,7 @@ class Capabilities:
     window_s: float | None = None
     window_batches: int | None = None
     freezes: bool = False
+    overwrites: bool = False
     max_requests_per_s: float | None = None
     max_records_per_s: float | None = None
 

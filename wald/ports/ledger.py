@@ -87,7 +87,13 @@ class DeadLetters(Protocol):
         ...
 
     def ask_redrive(
-        self, route_id: RouteId, lsns: Sequence[Lsn], transform: str, now_ns: int
+        self,
+        route_id: RouteId,
+        lsns: Sequence[Lsn],
+        transform: str,
+        now_ns: int,
+        *,
+        forced: bool = False,
     ) -> int:
         """Ask for dead letters to be sent again; those without a body are left out.
 

@@ -86,7 +86,13 @@ class DeadIndex:
     # --- redrive --------------------------------------------------------------------------------
 
     def ask_redrive(
-        self, route_id: RouteId, lsns: Sequence[Lsn], transform: str, now_ns: int
+        self,
+        route_id: RouteId,
+        lsns: Sequence[Lsn],
+        transform: str,
+        now_ns: int,
+        *,
+        forced: bool = False,
     ) -> int:
         """See ``Ledger.ask_redrive``."""
 
@@ -98,7 +104,7 @@ class DeadIndex:
                     continue
                 at = lane_lsn(self._lane_of(route_id, letter), lsn)
                 if txn.get("redrives", at) is None:
-                    txn.put("redrives", at, pack([transform, now_ns]))
+                    txn.put("redrives", at, pack([transform, now_ns, forced]))
                     count += 1
             return count
 
@@ -114,7 +120,7 @@ class DeadIndex:
                     break
                 letter = _letter(txn, key.route_id, lsn_of(at))
                 if letter is not None:
-                    found.append(AskedRedrive(letter, unpack(value)[0]))
+                    found.append(_asked(letter, value))
             return found
 
         return self.store.read(work)
@@ -124,9 +130,9 @@ class DeadIndex:
 
         def work(txn: Transaction) -> AskedRedrive | None:
             letter = _letter(txn, key.route_id, lsn)
-            asked = txn.get("redrives", lane_lsn(key, lsn))
-            transform = "" if asked is None else unpack(asked)[0]
-            return None if letter is None else AskedRedrive(letter, transform)
+            return (
+                None if letter is None else _asked(letter, txn.get("redrives", lane_lsn(key, lsn)))
+            )
 
         return self.store.read(work)
 
@@ -311,6 +317,12 @@ def _forget_lane(txn: Transaction, key: LaneKey) -> None:
         letter = letter_of(value)
         if (letter.layout, letter.lane) == (key.layout, key.lane):
             txn.delete("dead", at)
+
+
+def _asked(letter: DeadLetter, row: bytes | None) -> AskedRedrive:
+    """Return what a row asks for; one of a release before has no third field."""
+    transform, _, *rest = ("", 0) if row is None else unpack(row)
+    return AskedRedrive(letter, transform, *rest)
 
 
 def _letter(txn: Transaction, route_id: RouteId, lsn: Lsn) -> DeadLetter | None:

@@ -87,7 +87,8 @@ class KeyedSink:
         """Exactly once per key: an item that is sent again meets itself."""
         is_put = self._options.mode == "put"
         most = MAX_RECORDS if is_put else MAX_RECORDS_IF_NEWER
-        return Capabilities(ReplayClass.KEYED, most, MAX_BYTES)
+        overwrites = is_put and self._options.key_from != "record-id"
+        return Capabilities(ReplayClass.KEYED, most, MAX_BYTES, overwrites=overwrites)
 
     def close(self) -> None:
         """Close connections and threads; harmless to repeat."""

@@ -61,7 +61,10 @@ class TransactionSink:
     @property
     def capabilities(self) -> Capabilities:
         """Exactly once for ever: the progress item moves with the records."""
-        return Capabilities(ReplayClass.TRANSACTIONAL, MAX_RECORDS, MAX_BYTES)
+        overwrites = self._options.key_from != "record-id"
+        return Capabilities(
+            ReplayClass.TRANSACTIONAL, MAX_RECORDS, MAX_BYTES, overwrites=overwrites
+        )
 
     def close(self) -> None:
         """Close the connections; harmless to repeat."""

@@ -12,6 +12,7 @@ import pytest
 
 import wald
 from tests.daemon import Daemon
+from tests.sites import install_sink
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,11 +20,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="wp"))
-    info = path / "site" / "poison-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: poison\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[wald.sinks]\npoison = tests.poison_sink:make\n")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(path / "site"), str(ROOT)]))
+    site = install_sink(path, "poison", "tests.poison_sink:make")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), str(ROOT)]))
     yield path
     shutil.rmtree(path)
 

@@ -4,8 +4,10 @@ mypy checks this file with the rest: ``assert_type`` fails there, and so does a 
 that is not needed, which is how a wrong call shows that it is refused.
 """
 
+import asyncio
 import inspect
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import assert_type
@@ -67,6 +69,78 @@ def append_many(producer: wald.Producer) -> wald.Results:
     return results
 
 
+@dataclass
+class Signup:
+    user: str
+
+
+def submit_one(producer: wald.Producer) -> wald.Pending:
+    pending = producer.submit("s", {"user": "ann"}, key=b"ann", urgent=True)
+    assert_type(pending, wald.Pending)
+    assert_type(pending.result(), wald.Receipt)
+    assert_type(pending.result(1.0), wald.Receipt)
+    assert_type(pending.exception(), wald.WaldError | None)
+    assert_type(pending.done(), bool)
+    assert_type(pending.stream, str)
+    return pending
+
+
+def settle(producer: wald.Producer, unknown: wald.OutcomeUnknown, results: wald.Results) -> None:
+    assert_type(producer.settle(unknown), wald.Receipt | wald.Results)
+    assert_type(producer.settle(results, timeout=1.0), wald.Results)
+
+
+def typed(producer: wald.Producer) -> None:
+    signups = producer.stream("signups", Signup)
+    assert_type(signups, wald.Stream[Signup])
+    assert_type(signups.append(Signup("ann"), key="ann", timeout=1.0), wald.Receipt)
+    assert_type(signups.submit(Signup("ann")), wald.Pending)
+    assert_type(signups.append_many([Signup("ann")], key=lambda _: b"k"), wald.Results)
+    with pytest.raises(wald.RecordRefused):
+        signups.append({"user": "ann"})  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        signups.append(Signup("ann"), colour="red")  # type: ignore[call-arg]
+
+
+def test_what_is_submitted_and_typed_is_what_mypy_says() -> None:
+    with short_directory() as directory, Door(directory) as door, wald.connect(door.path) as one:
+        assert submit_one(one).done()
+        typed(one)
+        settle_as_told: object = settle
+        assert callable(settle_as_told)
+        answer = wald.http_answer(wald.Unavailable("why"))
+        assert_type(answer, wald.HttpAnswer)
+        assert_type(answer.status, int)
+
+
+async def twin(producer: wald.AsyncProducer) -> None:
+    assert_type(await producer.append("s", 1), wald.Receipt)
+    assert_type(await producer.append_many("s", [1]), wald.Results)
+    pending = await producer.submit("s", 1)
+    assert isinstance(assert_type(pending, wald.AsyncPending), wald.AsyncPending)
+    assert_type(await pending, wald.Receipt)
+    assert_type(await pending.result(), wald.Receipt)
+    assert_type(await pending.exception(), wald.WaldError | None)
+    signups = producer.stream("signups", Signup)
+    assert_type(signups, wald.AsyncStream[Signup])
+    assert_type(await signups.append(Signup("ann")), wald.Receipt)
+    assert_type(await (await signups.submit(Signup("ann"))), wald.Receipt)
+    assert_type(await producer.session(), wald.SessionInfo)
+    assert_type(await producer.ping(), float)
+    with pytest.raises(wald.RecordRefused):
+        await signups.append("ann")  # type: ignore[arg-type]
+
+
+def test_the_twin_is_what_mypy_says() -> None:
+    async def main(path: str) -> None:
+        async with wald.connect_async(path) as producer:
+            assert_type(producer, wald.AsyncProducer)
+            await twin(producer)
+
+    with short_directory() as directory, Door(directory) as door:
+        asyncio.run(main(door.path))
+
+
 def test_the_types_are_what_mypy_says_and_what_comes() -> None:
     with short_directory() as directory, Door(directory) as door:
         producer = wald.connect(Path(door.path), name="ann", timeout=10.0, wait_for_daemon=True)
@@ -119,7 +193,9 @@ def test_a_wait_that_ends_says_what_is_durable() -> None:
 
 
 def test_every_public_callable_says_its_types() -> None:
-    for function in (wald.connect, *dict(inspect.getmembers(wald.Producer, callable)).values()):
+    kinds = (wald.Producer, wald.AsyncProducer, wald.Pending, wald.AsyncPending, wald.Stream)
+    methods = [each for kind in kinds for _, each in inspect.getmembers(kind, callable)]
+    for function in (wald.connect, wald.connect_async, *methods):
         if function.__name__.startswith("_") or not inspect.isfunction(function):
             continue
         said = inspect.signature(function)

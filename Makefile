@@ -70,6 +70,8 @@ torture: $(STAMP) ## crash safety at length, for hours: crash images, system-cal
 	$(BIN)/python -m tests.crash.run_images --images 20000
 	$(BIN)/python -m tests.crash.run_faults
 	$(BIN)/python -m tests.crash.power --cuts 100
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris
+	$(BIN)/python -m tests.fuzz.run --runs 1000000
 
 lock: $(STAMP) ## write requirements.lock from what is installed
 	@{ echo "# The versions that this project is developed and tested with; used with 'pip install -c'."; \

@@ -77,8 +77,7 @@ def test_a_target_that_raises_something_else_is_found(monkeypatch: pytest.Monkey
     monkeypatch.setattr(shaping, "unpack", msgpack.unpackb)  # as if its errors were nobody's
     source = mutations(inputs_of("frozen_batch"), random.Random(1))
     with pytest.raises(AssertionError, match="frozen_batch raised"):
-        for _ in range(RUNS):
-            _is_taken("frozen_batch", next(source), 1)
+        any(_is_taken("frozen_batch", next(source), 1) and False for _ in range(RUNS))
 
 
 def _is_taken(name: str, data: bytes, seed: int) -> bool:

@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tests.logtools import first_group, new_fs, open_log
+from tests.logtools import DATA, first_group, new_fs, open_log
 from wald.config import RouteSettings, Settings, SinkSettings
 from wald.core.events import Event, Hello, Welcome
 from wald.core.rules import StreamRules
@@ -108,13 +108,14 @@ class Site:
         clock: ManualClock | None = None,
         *,
         rules: Mapping[str, StreamRules] | None = None,
+        data_dir: str = DATA,
     ) -> None:
         self.options = options
         self.rules = rules or {}
         self.fs = fs or new_fs()
         self.clock = clock or ManualClock()
         self.loop = Turns()
-        self.log = open_log(self.fs, clock=self.clock, options=options)
+        self.log = open_log(self.fs, clock=self.clock, options=options, data_dir=data_dir)
         if not self.log.state.streams:
             self.log.append_group(first_group())
         self.failures: list[BaseException] = []

@@ -86,9 +86,13 @@ VALUES: dict[str, list[object]] = {
 ALSO = {("number", "integer")}  # what is the second is the first, too
 
 
+@pytest.mark.parametrize("small_bytes", [65_536, 0], ids=["built", "passed over"])
 @pytest.mark.parametrize("wanted", FIELD_TYPES)
 @pytest.mark.parametrize("given_type", VALUES)
-def test_a_field_fits_the_type_that_the_client_encodes_it_as(wanted: str, given_type: str):
+def test_a_field_fits_the_type_that_the_client_encodes_it_as(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, given_type: str, small_bytes: int
+):
+    monkeypatch.setattr("wald.core.rules._SMALL_BYTES", small_bytes)
     rules = StreamRules(fields={"f": wanted})
     for value in VALUES[given_type]:
         code, data = encode_value({"before": [1], "f": value, "behind": {"f": None}})
@@ -113,8 +117,16 @@ def test_a_field_fits_the_type_that_the_client_encodes_it_as(wanted: str, given_
         (None, None),
     ],
 )
+@pytest.mark.parametrize("small_bytes", [65_536, 0], ids=["built", "passed over"])
 @pytest.mark.parametrize("content", [MSGPACK, JSON])
-def test_what_is_wrong_with_fields_is_said(content: int, value: object, message: str | None):
+def test_what_is_wrong_with_fields_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+    content: int,
+    value: object,
+    message: str | None,
+    small_bytes: int,
+):
+    monkeypatch.setattr("wald.core.rules._SMALL_BYTES", small_bytes)
     rules = StreamRules(fields={"user": "text", "age": "integer"})
     data = msgpack.packb(value) if content == MSGPACK else json.dumps(value).encode()
     found = refused(rules, Body(content, [data]))
@@ -144,7 +156,11 @@ def test_what_is_wrong_with_fields_is_said(content: int, value: object, message:
         (JSON, b'{"f": ' + b"1" * 5_000 + b"}"),
     ],
 )
-def test_a_value_that_is_not_what_it_says_is_refused(content: int, data: bytes):
+@pytest.mark.parametrize("small_bytes", [65_536, 0], ids=["built", "passed over"])
+def test_a_value_that_is_not_what_it_says_is_refused(
+    monkeypatch: pytest.MonkeyPatch, content: int, data: bytes, small_bytes: int
+):
+    monkeypatch.setattr("wald.core.rules._SMALL_BYTES", small_bytes)
     rules = StreamRules(fields={"f": "any"})
     assert codes(rules, Body(content, [data])) == {0: "record.fields"}
 

@@ -31,7 +31,8 @@ _FIRST_BYTES: Final[Mapping[str, frozenset[int]]] = {
     "map": frozenset((*range(0x80, 0x90), 0xDE, 0xDF)),
 }
 _EXTENSIONS: Final = {"datetime": 1, "date": 2, "decimal": 3, "uuid": 4}
-_IN_JSON: Final[Mapping[str, tuple[type, ...]]] = {
+_BUILT: Final[Mapping[str, tuple[type, ...]]] = {
+    "bytes": (bytes,),
     "text": (str,),
     "integer": (int,),
     "number": (int, float),
@@ -39,6 +40,8 @@ _IN_JSON: Final[Mapping[str, tuple[type, ...]]] = {
     "list": (list,),
     "map": (dict,),
 }
+_SMALL_BYTES: Final = 64 * limits.KIB  # decoded, such a value takes 5 MiB at most
+_NO_MAP: Final = "the value is not a whole map of msgpack"
 ANY: Final = "any"
 FIELD_TYPES: Final = (ANY, *_FIRST_BYTES, *_EXTENSIONS)
 
@@ -102,7 +105,34 @@ def _no_fields(_value: bytes, fields: Mapping[str, str]) -> str:
 
 
 def _in_msgpack(value: bytes, fields: Mapping[str, str]) -> str:
-    """Say what is wrong with the fields of a msgpack map: values are passed over, not built."""
+    """Say what is wrong with the fields of a msgpack map."""
+    if len(value) > _SMALL_BYTES:
+        return _in_large_msgpack(value, fields)
+    try:
+        said: Any = msgpack.unpackb(value, strict_map_key=False, unicode_errors="surrogateescape")
+    except (ValueError, TypeError, msgpack.UnpackException, RecursionError):
+        return _NO_MAP
+    return _wrong_in(said, fields) if type(said) is dict else _NO_MAP
+
+
+def _wrong_in(said: Mapping[str, Any], fields: Mapping[str, str]) -> str:
+    for name, wanted in fields.items():
+        if name not in said:
+            return _missing({name: wanted})
+        if wanted != ANY and not _is_of(said[name], wanted):
+            return f"the field {name!r} is not of the type {wanted}"
+    return ""
+
+
+def _is_of(found: object, wanted: str) -> bool:
+    kinds = _BUILT.get(wanted)
+    if kinds is not None:
+        return type(found) in kinds
+    return isinstance(found, msgpack.ExtType) and bool(found.code == _EXTENSIONS.get(wanted))
+
+
+def _in_large_msgpack(value: bytes, fields: Mapping[str, str]) -> str:
+    """Say the same of a large one, passing over values: few bytes may stand for much memory."""
     unpacker = msgpack.Unpacker(max_buffer_size=limits.RECORD_MAX_BYTES)
     missing = dict(fields)
     try:
@@ -117,7 +147,7 @@ def _in_msgpack(value: bytes, fields: Mapping[str, str]) -> str:
         if unpacker.tell() != len(value):
             return "behind the map there is more"
     except (ValueError, msgpack.UnpackException, RecursionError):
-        return "the value is not a whole map of msgpack"
+        return _NO_MAP
     return _missing(missing)
 
 
@@ -136,18 +166,7 @@ def _in_json(value: bytes, fields: Mapping[str, str]) -> str:
         said: Any = json.loads(value)
     except (ValueError, RecursionError):
         return "the value is not JSON"
-    if not isinstance(said, dict):
-        return "the value is not a JSON object"
-    for name, wanted in fields.items():
-        if name not in said:
-            return _missing({name: wanted})
-        found = said[name]
-        if wanted != ANY and (
-            not isinstance(found, _IN_JSON.get(wanted, ()))
-            or (wanted != "boolean" and isinstance(found, bool))
-        ):
-            return f"the field {name!r} is not of the type {wanted}"
-    return ""
+    return _wrong_in(said, fields) if type(said) is dict else "the value is not a JSON object"
 
 
 def _missing(missing: Mapping[str, str]) -> str:

@@ -1,10 +1,12 @@
 """Ack level ``received``: answered before the flush, lost by a kill, and what a client skips."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import wald
 from tests.doorkeeper import Door, Peer, short_directory
 from wald.core import body as bodies
 from wald.core.body import Body
@@ -20,6 +22,7 @@ from wald.core.events import (
     Skip,
     Welcome,
 )
+from wald.errors import InputError
 
 RECEIVED = Capability.RECEIVED
 
@@ -156,3 +159,42 @@ def test_who_did_not_ask_for_the_level_is_closed(door: Door, level: str):
         assert isinstance(failed, Failed)
         assert failed.closing
         assert failed.code == ("protocol-mismatch" if level == "received" else "frame.unexpected")
+
+
+# --- the producers ------------------------------------------------------------------------------
+
+
+def test_a_producer_goes_on_as_soon_as_the_daemon_has_the_record(door: Door):
+    with wald.connect(door.path) as producer:
+        early = [producer.append("s", b"%d" % at, ack="received") for at in range(300)]
+        assert {(each.level, each.lsn) for each in early} <= {("received", 0)} | {
+            ("durable", each.lsn) for each in early
+        }
+        assert early[0].level == "received"
+        last = producer.append("s", b"durable")
+        assert last.lsn == 301  # all before it are stored, in order
+        with pytest.raises(wald.RecordRefused):
+            producer.append("s", object(), ack="received")
+        with pytest.raises(InputError):
+            producer.append_many("s", [1], ack="received")  # type: ignore[arg-type]
+
+
+def test_what_was_received_is_sent_again_to_a_daemon_that_begins_anew(door: Door):
+    with wald.connect(door.path) as producer:
+        producer.append("s", b"first")
+        producer.append("s", b"early", ack="received")
+        door.stop()
+        door.start()
+        assert producer.append("s", b"last").lsn == 3
+
+
+def test_the_asynchronous_twin_goes_on_as_soon(door: Door):
+    async def main() -> None:
+        async with wald.connect_async(door.path) as producer:
+            early = await producer.append("s", b"a", ack="received")
+            assert early.level == "received"
+            assert (await producer.append("s", b"b")).lsn == 2
+            with pytest.raises(wald.RecordRefused):
+                await producer.append("s", object(), ack="received")
+
+    asyncio.run(main())

@@ -17,11 +17,28 @@ from wald.client.aio_asking import AsyncAsker
 from wald.client.aio_pending import AsyncPending
 from wald.client.aio_room import AsyncRoom
 from wald.client.aio_session import AsyncSession
-from wald.client.delivery import DELIVERED, Ack, RecordStatus, check_ack, read_status, waiting
+from wald.client.carrier import answered, receipt_of
+from wald.client.delivery import (
+    DELIVERED,
+    Ack,
+    OneAck,
+    RecordStatus,
+    check_ack,
+    read_status,
+    waiting,
+)
 from wald.client.identity import SessionInfo, check_name, socket_of
 from wald.client.link import Deadline
-from wald.client.requests import Key, columns_of_one, entry_of, many, with_urgent
-from wald.client.results import LEVEL, Results, Sent, raise_if_nothing_stored, results_of
+from wald.client.requests import (
+    Key,
+    Outgoing,
+    body_of_one,
+    columns_of_one,
+    entry_of,
+    many,
+    with_urgent,
+)
+from wald.client.results import LEVEL, RECEIVED, Results, Sent, raise_if_nothing_stored, results_of
 from wald.client.room import OnThrottle
 from wald.client.streams import AsyncStream
 from wald.clock import SystemClock
@@ -32,6 +49,7 @@ from wald.errors import (
     RecordRefused,
     Unavailable,
     WaitTimeout,
+    WaldError,
 )
 from wald.model import Lsn, Receipt, Refused
 from wald.ports import Chance, Clock
@@ -118,12 +136,17 @@ class AsyncProducer:
         headers: Headers | None = None,
         dedup_id: Text | None = None,
         urgent: bool = False,
-        ack: Ack = "durable",
+        ack: OneAck = "durable",
         timeout: float | None = None,
     ) -> Receipt:
         """Append one record; it is on stable storage when this returns. As ``Producer.append``."""
-        check_ack(ack)
+        if ack != RECEIVED:
+            check_ack(ack)
         deadline = self._deadline(timeout)
+        if ack == RECEIVED:
+            headers = with_urgent(headers) if urgent else headers
+            body = body_of_one(value, columns_of_one(key, headers, dedup_id))
+            return await self._received(stream, body, deadline)
         beside = (key, headers, dedup_id)
         receipt: Receipt | None = None
         while receipt is None:
@@ -134,6 +157,25 @@ class AsyncProducer:
                 if not await self._room.may_try_again(stream, error, deadline):
                     raise
         return receipt if ack == LEVEL else await self._delivered(receipt, deadline)
+
+    async def _received(self, stream: str, body: bytes | Refused, deadline: Deadline) -> Receipt:
+        if isinstance(body, Refused):
+            raise RecordRefused(body.message, reason=body.code, index=0)
+        while True:
+            await self._room.pause(stream, deadline)
+            each = Outgoing(body, range(1))
+            request = await self._session.send(stream, each, deadline, early=True)
+            await self._session.receive(request, deadline)
+            error = request.error
+            if not isinstance(error, Backpressure):
+                break
+            if not await self._room.may_try_again(stream, error, deadline):
+                break
+        if request.error is None and not request.refusals:
+            return receipt_of(stream, request)
+        failed = answered(request, stream, 0)
+        assert isinstance(failed, WaldError)
+        raise failed
 
     async def submit(
         self,

@@ -102,7 +102,13 @@ class AsyncSession:
         return gathered, at
 
     async def send(
-        self, stream: str, each: Outgoing, deadline: Deadline, *, behind: Request | None = None
+        self,
+        stream: str,
+        each: Outgoing,
+        deadline: Deadline,
+        *,
+        behind: Request | None = None,
+        early: bool = False,
     ) -> Request:
         """Send a request as soon as there is room; not if the one that it must follow failed."""
         while True:
@@ -116,7 +122,17 @@ class AsyncSession:
             raise behind.error
         carrier = Carrier(stream)
         carrier.asked = True
-        return self._put(carrier, each.body, len(each.indexes))
+        return self._put(carrier, each.body, len(each.indexes), early=early)
+
+    async def receive(self, request: Request, deadline: Deadline) -> None:
+        """Wait until the daemon has a request; else it gets the error ``OutcomeUnknown``."""
+        why = f"not answered within {deadline.timeout_s:g} s"
+        try:
+            if await self._until(lambda: request.received or request.done, deadline, None):
+                return
+        except (Unavailable, Backpressure, Closed) as error:
+            why = error.message
+        request.error = OutcomeUnknown(f"the request was sent: {why}")
 
     async def claim(self, carrier: Carrier, deadline: Deadline) -> Request | None:
         """Wait for the answer to what was gathered; None if it could not even be sent.
@@ -258,9 +274,9 @@ class AsyncSession:
         self._put(gathered, gathered.body(), len(gathered))
         return True
 
-    def _put(self, carrier: Carrier, body: bytes, records: int) -> Request:
+    def _put(self, carrier: Carrier, body: bytes, records: int, *, early: bool = False) -> Request:
         assert self._link is not None
-        request = self.outbox.add(self._streams[carrier.stream], body, records)
+        request = self.outbox.add(self._streams[carrier.stream], body, records, early=early)
         carrier.sent_as(request)
         self._owed.append(carrier)
         self.outbox.sent(request)

@@ -11,16 +11,16 @@ import random
 import warnings
 import weakref
 from collections.abc import Sequence
-from dataclasses import replace
 from types import TracebackType
 from typing import Self, TypeVar, overload
 
 from wald import limits
 from wald.client.asking import Asker, Asks
-from wald.client.carrier import Carrier, answered
+from wald.client.carrier import Carrier, answered, receipt_of
 from wald.client.delivery import (
     DELIVERED,
     Ack,
+    OneAck,
     RecordStatus,
     check_ack,
     read_status,
@@ -39,7 +39,7 @@ from wald.client.requests import (
     many,
     with_urgent,
 )
-from wald.client.results import LEVEL, Results, Sent, raise_if_nothing_stored, results_of
+from wald.client.results import LEVEL, RECEIVED, Results, Sent, raise_if_nothing_stored, results_of
 from wald.client.room import OnThrottle, Room
 from wald.client.session import Session
 from wald.client.streams import Stream
@@ -144,7 +144,7 @@ class Producer:
         headers: Headers | None = None,
         dedup_id: Text | None = None,
         urgent: bool = False,
-        ack: Ack = "durable",
+        ack: OneAck = "durable",
         timeout: float | None = None,
     ) -> Receipt:
         """Append one record; it is on stable storage when this returns.
@@ -157,6 +157,7 @@ class Producer:
             dedup_id: the application's own identifier of the record.
             urgent: its batch waits for no others; the record gets the header "wald-urgent".
             ack: "delivered" waits on, until every route of the stream has delivered the record.
+                "received" waits only until the daemon has it, and may lose it in a crash.
             timeout: seconds; by default the producer's.
 
         Raises:
@@ -164,20 +165,19 @@ class Producer:
             UnknownStream: no route takes the stream.
             DeliveryTimeout, DeliveryRefused: as ``wait``; the record was durable.
         """
-        if ack != LEVEL:
+        if ack not in {LEVEL, RECEIVED}:
             check_ack(ack)
         deadline = Deadline(self._clock, self._timeout_s if timeout is None else timeout)
         headers = with_urgent(headers) if urgent else headers
         body = body_of_one(value, columns_of_one(key, headers, dedup_id))
         if isinstance(body, Refused):
             raise RecordRefused(body.message, reason=body.code, index=0)
-        request = self._room.append(stream, body, deadline)
+        send = self._room.append_early if ack == RECEIVED else self._room.append
+        request = send(stream, body, deadline)
         if request.error is not None or request.refusals:
             raise self._failed(stream, request)
-        receipt = Receipt(stream, request.first_lsn, LEVEL, request.durable_lsn)
-        if request.duplicates:
-            receipt = replace(receipt, lsn=request.duplicates[0].lsn, duplicate=True)
-        return receipt if ack == LEVEL else self._delivered(receipt, deadline)
+        receipt = receipt_of(stream, request)
+        return self._delivered(receipt, deadline) if ack == DELIVERED else receipt
 
     def _failed(self, stream: str, request: Request) -> WaldError:
         error = answered(request, stream, 0)

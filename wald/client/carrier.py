@@ -2,7 +2,7 @@
 
 import sys
 
-from wald.client.results import LEVEL
+from wald.client.results import LEVEL, RECEIVED
 from wald.core.events import Duplicate
 from wald.core.gathering import Gathered, outcome_of
 from wald.core.outbox import Request
@@ -38,6 +38,16 @@ class Carrier(Gathered):
             why: object = request.error or f"refused: {request.refusals[0].code}"
             said = "%s submitted records of stream %r are not stored, and nobody asked: %s"
             logging.getLogger("wald").error(said, failed, self.stream, why)
+
+
+def receipt_of(stream: str, request: Request) -> Receipt:
+    """Return the receipt of the one record of a request that the daemon has, and did not refuse."""
+    if not request.done:
+        return Receipt(stream, 0, RECEIVED, 0)
+    if request.duplicates:
+        lsn = request.duplicates[0].lsn
+        return Receipt(stream, lsn, LEVEL, request.durable_lsn, duplicate=True)
+    return Receipt(stream, request.first_lsn, LEVEL, request.durable_lsn)
 
 
 def answered(request: Request, stream: str, at: int) -> Receipt | WaldError:

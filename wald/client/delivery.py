@@ -25,6 +25,7 @@ from wald.ports import Chance
 
 _Error = TypeVar("_Error", DeliveryTimeout, DeliveryRefused, DeliveryPending)
 Ack: TypeAlias = Literal["durable", "delivered"]
+OneAck: TypeAlias = Literal["received", "durable", "delivered"]  # of a single record
 DELIVERED: Final = "delivered"
 _GROWTH = 1.5
 _REFUSED = frozenset(each.value for each in REFUSED)

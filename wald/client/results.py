@@ -9,6 +9,7 @@ from wald.errors import REFUSAL_HINTS, OutcomeUnknown, RecordRefused
 from wald.model import Lsn, Receipt, Refused
 
 LEVEL = "durable"
+RECEIVED = "received"
 
 
 class Results(Sequence[Receipt | Refused]):

@@ -52,6 +52,18 @@ class Room:
             if not self._rest(stream, again_s(request.error, deadline.left_s())):
                 return request
 
+    def append_early(self, stream: str, body: bytes, deadline: Deadline) -> Request:
+        """Do as ``append``, and wait only until the daemon has the request."""
+        while True:
+            self.pause(stream, deadline)
+            request = self._session.send(stream, Outgoing(body, range(1)), deadline, early=True)
+            self._session.receive(request, deadline)
+            self._hear()
+            if request.error is None or not request.done:
+                return request
+            if not self._rest(stream, again_s(request.error, deadline.left_s())):
+                return request
+
     def append_all(self, stream: str, ready: Sequence[Outgoing], deadline: Deadline) -> list[Sent]:
         """Send requests in order, and again those that find no room; wait for their answers.
 

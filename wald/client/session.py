@@ -6,6 +6,7 @@ There is no thread of its own: whoever waits reads for all (``client.driver``).
 import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from wald import limits
 from wald.client.carrier import Carrier
@@ -176,6 +177,7 @@ class Session(Driver):
         *,
         sequence: int | None = None,
         behind: Request | None = None,
+        early: bool = False,
     ) -> Request:
         """Send a request as soon as the window has room; it is not yet answered.
 
@@ -186,6 +188,7 @@ class Session(Driver):
             sequence: to ask for an answer once more; else the next.
             behind: a request that this one must follow. If that one failed, also while this one
                 waited for room, this one is not sent: it would take the place of that one.
+            early: whether the daemon is to answer as soon as it has it, too.
 
         Raises:
             WaldError: the error of ``behind``, or why nothing could be sent.
@@ -199,9 +202,15 @@ class Session(Driver):
                 link = self._connected(deadline)
             if behind is not None and behind.error is not None:
                 raise behind.error
+            records = len(each.indexes)
             return self._put(
-                link, stream_id, each.body, len(each.indexes), deadline, sequence=sequence
+                link, stream_id, each.body, records, deadline, sequence=sequence, early=early
             )
+
+    def receive(self, request: Request, deadline: Deadline) -> None:
+        """Wait until the daemon has a request; else it gets the error ``OutcomeUnknown``."""
+        with self._lock:
+            self._finish((request,), deadline, received=True)
 
     def finish(self, requests: Sequence[Request], deadline: Deadline) -> None:
         """Wait for the answers; requests without one get the error ``OutcomeUnknown``.
@@ -211,10 +220,15 @@ class Session(Driver):
         with self._lock:
             self._finish(requests, deadline)
 
-    def _finish(self, requests: Sequence[Request], deadline: Deadline) -> None:
+    def _finish(
+        self, requests: Sequence[Request], deadline: Deadline, *, received: bool = False
+    ) -> None:
+        def is_answered(each: Request) -> bool:
+            return each.done or (received and each.received)
+
         try:
             for each in requests:  # answers come in the order of the requests, or all at once
-                if not each.done and not self._drive(lambda: each.done, deadline):  # noqa: B023
+                if not is_answered(each) and not self._drive(partial(is_answered, each), deadline):
                     why = f"not answered within {deadline.timeout_s:g} s"
                     break
             else:
@@ -223,7 +237,7 @@ class Session(Driver):
             why = error.message
         unknown = OutcomeUnknown(f"the request was sent: {why}")
         for each in requests:
-            if not each.done:
+            if not is_answered(each):
                 each.error = unknown
 
     # --- submitted records ----------------------------------------------------------------------
@@ -345,11 +359,12 @@ class Session(Driver):
         deadline: Deadline,
         *,
         sequence: int | None = None,
+        early: bool = False,
         taken: Callable[[Request], None] | None = None,
     ) -> Request:
         outbox = self.outbox
         try:
-            request = outbox.add(stream_id, body, records, sequence=sequence)
+            request = outbox.add(stream_id, body, records, sequence=sequence, early=early)
             if taken is not None:
                 taken(request)
             try:

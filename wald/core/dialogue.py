@@ -21,6 +21,7 @@ from wald.core.events import (
     OpenStream,
     Ping,
     Pong,
+    Received,
     RefusedRecords,
     StreamOpened,
     Throttle,
@@ -31,7 +32,7 @@ from wald.errors import Backpressure, Fenced, OutcomeUnknown, Unavailable, Unkno
 from wald.model import StreamId
 from wald.ports import Chance
 
-CAPABILITIES: Final = Capability.DUPLICATES | Capability.EPOCH
+CAPABILITIES: Final = Capability.RECEIVED | Capability.DUPLICATES | Capability.EPOCH
 BACKOFF_BASE_S: Final = 0.01
 BACKOFF_CAP_S: Final = 0.5
 _HINTS: dict[type[Exception], str] = {
@@ -191,7 +192,7 @@ class Dialogue:
             WaldError: the daemon ends the connection, and would only say the same again.
         """
         match event:
-            case Ack() | RefusedRecords() | DuplicateRecords() | Throttle():
+            case Ack() | Received() | RefusedRecords() | DuplicateRecords() | Throttle():
                 self.outbox.take(event)
             case Failed() if event.closing:
                 error = error_of(event)

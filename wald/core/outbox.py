@@ -6,16 +6,18 @@ the same sequences.
 """
 
 from collections import deque
-from typing import Final
+from typing import Final, TypeAlias
 
 from wald import limits
 from wald.core.events import (
     WHOLE_REQUEST,
     Ack,
     Append,
+    AppendFlag,
     Duplicate,
     DuplicateRecords,
     Failed,
+    Received,
     Refusal,
     RefusedRecords,
     Throttle,
@@ -34,6 +36,7 @@ from wald.errors import (
 )
 from wald.model import Lsn, StreamId
 
+Answer: TypeAlias = Ack | Received | RefusedRecords | DuplicateRecords | Failed | Throttle
 _ERRORS: Final[dict[str, type[WaldError]]] = {
     kind.code: kind
     for kind in (OutcomeUnknown, SequenceConflict, SequenceGap, Fenced, AccessDenied)
@@ -72,6 +75,8 @@ class Request:
         done: whether it is answered, or given up.
         refusals: of single records, or one of ``WHOLE_REQUEST``.
         duplicates: records that are stored already, by their dedup ids.
+        early: whether it asks to be answered before the flush.
+        received: whether it is: what of it is refused is known, what is duplicate is not.
         first_lsn: of its first stored record.
         durable_lsn: of the frontier when it was answered.
         error: why nothing of it is stored, or known.
@@ -82,8 +87,10 @@ class Request:
         "done",
         "duplicates",
         "durable_lsn",
+        "early",
         "error",
         "first_lsn",
+        "received",
         "records",
         "refusals",
         "sequence",
@@ -98,6 +105,7 @@ class Request:
         self.done = False
         self.refusals: tuple[Refusal, ...] = ()
         self.duplicates: tuple[Duplicate, ...] = ()
+        self.early = self.received = False
         self.first_lsn: Lsn = 0
         self.durable_lsn: Lsn = 0
         self.error: WaldError | None = None
@@ -129,6 +137,7 @@ class Outbox:
         self.epoch = 0  # which takeover of the session is this client's
         self.last_sequence = 0  # the last that was assigned
         self.in_flight_bytes = 0
+        self.lost_records = 0  # answered as received, and not stored, or nobody knows
         self._sent_through = 0  # the last that the daemon may have seen
         self._acked_through = 0  # the last that it has stored, as it said
         self._window = limits.WINDOW_REQUESTS
@@ -172,17 +181,24 @@ class Outbox:
         """The daemon does not know the session: nobody can tell what became of its requests."""
         for request in self._waiting:
             msg = "the daemon no longer knows the session; the request may or may not be stored"
-            request.fail(OutcomeUnknown(msg, hint=hint))
+            self._fail_one(request, OutcomeUnknown(msg, hint=hint))
         self._waiting.clear()
         self.in_flight_bytes = 0
         self.session = self.epoch = 0
         self.last_sequence = 0
 
     def add(
-        self, stream: StreamId, body: bytes, records: int, *, sequence: int | None = None
+        self,
+        stream: StreamId,
+        body: bytes,
+        records: int,
+        *,
+        sequence: int | None = None,
+        early: bool = False,
     ) -> Request:
         """Assign the next sequence; or take a given one, to ask for an answer once more."""
         request = Request(stream, sequence or self.last_sequence + 1, body, records)
+        request.early = early
         self.last_sequence = max(self.last_sequence, request.sequence)
         self._waiting.append(request)
         self.in_flight_bytes += len(body)
@@ -192,7 +208,8 @@ class Outbox:
         """Return the frame of an unanswered request."""
         answered_through = self._waiting[0].sequence - 1
         lag = max(request.sequence - answered_through, 1)
-        return Append(request.stream, request.sequence, lag, request.body).encode()
+        flags = AppendFlag.RECEIVED if request.early else 0
+        return Append(request.stream, request.sequence, lag, request.body, flags).encode()
 
     def sent(self, request: Request) -> None:
         """A request is about to go out: from now on the daemon may know its sequence."""
@@ -202,11 +219,15 @@ class Outbox:
         """Return the requests to send again over a new connection, in order."""
         return list(self._waiting)
 
-    def take(self, event: Ack | RefusedRecords | DuplicateRecords | Failed | Throttle) -> None:
+    def take(self, event: Answer) -> None:
         """Take an answer of the daemon to requests."""
         match event:
             case Ack():
                 self._acknowledge(event)
+            case Received():
+                for request in self._waiting:
+                    if request.early and request.sequence <= event.through:
+                        request.received = True
             case RefusedRecords() | DuplicateRecords():
                 self._note(event)
             case Throttle():
@@ -248,13 +269,18 @@ class Outbox:
         while waiting and waiting[-1].sequence >= failed.request:
             request = waiting.pop()
             self.in_flight_bytes -= len(request.body)
-            request.fail(error_of(failed))
+            self._fail_one(request, error_of(failed))
             self.last_sequence = request.sequence - 1
+
+    def _fail_one(self, request: Request, error: WaldError) -> None:
+        if request.received:  # nobody waits for it any more
+            self.lost_records += request.records
+        request.fail(error)
 
     def _fail(self, failed: Failed) -> None:
         for request in self._waiting:
             if request.sequence == failed.request:
                 self._waiting.remove(request)
                 self.in_flight_bytes -= len(request.body)
-                request.fail(error_of(failed))
+                self._fail_one(request, error_of(failed))
                 return

@@ -8,7 +8,7 @@ table (``answer_again``): nothing is kept for it.
 
 from collections.abc import Iterable, Mapping, Sequence
 from struct import Struct
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 from wald.core import body as bodies
 from wald.core import frame
@@ -52,6 +52,19 @@ class _Seen:
     def __init__(self, known: StreamIds) -> None:
         self._known = known
         self.new: dict[Id, Lsn] = {}
+
+    def claim_all(self, ids: Sequence[Id | None], lsn: Lsn) -> bool:
+        """Give all ids to the records from ``lsn`` on, if each has one and all are new: usual."""
+        fresh = set(ids)
+        if (
+            len(fresh) != len(ids)
+            or None in fresh
+            or not self._known.knows_none(fresh)
+            or not self.new.keys().isdisjoint(fresh)
+        ):
+            return False
+        self.new.update(zip(cast("Sequence[Id]", ids), range(lsn, lsn + len(ids)), strict=True))
+        return True
 
     def claim(self, dedup_id: Id, lsn: Lsn) -> Lsn | None:
         """Return the LSN of the record that has the id; None if the one at ``lsn`` has it now."""
@@ -115,6 +128,8 @@ def _claim(
 ) -> tuple[list[tuple[int, Lsn]], Lsn]:
     """Return which records of a request are duplicates, of which LSN; and the next LSN."""
     assert len(ids) == len(places)
+    if stream.claim_all(ids, lsn):
+        return [], lsn + len(ids)
     duplicates = []
     for place, dedup_id in enumerate(ids):
         earlier = None if dedup_id is None else stream.claim(dedup_id, lsn)

@@ -9,6 +9,7 @@ group holds, by ``wald.storage.log`` as it runs and at a start.
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Final, NamedTuple, TypeAlias
 
 from wald import limits
@@ -62,6 +63,10 @@ class StreamIds:
     def get(self, dedup_id: Id) -> Lsn | None:
         """Return the LSN of the record that has an id; None if no such record is remembered."""
         return self._lsns.get(dedup_id)
+
+    def knows_none(self, ids: AbstractSet[Id | None]) -> bool:
+        """Tell whether no record that is remembered has one of these ids."""
+        return self._lsns.keys().isdisjoint(ids)
 
     @property
     def oldest_lsn(self) -> Lsn | None:

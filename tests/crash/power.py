@@ -118,7 +118,7 @@ def cut_power(machine: Machine, times: int, seed: int) -> Cuts:
             daemon.start()
             bench = Bench(daemon, chance, acked, sent)
             _under_load(bench, machine, chance)
-            _kill(daemon)
+            kill_all(daemon)
             machine.down()
             machine.up()
             tally.cuts += 1
@@ -156,7 +156,8 @@ def _under_load(bench: Bench, machine: Machine, chance: random.Random) -> None:
         thread.join()
 
 
-def _kill(daemon: Daemon) -> None:
+def kill_all(daemon: Daemon) -> None:
+    """Kill every process of a daemon, and wait until they are gone."""
     assert daemon.process is not None
     family = psutil.Process(daemon.process.pid).children(recursive=True)
     daemon.process.kill()

@@ -139,7 +139,7 @@ def test_bad_input_is_two_lines(place: Path, capfd: pytest.CaptureFixture[str]) 
             producer.status(-1)
         assert wrong.value.code == "input"
         with pytest.raises(wald.WaldError):
-            producer.append("others", 1, ack="received")  # type: ignore[arg-type]
+            producer.append("others", 1, ack="received")
 
 
 def test_a_lsn_that_the_log_skipped_is_no_record(place: Path) -> None:

@@ -134,6 +134,8 @@ REWIND_PAUSE_S: Final = 2.0  # until ingest has heard that delivered records are
 TAKE_OVER_MAX_RECORDS: Final = 10_000  # that may or may not be at the target: set aside
 ADVANCE_EVERY_S: Final = 5.0  # an idle lane's checkpoint moves over foreign LSNs (T6)
 PROGRESS_EVERY_S: Final = 0.5
+SEALED_AHEAD_LSN: Final = 20_000  # so far ahead is told how far batches that may double are sealed
+STANDS_TOLD_MAX_COUNT: Final = 3_000  # lanes at targets without a row, told beside the ledger
 HINT_EVERY_S: Final = 0.25  # the frontier by way of ``ingest.page``, while ingest does not tell it
 GUARDED_AFTER_CRASHES_COUNT: Final = 2  # in a row: then the batch gets a process of its own
 GUARDED_MEMORY_BYTES: Final = 1024 * MIB  # of address space
@@ -276,6 +278,7 @@ assert (  # an answer is one line, in base64
     TAIL_ANSWER_BYTES + TAIL_VALUE_MAX_BYTES * 4 // 3 + 6 * (HEADERS_MAX_BYTES + 2 * KEY_MAX_BYTES)
     < CONTROL_LINE_MAX_BYTES - 16 * KIB
 )
+assert ROUTES_MAX * (20 + 11) + STANDS_TOLD_MAX_COUNT * 26 < PROGRESS_SLOT_BYTES - 1024
 assert RECORD_MAX_BYTES < REQUEST_MAX_BYTES < GROUP_MAX_BYTES
 assert SUBMIT_AT_ONCE_REQUESTS < WINDOW_REQUESTS
 assert SUBMIT_TOGETHER_RECORDS <= REFUSALS_KEPT_PER_REQUEST

@@ -5,11 +5,12 @@ answers, applies them late, is down, or is put back to an earlier state, and a p
 any call of a port. What was promised is checked after each step and, once all is calm, in full.
 What does not hold raises ``Violation``.
 
-It plays targets of all classes. Ledgers that are restored, purges, redrives and segments that
-retire are played by ``heal_world``.
+It plays targets of all classes; where they have no progress row, ledgers that are lost or older
+too. What restores do where they have one, purges, redrives and segments that retire are played by
+``heal_world``.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -19,18 +20,24 @@ from tests.model.promises import Violation
 from wald.config import BatchSettings, RouteSettings, SinkSettings
 from wald.core import body, frame, state
 from wald.core.frame import Section, SectionKind
+from wald.core.told import Stand, ToldRoute
 from wald.drainer.frontier import FrontierBoard
 from wald.drainer.lane import Lane
+from wald.drainer.lane_figures import stand_of
+from wald.drainer.recalling import begin_life
 from wald.drainer.route import Route, Shared
+from wald.drainer.stands import StandsPage
 from wald.drainer.targets import Targets
 from wald.model import (
     Attempt,
     Capabilities,
+    Decision,
     Delivered,
     Finding,
     Frontier,
     LaneKey,
     Lsn,
+    Mark,
     Outcome,
     Partial,
     ProgressRow,
@@ -40,6 +47,7 @@ from wald.model import (
     ReplayClass,
     RevisionId,
     RouteBirth,
+    RouteId,
     RowMoved,
     Systemic,
     SystemicKind,
@@ -182,6 +190,10 @@ class World:
         self.snapshots: list[Target] = []
         self.ledgers: list[dict[str, dict[bytes, bytes]]] = []
         self.dead_fs = SimFileSystem(Random(seed + 1), directories=["/var", DATA])
+        self.released: Lsn = 0  # as ``progress`` says
+        self.known: Lsn = 0  # up to here a ledger that was lost is told what is done
+        self.losses = 0
+        self.shown_at_loss: Lsn = 0
         self.settings = RouteSettings(
             "orders",
             "orders",
@@ -197,6 +209,7 @@ class World:
             (0.04, self.land_late),
             (0.02, self.keep_copies),
             (0.02, self.put_back),
+            (0.06, self.tell),
             (0.03, self.mend),
             (0.02, self.jump),
             (0.02, self.die),
@@ -206,10 +219,27 @@ class World:
     # --- the process ----------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin a process: all that is in memory is new."""
+        """Begin a process, again where it dies in that: all that is in memory is new."""
+        while True:
+            try:
+                self._start()
+            except Killed:
+                continue
+            return
+
+    @property
+    def has_row(self) -> bool:
+        """Whether the target has a progress row."""
+        return self.target.replay is ReplayClass.TRANSACTIONAL
+
+    def _start(self) -> None:
         self.board = FrontierBoard()
         self.board.pin(self.scene.frontiers[self.visible])
         self.ledger = StoreLedger(self.store, self.scene.log_id)
+        self.page = _Page(self)
+        dead_log, end = _DeadLog(self), self.scene.frontiers[self.visible].lsn
+        released = {1: self.released} if self.released else {}
+        told = begin_life(self.ledger, dead_log, self.page, released, end, self.chance)
         shared = Shared(
             self.scene.fs,
             DATA,
@@ -218,11 +248,13 @@ class World:
             self.clock,
             self.chance,
             self.ledger,
-            _DeadLog(self),
+            dead_log,
             self.board,
             lambda *_: Sink(self),
             lambda: 1,
             lambda _: 0,
+            told=None if self.has_row else told,
+            reserve=self.page.reserve,
             targets=Targets(),
             guard=lambda *_: Sink(self),
         )
@@ -259,9 +291,10 @@ class World:
         self.fuse = self.chance.randint(1, 6)
 
     def keep_copies(self) -> None:
-        """Somebody copies target and ledger."""
+        """Somebody copies target and ledger; one that no row corrects while no drainer runs."""
         self.snapshots.append(deepcopy(self.target))
-        self.ledgers.append(self.store.copy())
+        if self.has_row:
+            self.ledgers.append(self.store.copy())
 
     def jump(self) -> None:
         """The wall clock is set."""
@@ -285,6 +318,11 @@ class World:
         self.say("process begins anew")
         if self.ledger.lane(self.route.key).manifest is not None:
             self.unknowns += 1  # an attempt was counted, and nobody knows what it came to
+        if not self.has_row:
+            if self.chance.random() < 0.2:
+                self.ledgers.append(self.store.copy())
+            if self.chance.random() < 0.2:
+                self.light_fuse()
         self.start()
 
     def show_more(self) -> None:
@@ -312,9 +350,39 @@ class World:
             self.mended = True
             self.land_late()
 
+    def tell(self) -> None:
+        """The main thread tells how far the lane is."""
+        if self.has_row or not self.lane.replay:
+            return
+        figures = self.lane.figures
+        try:
+            self.page.write({"1": [stand_of(self.route, figures)]}, [1])
+        except Killed:
+            self.die()
+        self.released = max(self.released, figures.checkpoint_lsn)
+
+    def lose_ledger(self) -> None:
+        """The ledger is gone, or a copy of it is put back; a new process begins."""
+        told = self.page.told({1: self.released}).get(1, ToldRoute())
+        self.known = max([self.known, told.released, *(each.lsn for each in told.stands or ())])
+        self.losses += 1
+        self.shown_at_loss = self.scene.frontiers[self.visible].lsn
+        self.unknowns += 1
+        if self.ledgers and self.chance.random() < 0.5:
+            self.say("LEDGER PUT BACK")
+            self.store.put_back(self.chance.choice(self.ledgers))
+        else:
+            self.say("LEDGER LOST")
+            self.store.put_back({})
+            self.store.found()
+        self.die()
+
     def put_back(self) -> None:
         """The target, or in a new process the ledger, is what it was once."""
-        if self.target.replay is not ReplayClass.TRANSACTIONAL or not self.snapshots:
+        if not self.has_row:
+            self.lose_ledger()
+            return
+        if not self.snapshots:
             return
         at = self.chance.randrange(len(self.snapshots))
         self.restores += 1
@@ -331,6 +399,8 @@ class World:
     def attempt(self, attempt: Attempt) -> Outcome:
         """Answer an attempt as chance wants it."""
         self._check_manifest(attempt)
+        if any(record.lsn <= self.known for record in attempt.records):
+            self.fail("sent again, and it was known to be done")
         self.clock.advance(self.chance.choice([0.001, 0.01, 0.3]))
         fate = self._fate()
         if fate == "down":
@@ -449,7 +519,8 @@ class World:
             figures = self.lane.figures
             if figures.parked == "uncertain":
                 self._check_uncertain()
-                return
+                if not self.resolve():
+                    return
             is_idle = figures.state == "idle" and self.ledger.lane(self.route.key).manifest is None
             if is_idle and figures.through_lsn >= last and self._row_fits():
                 break
@@ -474,6 +545,26 @@ class World:
         holds = self.target.replay is ReplayClass.NONE and self.settings.on_unknown == "hold"
         if not self.unknowns or not (holds or self.target.replay is ReplayClass.WINDOW):
             self.fail("held as uncertain without need")
+
+    def resolve(self) -> bool:
+        """A person looks into the target for a batch of a lost ledger; False: it is not one.
+
+        What it holds in part is left as it is.
+        """
+        manifest = self.ledger.lane(self.route.key).manifest
+        if manifest is None or not manifest.held.startswith("ledger-lost"):
+            return False
+        lsns = {lsn for lsn in self.shown if manifest.lo <= lsn <= manifest.current.hi}
+        if min(lsns) > self.shown_at_loss or max(lsns) <= self.known:
+            self.fail(f"held, and nobody is unsure of it: {sorted(lsns)}")
+        there = lsns & set(self.target.applied)
+        if there and there != lsns:
+            return False
+        decision = Decision.DELIVERED if there else Decision.NOT_DELIVERED
+        self.say(f"resolved as {decision.value}: {sorted(lsns)}")
+        self.ledger.mark(self.route.key, manifest.current.rev_id, Mark(decision=decision))
+        self.lane.look_again()
+        return True
 
     def _check_books(self) -> None:
         applied, dead = set(self.target.applied), self.dead
@@ -555,6 +646,10 @@ class _Store(MemoryStore):
         self._world.tick("behind a commit of the ledger")
         return result
 
+    def found(self) -> None:
+        """Begin with nothing."""
+        super().write(lambda txn: found_ledger(txn, self._world.scene.log_id))
+
     def copy(self) -> dict[str, dict[bytes, bytes]]:
         return self._copy()
 
@@ -574,3 +669,26 @@ class _DeadLog(DeadLog):
         place = super().append(entry)
         self._world.tick("behind an entry of the dead log")
         return place
+
+
+class _Page(StandsPage):
+    """What is told beside the ledger; the process may die before or behind it."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world.dead_fs, DATA)
+        self._world = world
+
+    def begin_life(self, life: int, sealed: Mapping[RouteId, Lsn]) -> None:
+        self._world.tick("before a life is told")
+        super().begin_life(life, sealed)
+        self._world.tick("behind a life that was told")
+
+    def reserve(self, route_id: RouteId, lsn: Lsn) -> None:
+        self._world.tick("before a bound is told")
+        super().reserve(route_id, lsn)
+        self._world.tick("behind a bound that was told")
+
+    def write(self, stands: Mapping[str, Sequence[Stand]], living: Collection[RouteId]) -> None:
+        self._world.tick("before stands are told")
+        super().write(stands, living)
+        self._world.tick("behind stands that were told")

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 
 import pytest
 
+from tests.model import delivery_world
 from tests.model.delivery_world import Scene, World, make_scene
 from tests.model.planting import Patch, plant
 from tests.model.promises import Violation
 from wald.core.delivery import Event
-from wald.drainer import doubt, lane, sending
+from wald.drainer import checking, doubt, lane, recalling, sending
 from wald.drainer.lane import Lane
 from wald.drainer.sinks import TendedSink
 from wald.model import ReplayClass
@@ -63,7 +64,7 @@ def test_no_schedule_breaks_a_promise(
     scene: Scene, replay: ReplayClass, on_unknown: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seeds = [int(SEED)] if SEED else range(RUNS)
-    seen = [0, 0, 0]
+    seen = [0, 0, 0, 0]
     for seed in seeds:
         try:
             world = run(scene, seed, replay, on_unknown)
@@ -72,12 +73,14 @@ def test_no_schedule_breaks_a_promise(
         seen[0] += world.unknowns
         seen[1] += world.restores
         seen[2] += bool(world.dead)
+        seen[3] += world.losses
         if SEED:
             print("\n".join(world.trail))
     with capsys.disabled():
         print(
             f"\n{replay.value}/{on_unknown}: seeds 0 to {RUNS - 1}, {seen[0]} attempts without an "
-            f"answer, {seen[1]} restores, {seen[2]} schedules with dead letters",
+            f"answer, {seen[1]} restores, {seen[3]} ledgers lost or older, "
+            f"{seen[2]} schedules with dead letters",
             flush=True,
         )
     assert SEED or (seen[0] > RUNS // 4 and seen[2] > RUNS // 10)
@@ -133,7 +136,7 @@ BUGS = (
     ),
     Bug(
         "resend of an unknown to a target that may double",
-        (Patch(doubt, "why_not", [("if not row.send:", "if False:")], also=[lane]),),
+        (Patch(doubt, "why_not", [("if not row.send:", "if False:")]),),
         "twice at the target",
         NONE,
         "hold",
@@ -190,6 +193,64 @@ BUGS = (
             ),
         ),
         "",
+    ),
+    Bug(
+        "a lost ledger is not noticed",
+        (Patch(recalling, "recall", [("if told is None", "if True")], also=[checking]),),
+        "sent again, and it was known to be done",
+        ReplayClass.KEYED,
+    ),
+    Bug(
+        "what nobody knows of a lost ledger is sent again",
+        (Patch(recalling, "why_unsure", [("hi > memory", "True or memory")], also=[sending]),),
+        "twice at the target",
+        NONE,
+        "hold",
+    ),
+    Bug(
+        "a batch is sealed beyond what was told",
+        (Patch(recalling, "reserve", [("if telling", "if False and telling")], also=[lane]),),
+        "twice at the target",
+        ReplayClass.WINDOW,
+    ),
+    Bug(
+        "the revision that took effect is not named before the ledger has it",
+        (Patch(recalling, "name_final", [("if after.dead_rev", "if 0 > 1")], also=[sending]),),
+        "",
+        ReplayClass.KEYED,
+    ),
+    Bug(
+        "a lane counts as brought up to date before it is",
+        (
+            Patch(
+                recalling,
+                "recall",
+                [("route_id, until), 0]", "route_id, until), 1]")],
+                also=[checking],
+            ),
+        ),
+        "",
+        ReplayClass.KEYED,
+    ),
+    Bug(
+        "a new life is told before the ledger keeps what was told",
+        (
+            Patch(
+                recalling,
+                "begin_life",
+                [
+                    (
+                        "    went_back = (",
+                        "    page.begin_life(page.life + 1, {})\n    went_back = (",
+                    ),
+                    ("page.life > known\n", "page.life > known + 1\n"),
+                ],
+                also=[delivery_world],
+            ),
+        ),
+        "",
+        NONE,
+        "hold",
     ),
 )
 

@@ -15,10 +15,12 @@ from wald.storage.deadlog import (
     DeadEntry,
     DeadLog,
     DeadPlace,
+    Final,
     Reason,
     decode_entry,
     encode_entry,
 )
+from wald.system import PosixFileSystem
 from wald.testing.simfs import SimFileSystem
 
 DATA = "/data"
@@ -224,3 +226,14 @@ def test_an_entry_of_an_older_release_has_no_reasons():
     said = frame.unpack_statement(packed[deadlog.DEAD_HEADER_BYTES :])
     del said["reasons"]
     assert decode_entry(repacked(1, frame.pack_statement(said))) == ENTRY
+
+
+def test_a_final_entry_is_read_back_and_is_no_part_of_a_chain(tmp_path):
+    log = DeadLog(PosixFileSystem(), str(tmp_path))
+    first = DeadEntry(b"1" * 16, NO_REVISION, ())
+    named = Final((1, 0, 2), 9, b"1" * 16, 50)
+    for entry in (first, DeadEntry(b"f" * 16, NO_REVISION, (), final=named)):
+        log.append(entry)
+    assert log.finals() == [named]
+    assert [place.offset for place in log.steps(b"1" * 16) or ()] == [0]
+    log.close()

@@ -206,8 +206,8 @@ def test_status_says_in_words_that_a_target_went_back_and_when_all_was_sent_agai
 def test_status_says_in_words_that_the_target_held_nothing_or_that_our_ledger_was_older():
     assert "it held nothing of the route" in words(Healing(0, 0, 7).said(), clock)
     assert words(Healing(60, 9, 7).said(), clock) == (
-        "ledger was older than the target at 00:01:00: the target held batch 9, we knew of batch "
-        "7. Nothing is sent again"
+        "ledger was older than the target at 00:01:00: batch 9 had been delivered, we knew of "
+        "batch 7. Nothing that is known to be delivered is sent again"
     )
 
 

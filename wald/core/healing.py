@@ -98,8 +98,8 @@ def words(said: Mapping[str, Any], clock: Callable[[int], str]) -> str:
     when, holds = clock(said["time_ns"]), f"batch {held:,}" if held else "nothing of the route"
     if held >= had:
         return (
-            f"ledger was older than the target at {when}: the target held {holds}, "
-            f"we knew of batch {had:,}. Nothing is sent again"
+            f"ledger was older than the target at {when}: {holds} had been delivered, "
+            f"we knew of batch {had:,}. Nothing that is known to be delivered is sent again"
         )
     text = (
         f"target went back in time at {when}: it held {holds}, we had delivered up to {had:,}. "

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from wald import limits
 from wald.core import dead
+from wald.drainer.recalling import final_entry
 from wald.drainer.route import Route, Shared
 from wald.errors import LedgerFailed, WaldError
 from wald.model import (
@@ -210,6 +211,7 @@ class Undertaker:
             place = shared.dead_log.append(entry)
             places.update((record.lsn, place) for record in part)
             previous, part = rev_id, following
+        shared.dead_log.append(final_entry(shared.chance, key, held.checkpoint))
         shared.ledger.move_letters(key.route_id, places, cutoff)
 
     def _parts(self, living: Mapping[Lsn, Excluded]) -> Iterator[tuple[Record, ...]]:

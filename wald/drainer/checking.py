@@ -6,6 +6,7 @@ from dataclasses import replace
 from wald.core.delivery import Event, Parked
 from wald.core.row import LogFinding, RowCase, RowFacts, judge_row
 from wald.drainer.adopting import adopt, stand_of
+from wald.drainer.recalling import recall
 from wald.drainer.route import LaneMemory, Route
 from wald.drainer.takeover import is_decided, lane_owner, settle_decision, take_over
 from wald.model import (
@@ -30,6 +31,7 @@ def check_row(route: Route, memory: LaneMemory) -> tuple[Event, ProgressRow | No
     """
     assert memory.sink is not None
     if memory.replay is not ReplayClass.TRANSACTIONAL:
+        recall(route, memory)
         return Event.ROW_FITS, None
     row, owner = None, lane_owner(route)
     if owner == route.shared.owner:

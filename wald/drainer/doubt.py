@@ -107,6 +107,7 @@ def why_not(route: Route, memory: LaneMemory) -> Event | None:
     if manifest.decision:
         return None
     if manifest.held:
+        memory.park(Parked.UNCERTAIN, manifest.held)
         return Event.UNCERTAIN
     found = facts(route, memory, attempts=manifest.attempts)
     row = outcomes.resend_of(found)
@@ -116,6 +117,21 @@ def why_not(route: Route, memory: LaneMemory) -> Event | None:
     if found.in_doubt and memory.replay is ReplayClass.NONE:
         memory.count(outcomes.RESENT)
     return None
+
+
+def count_again(route: Route, memory: LaneMemory) -> bool:
+    """T4: count a further attempt of the open batch; False if it waits for a person instead."""
+    manifest = memory.manifest
+    known = memory.verdict_of == manifest.number or not manifests.is_in_doubt(manifest)
+    if why_not(route, memory) is not None:
+        return False
+    # without a verdict the process died in the one before
+    stamp = attempt_stamp(route, memory, crashes=0 if known else manifest.crashes + 1)
+    rev_id, ledger = manifest.current.rev_id, route.shared.ledger
+    must(done=ledger.attempt(route.key, rev_id, stamp))  # COMMIT POINT: T4
+    memory.held = ledger.lane(route.key)
+    memory.counted = rev_id
+    return True
 
 
 def hold(route: Route, memory: LaneMemory, why: str) -> None:

@@ -8,10 +8,12 @@ from typing import Any
 from wald import limits
 from wald.config import RouteSettings, Settings
 from wald.core.state import RouteState
+from wald.core.told import Stand
 from wald.drainer.crew import Crew
 from wald.drainer.figures import route_figures, summed
 from wald.drainer.lane import Lane
-from wald.drainer.layout import RouteLanes, figures_of
+from wald.drainer.lane_figures import figures_of
+from wald.drainer.layout import RouteLanes
 from wald.drainer.route import Route, Shared
 from wald.drainer.takeover import agree_to_rewind
 from wald.errors import InputError
@@ -271,6 +273,11 @@ class Fleet:
             lsn = min(each.lsn for each in orphan.checkpoints)
             said[str(route_id)] = self._pinned(orphan.birth, lsn)
         return said
+
+    def stands(self) -> dict[str, list[Stand]]:
+        """Return how far lanes are at targets that cannot be asked, by route id."""
+        said = {str(route_id): route.stands() for route_id, route in self.routes.items()}
+        return {route_id: stands for route_id, stands in said.items() if stands is not None}
 
     def _pinned(self, birth: RouteBirth, lsn: Lsn) -> Lsn:
         pin = self._pins.get(birth.stream_id)

@@ -18,21 +18,29 @@ from wald import limits
 from wald.core import delivery
 from wald.core.batching import Bounds, due_in_s, why_seal
 from wald.core.delivery import Event, Parked, Step
-from wald.core.manifests import is_in_doubt
 from wald.drainer.adopting import follow_healing, recall_healing
 from wald.drainer.checking import check_row
-from wald.drainer.doubt import attempt_stamp, still_held, take_back, why_not
+from wald.drainer.doubt import count_again, still_held, take_back
 from wald.drainer.freezing import to_send
 from wald.drainer.gate import Gate
 from wald.drainer.lane_figures import LaneFigures, Stance, lane_figures
 from wald.drainer.reader import Batch
+from wald.drainer.recalling import reserve, take_unsure
 from wald.drainer.redriving import Redrives
-from wald.drainer.route import LaneMemory, Route, must
-from wald.drainer.sending import close_sink, finish, foregone, new_manifest, search, send
+from wald.drainer.route import LaneMemory, Route
+from wald.drainer.sending import (
+    advance,
+    close_sink,
+    finish,
+    foregone,
+    seal,
+    search,
+    send,
+)
 from wald.drainer.settling import settle
 from wald.drainer.sinks import TendedSink, fit_sink, is_guarded
 from wald.errors import WaldError
-from wald.model import LaneProgress, Lsn, ProgressRow, ReplayClass
+from wald.model import Lsn, ProgressRow, ReplayClass
 
 _log = logging.getLogger("wald.drain")
 _NS = limits.CLOCK_NS_PER_S
@@ -320,12 +328,7 @@ class Lane:
             return self._take_up()
         batch = self._next_batch()
         if batch is not None:
-            manifest = new_manifest(self.route, memory, batch, memory.held.checkpoint)
-            must(done=self._shared.ledger.seal(self.route.key, manifest))  # COMMIT POINT: T2
-            memory.held = LaneProgress(memory.held.checkpoint, manifest)
-            memory.batch = batch
-            memory.counted = manifest.current.rev_id
-            return Event.SEALED
+            return seal(self.route, memory, batch)
         self._gate.rest()
         self._advance()
         if memory.replay is ReplayClass.TRANSACTIONAL and self._now_ns() >= self._look_ns:
@@ -346,15 +349,9 @@ class Lane:
         rev_id = memory.manifest.current.rev_id
         if memory.counted == rev_id:
             return Event.SEALED
-        known = memory.verdict_of == memory.manifest.number or not is_in_doubt(memory.manifest)
-        crashes = 0 if known else memory.manifest.crashes + 1  # the process died in the one before
-        if why_not(self.route, memory) is not None:
+        if not count_again(self.route, memory):
             self._gate.rest()
             return Event.UNCERTAIN
-        stamp = attempt_stamp(self.route, memory, crashes=crashes)
-        must(done=self._shared.ledger.attempt(self.route.key, rev_id, stamp))  # COMMIT POINT: T4
-        memory.held = self._shared.ledger.lane(self.route.key)
-        memory.counted = rev_id
         fit_sink(self.route, memory)
         return Event.OPEN_FOUND
 
@@ -383,13 +380,21 @@ class Lane:
         reader, frontier, bounds = self._memory.reader, self.route.frontier(), self._bounds()
         assert reader is not None
         assert frontier is not None
+        if self._memory.unsure_through:
+            unsure = take_unsure(self.route, self._memory)
+            if unsure is not None:
+                return unsure
         waiting = reader.fill(frontier, bounds)
         flush = self._leave_by_ns is not None or reader.through < self._flush_through
         self._held_back_s = 0.0
         if why_seal(waiting, bounds, self._now_ns(), flush=flush) is None:
             return None
         self._held_back_s = self._gate.wait_s()
-        return None if self._held_back_s > 0 else reader.take(bounds)
+        if self._held_back_s > 0:
+            return None
+        batch = reader.take(bounds)
+        reserve(self.route, self._memory, batch)
+        return batch
 
     def _bounds(self) -> Bounds:
         sink = self._memory.sink
@@ -408,17 +413,7 @@ class Lane:
         if not due or not reader.is_empty or reader.through <= checkpoint.lsn:
             return
         self._advance_ns = self._now_ns() + round(limits.ADVANCE_EVERY_S * _NS)
-        lost = self.route.letters_of_lost(
-            reader.take_lost(), checkpoint.batch_no, checkpoint.rev_id
-        )
-        after = replace(
-            checkpoint,
-            lsn=reader.through,
-            anchor=reader.through_anchor,
-            dead_letters=checkpoint.dead_letters + sum(letter.records for letter in lost),
-        )
-        must(done=self._shared.ledger.advance(self.route.key, checkpoint, after, lost))
-        memory.held = LaneProgress(after, None)  # COMMIT POINT: T6
+        advance(self.route, memory, reader)
 
     def _until_due_s(self) -> float:
         reader = self._memory.reader

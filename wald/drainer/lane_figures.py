@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 from wald.core.delivery import Step
 from wald.core.traffic import Traffic
+from wald.core.told import Stand
 from wald.drainer.gate import Gate
-from wald.drainer.route import LaneMemory
-from wald.model import Lsn
+from wald.drainer.route import LaneMemory, Route
+from wald.model import Checkpoint, Lsn
 
 _STATES = {
     Step.COLLECTING: "idle",
@@ -103,3 +104,22 @@ def _policy(memory: LaneMemory, gate: Gate) -> dict[str, Any]:
     if memory.healing:
         said["healing"] = memory.healing.numbers()
     return said
+
+
+def stand_of(route: Route, figures: LaneFigures) -> Stand:
+    """Return how far a lane is, as it is told beside the ledger."""
+    return Stand(route.layout, route.lane, figures.checkpoint_lsn, figures.batch_no)
+
+
+def figures_of(checkpoint: Checkpoint, state: str, redrives: int = 0) -> LaneFigures:
+    """Return what is said of a lane that does not run."""
+    return LaneFigures(
+        state,
+        checkpoint_lsn=checkpoint.lsn,
+        through_lsn=checkpoint.lsn,
+        delivered=checkpoint.delivered,
+        dead_letters=checkpoint.dead_letters,
+        batch_no=checkpoint.batch_no,
+        purged=checkpoint.purged,
+        redrives=redrives,
+    )

@@ -20,15 +20,17 @@ from wald.core import pacing
 from wald.core.breaker import BreakerState
 from wald.core.lanes import Layout, Outage, Share, wanted_sink
 from wald.core.pacing import Rate, Workers
+from wald.core.told import Stand
 from wald.drainer.lane import Lane
-from wald.drainer.lane_figures import LaneFigures
+from wald.drainer.lane_figures import LaneFigures, figures_of, stand_of
 from wald.drainer.route import Route
-from wald.model import Checkpoint, LaneKey, LaneProgress, Lsn
+from wald.model import Checkpoint, LaneKey, LaneProgress, Lsn, ReplayClass
 from wald.storage.layouts import Layouts
 
 _log = logging.getLogger("wald.drain")
 _NS = limits.CLOCK_NS_PER_S
 _LONG_AGO_NS = -(1 << 62)
+_WITH_ROW = ReplayClass.TRANSACTIONAL.value
 _LEAVES_WITHIN_S = 1.0  # a lane that has nothing to do
 
 
@@ -437,10 +439,23 @@ class RouteLanes:
             waits_for = self.waits_for()  # for none: the next layout begins in a moment
             return not waits_for or any(lane.figures.parked is None for lane in waits_for)
         lanes = [lane for lane in self.lanes if lane.figures.through_lsn < goal]
+        lanes += [lane for lane in self._awake.values() if not _is_through(lane)]
         lanes += [lane for lane in self.each() if lane.figures.redrives]
         return any(lane.figures.parked is None for lane in lanes)
 
     # --- what others see ------------------------------------------------------------------------
+
+    def stands(self) -> list[Stand] | None:
+        """Return how far lanes are, where a target cannot be asked; None if that is not known.
+
+        Of former layouts those are named that are not through.
+        """
+        formers = [lane for lane in self._awake.values() if not _is_through(lane)]
+        lanes = [*self.lanes, *formers]
+        classes = {lane.replay for lane in lanes}
+        if not all(classes) or (classes == {_WITH_ROW} and not self.layout.number):
+            return None
+        return [stand_of(lane.route, lane.figures) for lane in lanes]
 
     def at_rest(self) -> list[LaneFigures]:
         """Return the figures of former lanes that do not run: their counts stay the route's."""
@@ -482,17 +497,3 @@ def _is_through(lane: Lane) -> bool:
     figures = lane.figures
     through = figures.checkpoint_lsn >= (lane.route.share.until or 0)
     return through and not figures.attempts  # nothing is open
-
-
-def figures_of(checkpoint: Checkpoint, state: str, redrives: int = 0) -> LaneFigures:
-    """Return what is said of a lane that does not run."""
-    return LaneFigures(
-        state,
-        checkpoint_lsn=checkpoint.lsn,
-        through_lsn=checkpoint.lsn,
-        delivered=checkpoint.delivered,
-        dead_letters=checkpoint.dead_letters,
-        batch_no=checkpoint.batch_no,
-        purged=checkpoint.purged,
-        redrives=redrives,
-    )

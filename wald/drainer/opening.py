@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from wald import limits
 from wald.config import Settings
-from wald.drainer.frontier import FrontierBoard
+from wald.drainer.frontier import FrontierBoard, read_hint
 from wald.drainer.packed_files import PackedFiles
+from wald.drainer.recalling import begin_life
 from wald.drainer.released import ProgressPage
 from wald.drainer.route import MakeSink, Shared
 from wald.errors import DataDirectoryHeld, LedgerDamaged, LedgerFailed
@@ -67,6 +68,11 @@ def open_shared(
     FrozenFiles(doors.fs, data_dir).sweep(open_revisions(ledger))
     dead_log = DeadLog(doors.fs, data_dir)
     stack.callback(dead_log.close)
+    ends = [read_hint(doors.fs, data_dir), board.current()]
+    through = max((end.lsn for end in ends if end is not None), default=0)
+    told = begin_life(
+        ledger, dead_log, progress.stands, progress.all_released(), through, doors.chance
+    )
     packed = PackedFiles(PackedIndex(ledger.store))
     try:
         packed.settle(doors.fs, data_dir, log_id)  # before a lane takes for lost what is packed
@@ -88,6 +94,8 @@ def open_shared(
         progress.released,
         told_layouts=progress.told_layouts,
         tell_layouts=progress.tell_layouts,
+        told=told,
+        reserve=progress.stands.reserve,
         packed=packed,
         trace_sample=doors.settings.trace_sample,
     )

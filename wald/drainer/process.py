@@ -98,7 +98,7 @@ class Drainer:
         stack.callback(self._page.close)
         self._said: dict[str, Any] = {}
         self._said_progress: tuple[dict[str, Lsn], dict[str, Lsn], list[RouteId]] = ({}, {}, [])
-        self._progress_ns = 0
+        self._progress_ns = self._stands_ns = 0
         self._trouble = ""
         self._hint_ns = 0
         self._started_ns = doors.clock.wall_ns()
@@ -182,7 +182,7 @@ class Drainer:
         staying = self._fleet.join(deliver_for_s + _JOIN_GRACE_S)
         if staying:
             _log.warning("still in an attempt, which its target will settle: %s", staying)
-        self._progress_ns = 0
+        self._progress_ns = self._stands_ns = 0
         self._publish()
 
     def _pin_hint(self) -> None:
@@ -225,6 +225,9 @@ class Drainer:
             return
         checkpoints = self._fleet.checkpoints()
         told = checkpoints, self._packing.floors(checkpoints), self._fleet.unburied()
+        if now_ns >= self._stands_ns:
+            self._stands_ns = now_ns + round(limits.PROGRESS_EVERY_S * _NS)
+            self._progress.stands.write(self._fleet.stands(), self._fleet.route_ids())
         if any(told) and told != self._said_progress:
             self._progress_ns = now_ns + round(limits.PROGRESS_EVERY_S * _NS)
             self._progress.write(checkpoints, self._fleet.route_ids(), *told[1:])

@@ -4,6 +4,7 @@ A backlog of any length costs a batch and a block of memory: reading stops when 
 full, and goes on when it was taken.
 """
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ from wald.storage.stream import Files, StreamReader, no_files
 from wald.storage.tail import TailBlock
 
 _VALUE = attrgetter("value")
+_RECORD_LSN = attrgetter("lsn")
 
 
 class Batch(NamedTuple):
@@ -134,6 +136,10 @@ class LaneReader:
         if self._bytes > bounds.max_bytes:
             count = fitting(list(map(len, map(_VALUE, self._records[:count]))), bounds)
         return self._cut(count)
+
+    def count_through(self, lsn: Lsn) -> int:
+        """Return how many of the records that wait are not behind an LSN."""
+        return bisect_right(self._records, lsn, key=_RECORD_LSN)
 
     def take_through(self, hi: Lsn, frontier: Frontier) -> Batch | None:
         """Read and take everything up to ``hi``: a batch that was sealed before.

@@ -19,6 +19,7 @@ from typing import Any
 
 from wald import limits
 from wald.core.lanes import Layout
+from wald.drainer.stands import StandsPage
 from wald.model import Lsn, RouteId
 from wald.ports import FileSystem
 from wald.storage.progress import TwoSlotPage
@@ -35,6 +36,7 @@ class ProgressPage:
         self._fs = fs
         self._path = f"{data_dir}/progress"
         self._unsynced = 0
+        self.stands = StandsPage(fs, data_dir)
         page = self._open()
         self._page: TwoSlotPage | None = page
         said = page.read() or {}
@@ -43,6 +45,10 @@ class ProgressPage:
         self._released: dict[str, Lsn] = {}
         for part in (said.get("routes"), said.get("released")):
             self._raise(part if isinstance(part, dict) else {})
+
+    def all_released(self) -> dict[RouteId, Lsn]:
+        """Return what ``released`` does of every route."""
+        return {int(route): lsn for route, lsn in self._released.items()}
 
     def released(self, route_id: RouteId) -> Lsn:
         """Return up to where the log may have let a route's records go; 0 if nothing was told."""
@@ -123,6 +129,7 @@ class ProgressPage:
 
     def close(self) -> None:
         """Close the file; harmless to repeat."""
+        self.stands.close()
         if self._page is not None:
             self._page.close()
             self._page = None

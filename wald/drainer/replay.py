@@ -89,6 +89,7 @@ def replay(  # noqa: PLR0913 - a composition of ports
             fleet.stop(0.0)
             fleet.join(limits.CHILD_STOP_S)
             progress.write(fleet.checkpoints(), fleet.route_ids())
+            progress.stands.write(fleet.stands(), fleet.route_ids())
         return _books(fleet, state) | {"seconds": (clock.monotonic_ns() - began_ns) / _NS}
 
 

@@ -12,6 +12,7 @@ from wald.core.healing import Healing
 from wald.core.lanes import WHOLE, Layout, Share
 from wald.core.shaping import Frozen
 from wald.core.traffic import REQUESTS, Traffic
+from wald.core.told import Told
 from wald.drainer.crew import Crew
 from wald.drainer.faults import FaultBoard
 from wald.drainer.frontier import FrontierBoard
@@ -81,6 +82,8 @@ class Shared:
     released: Callable[[RouteId], Lsn]
     told_layouts: Callable[[RouteId], Sequence[Layout]] = lambda _: ()
     tell_layouts: Callable[[RouteId, Sequence[Layout]], None] = lambda *_: None
+    told: Told | None = None  # what a ledger that went back does not know
+    reserve: Callable[[RouteId, Lsn], None] = lambda *_: None  # tells how far batches are sealed
     faults: FaultBoard = field(default_factory=FaultBoard)
     targets: Targets = field(default_factory=Targets)
     packed: PackedFiles = field(default_factory=PackedFiles)
@@ -301,6 +304,8 @@ class LaneMemory:
     pause_s: float = 0.0  # behind it
     unsendable: tuple[RejectedRecord, ...] = ()  # of an open redrive
     halted: tuple[Lsn, ...] = ()  # refused records at which the lane stops
+    recalled: bool = False  # what was told of it beside the ledger
+    unsure_through: Lsn = 0  # batches up to it may have been sent before the ledger was lost
 
     @property
     def manifest(self) -> Manifest:

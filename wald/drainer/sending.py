@@ -6,7 +6,7 @@ from dataclasses import replace
 from operator import attrgetter
 
 from wald.core import delivery, outcomes, shaping
-from wald.core.delivery import Event
+from wald.core.delivery import Event, Parked
 from wald.core.outcomes import Facts
 from wald.core.row import effective_dead_rev
 from wald.core.traffic import REQUESTS, Traffic
@@ -14,7 +14,8 @@ from wald.core.where import sampled
 from wald.drainer import freezing
 from wald.drainer.doubt import facts, hold, is_decided, sent_batches, take_in
 from wald.drainer.producers import trace_of
-from wald.drainer.reader import Batch
+from wald.drainer.reader import Batch, LaneReader
+from wald.drainer.recalling import name_final, why_unsure
 from wald.drainer.redriving import close_redrive
 from wald.drainer.route import LaneMemory, Route, must
 from wald.drainer.settling import set_aside, settle_by_person, settle_refused
@@ -71,6 +72,7 @@ def new_manifest(
         boot_clock_ns=stamp.boot_clock_ns,
         attempt_time_ns=stamp.time_ns,
         traces=sampled(batch.records, _LSN, trace_of, route.shared.trace_sample),
+        held=why_unsure(memory, batch.hi),
     )
     if not freezing.freezes(route, memory):
         return manifest
@@ -78,6 +80,20 @@ def new_manifest(
     frozen = freezing.freeze_if_it_works(route, memory, work)
     # without a digest the attempt that is counted cannot be made
     return replace(manifest, revisions=(frozen,), cleared=0 if frozen.digest else 1)
+
+
+def seal(route: Route, memory: LaneMemory, batch: Batch) -> Event:
+    """T2: seal a batch; UNCERTAIN if it waits for a person from the start."""
+    checkpoint = memory.held.checkpoint
+    manifest = new_manifest(route, memory, batch, checkpoint)
+    must(done=route.shared.ledger.seal(route.key, manifest))  # COMMIT POINT: T2
+    memory.held = LaneProgress(checkpoint, manifest)
+    memory.batch = batch
+    if manifest.held:
+        memory.park(Parked.UNCERTAIN, manifest.held)
+        return Event.UNCERTAIN
+    memory.counted = manifest.current.rev_id
+    return Event.SEALED
 
 
 def foregone(route: Route, memory: LaneMemory) -> Event | None:
@@ -176,6 +192,7 @@ def finish(
         after, finished = close_redrive(route, memory, took_effect)
     else:
         after, finished, lost = _close(route, memory, took_effect)
+    name_final(route, memory, after)
     sealed = new_manifest(route, memory, following, after) if following else None
     done = route.shared.ledger.finish(route.key, took_effect, after, finished, lost, sealed)
     must(done=done)  # COMMIT POINT: T5 or T8, T2
@@ -186,7 +203,21 @@ def finish(
     memory.unsendable, memory.halted = (), ()
     memory.held = LaneProgress(after, sealed)
     memory.batch = following
-    memory.counted = sealed.current.rev_id if sealed else NO_REVISION
+    memory.counted = sealed.current.rev_id if sealed and not sealed.held else NO_REVISION
+
+
+def advance(route: Route, memory: LaneMemory, reader: LaneReader) -> None:
+    """T6: move an idle lane's checkpoint over what is not its, and tell what damage took."""
+    before = memory.held.checkpoint
+    lost = route.letters_of_lost(reader.take_lost(), before.batch_no, before.rev_id)
+    after = replace(
+        before,
+        lsn=reader.through,
+        anchor=reader.through_anchor,
+        dead_letters=before.dead_letters + sum(letter.records for letter in lost),
+    )
+    must(done=route.shared.ledger.advance(route.key, before, after, lost))
+    memory.held = LaneProgress(after, None)  # COMMIT POINT: T6
 
 
 def _close(

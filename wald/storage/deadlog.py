@@ -13,13 +13,15 @@
            dropped    array of LSN: purged, and left out where a chain was written anew
            reasons    array of [LSN, code, message, batch, attempts, time, producer, trace], of
                       what is excluded; an entry of an older release has none
+           final      [[route, layout, lane], batch, revision, LSN]: of a lane whose target has no
+                      row, the revision that took effect; nothing else is in such an entry
 
 An entry is durable before the revision is (T3). It counts only if a target's row names it, by
-``dead_rev`` and then entry by entry (where there is no row, if the ledger does), so that a torn or
-a superfluous one harms nothing. Of two with one revision the newer counts: a chain is written anew
-(``wald.drainer.burying``), so that files that only the older entries needed may go. Each process
-begins a new file, and so does each failed write: nothing is ever written behind bytes whose fate
-is unknown.
+``dead_rev`` and then entry by entry (where there is no row: if the ledger does, or a ``final``
+that is durable before T5), so that a torn or a superfluous one harms nothing. Of two with one
+revision the newer counts: a chain is written anew (``wald.drainer.burying``), so that files that
+only the older entries needed may go. Each process begins a new file, and so does each failed write:
+nothing is ever written behind bytes whose fate is unknown.
 """
 
 import threading
@@ -31,7 +33,7 @@ from typing import NamedTuple, TypeAlias, cast
 from wald import limits
 from wald.core import frame
 from wald.errors import DiskFull, FormatDamaged, FormatNewer, LedgerFailed
-from wald.model import NO_REVISION, Lsn, Record, RevisionId
+from wald.model import NO_REVISION, Lsn, Record, RevisionId, RouteId
 from wald.ports import File, FileSystem
 
 DEAD_MAGIC = 0x44454457  # "WDED" as bytes on disk
@@ -65,6 +67,15 @@ class Reason(NamedTuple):
     trace: str = ""
 
 
+class Final(NamedTuple):
+    """The end of the chain of a lane whose target has no row: it took effect."""
+
+    lane: tuple[RouteId, int, int]  # route, layout, lane
+    batch_no: int
+    rev_id: RevisionId
+    lsn: Lsn
+
+
 @dataclass(frozen=True, slots=True)
 class DeadEntry:
     """What one revision excluded or redrove, and the entry before it in the lane's chain."""
@@ -75,6 +86,7 @@ class DeadEntry:
     redriven: tuple[Lsn, ...] = ()
     reasons: tuple[Reason, ...] = ()
     dropped: tuple[Lsn, ...] = ()
+    final: Final | None = None
 
 
 class Excluded(NamedTuple):
@@ -104,16 +116,17 @@ Entries: TypeAlias = Mapping[RevisionId, tuple[DeadPlace, RevisionId]]
 
 def encode_entry(entry: DeadEntry) -> bytes:
     """Pack an entry with its header."""
-    body = frame.pack_statement(
-        {
-            "rev": entry.rev_id,
-            "prev": entry.previous,
-            "excluded": [list(record) for record in entry.excluded],
-            "redriven": list(entry.redriven),
-            "reasons": [list(reason) for reason in entry.reasons],
-            "dropped": list(entry.dropped),
-        }
-    )
+    said: dict[str, object] = {
+        "rev": entry.rev_id,
+        "prev": entry.previous,
+        "excluded": [list(record) for record in entry.excluded],
+        "redriven": list(entry.redriven),
+        "reasons": [list(reason) for reason in entry.reasons],
+        "dropped": list(entry.dropped),
+    }
+    if entry.final is not None:
+        said["final"] = list(entry.final)
+    body = frame.pack_statement(said)
     head = _HEAD.pack(DEAD_MAGIC, DEAD_VERSION, 0, len(body))
     return head + _CRC.pack(frame.crc32c(head + body)) + body
 
@@ -143,10 +156,19 @@ def decode_entry(data: bytes) -> DeadEntry:
             tuple(cast("list[int]", said["redriven"])),
             tuple(Reason(*row) for row in cast("list[list[object]]", said.get("reasons", []))),  # type: ignore[arg-type]
             tuple(cast("list[int]", said.get("dropped", []))),
+            _final(said.get("final")),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         msg = "an entry of the dead log is incomplete"
         raise FormatDamaged(msg) from error
+
+
+def _final(said: object) -> Final | None:
+    if said is None:
+        return None
+    lane, batch_no, rev_id, lsn = cast("tuple[list[int], int, bytes, int]", said)
+    route_id, layout, number = lane
+    return Final((route_id, layout, number), batch_no, rev_id, lsn)
 
 
 def entry_length(head: bytes) -> int:
@@ -287,6 +309,10 @@ class DeadLog:
     def index(self) -> Entries:
         """Return where each revision's entry is, and the one before it; the newest counts."""
         return {entry.rev_id: (place, entry.previous) for place, entry in self.entries()}
+
+    def finals(self) -> list[Final]:
+        """Return the revisions that are known to have taken effect where there is no row."""
+        return [entry.final for _, entry in self.entries() if entry.final is not None]
 
     def steps(self, dead_rev: RevisionId, known: Entries | None = None) -> list[DeadPlace] | None:
         """Return where the entries of a chain are, newest first; None if one is missing."""

@@ -1,0 +1,235 @@
+"""A ledger that is lost or older, at targets without a row: what is known is not sent again.
+
+Real logs, ledgers and pages; ``tests/model/test_delivery_simulation.py`` plays the schedules.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import wald
+from tests.backlog import FS, Backlog
+from tests.daemon import Daemon, wait_until
+from wald import limits
+from wald.config import RouteSettings
+from wald.drainer.batch_desk import BatchDesk
+from wald.drainer.stands import StandsPage
+from wald.model import Decision, ReplayClass
+from wald.storage.ledger import StoreLedger
+from wald.storage.lmdb_store import open_ledger
+from wald.storage.progress import TwoSlotPage
+from wald.testing.recording_sink import RecordingSink, RecordingTarget
+
+ROOT = Path(__file__).parents[2]
+WITHOUT_ROW = [
+    (ReplayClass.MONOTONE, "hold"),
+    (ReplayClass.KEYED, "hold"),
+    (ReplayClass.WINDOW, "hold"),
+    (ReplayClass.NONE, "hold"),
+    (ReplayClass.NONE, "resend"),
+]
+
+
+class Site:
+    """One route to a target of some class; a drainer is a call of ``deliver``."""
+
+    def __init__(self, place: Path, replay: ReplayClass, on_unknown: str, lanes: int = 1) -> None:
+        self.backlog = Backlog(place, "events", batch=4)
+        self.target = RecordingTarget(names=True, per_record=replay is not ReplayClass.WINDOW)
+        self.target.refuses = lambda record: b"bad" in record.value
+        self.replay = replay
+        self.lsns: list[int] = []
+        self.bad: list[int] = []
+        self.options(on_unknown=on_unknown, lanes=lanes)
+
+    def options(self, **options: Any) -> None:
+        settings = self.backlog.settings
+        route: RouteSettings = replace(settings.routes["events"], **options)
+        self.backlog.settings = replace(settings, routes={"events": route})
+
+    def append(self, count: int, *, bad: tuple[int, ...] = ()) -> None:
+        for number in range(count):
+            lsns = self.backlog.append(b"bad" if number in bad else b"good")
+            self.lsns += lsns
+            self.bad += lsns if number in bad else []
+
+    def deliver(self) -> dict[str, Any]:
+        window_s = 3_600.0 if self.replay is ReplayClass.WINDOW else None
+        make = lambda *_: RecordingSink(self.target, replay=self.replay, window_s=window_s)  # noqa: E731
+        figures: dict[str, Any] = self.backlog.replay(make)["routes"]["events"]
+        return figures
+
+    @property
+    def ledger_directory(self) -> Path:
+        return Path(self.backlog.data_dir) / "ledger"
+
+    def ledger(self) -> StoreLedger:
+        return open_ledger(FS, self.backlog.data_dir, self.backlog.log.log_id)
+
+    def resolve(self, decision: Decision) -> None:
+        ledger = self.ledger()
+        desk = BatchDesk(ledger, ledger.births)
+        for batch in desk.ask("drain.batch.list")["batches"]:
+            desk.ask("drain.batch.resolve", batch=batch["batch"], decision=decision.value)
+        ledger.close()
+
+
+@pytest.fixture
+def site(place: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
+    made = Site(place, *request.param)
+    yield made
+    made.backlog.close()
+
+
+@pytest.mark.parametrize("site", WITHOUT_ROW, indirect=True)
+@pytest.mark.parametrize("ledger", ["lost", "older"])
+def test_what_was_delivered_is_not_sent_again_and_dead_letters_are_known(
+    site: Site, ledger: str, tmp_path: Path
+) -> None:
+    site.append(20, bad=(5, 9))
+    site.deliver()
+    shutil.copytree(site.ledger_directory, tmp_path / "copy")
+    site.append(20, bad=(3,))
+    before = site.deliver()
+    assert (before["delivered"], before["dead_letters"]) == (37, 3)
+    shutil.rmtree(site.ledger_directory)
+    if ledger == "older":
+        shutil.copytree(tmp_path / "copy", site.ledger_directory)
+    attempts = len(site.target.attempts)
+    after = site.deliver()
+    assert len(site.target.attempts) == attempts
+    assert (after["delivered"], after["dead_letters"], after["parked"]) == (37, 3, None)
+    held = site.ledger()
+    assert [letter.lsn for letter in held.dead_letters(1)] == site.bad
+    held.close()
+    site.append(5)
+    assert site.deliver()["delivered"] == 42
+    assert sorted(site.target.lsns) == [lsn for lsn in site.lsns if lsn not in site.bad]
+
+
+@pytest.mark.parametrize("site", WITHOUT_ROW, indirect=True)
+def test_what_nobody_knows_is_held_where_it_may_double_and_sent_where_it_does_not(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.append(8)
+    site.deliver()
+    site.append(6)
+    with monkeypatch.context() as killed:  # before it told what it delivered
+        killed.setattr(StandsPage, "write", lambda *_: None)
+        killed.setattr("wald.drainer.released.ProgressPage.write", lambda *_: None)
+        site.deliver()
+    shutil.rmtree(site.ledger_directory)
+    after = site.deliver()
+    if site.replay in {ReplayClass.MONOTONE, ReplayClass.KEYED}:
+        assert (after["delivered"], after["parked"]) == (14, None)
+        assert site.target.lsns == site.lsns
+    elif site.backlog.settings.routes["events"].on_unknown == "resend":
+        assert site.target.lsns == [*site.lsns, *site.lsns[8:]]
+    else:
+        assert after["parked"] == "uncertain"
+        assert after["last_error"].startswith("ledger-lost: ")
+        assert site.target.lsns == site.lsns
+        site.append(3)
+        for _ in range(2):  # batches of four
+            site.resolve(Decision.DELIVERED)
+            after = site.deliver()
+        assert (after["delivered"], after["parked"]) == (17, None)
+        assert site.target.lsns == site.lsns
+
+
+@pytest.mark.parametrize("site", [(ReplayClass.NONE, "hold", 3)], indirect=True)
+def test_each_lane_goes_on_where_it_was_also_behind_a_change_of_lanes(site: Site) -> None:
+    site.append(30)
+    site.deliver()
+    site.options(lanes=2)
+    site.append(10)
+    site.deliver()
+    shutil.rmtree(site.ledger_directory)
+    after = site.deliver()
+    assert (after["delivered"], after["parked"]) == (40, None)
+    site.append(4)
+    assert site.deliver()["delivered"] == 44
+    assert sorted(site.target.lsns) == site.lsns
+
+
+CONFIGURATION = """
+[daemon]
+data_dir = "{directory}/data"
+[sinks.lines]
+type = "lines"
+path = "{directory}/out"
+[routes.things]
+stream = "things"
+sink = "lines"
+on_unknown = "hold"
+batch = {{ max_records = 10, max_age = "10ms" }}
+"""
+
+
+@pytest.fixture
+def directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="wl"))
+    info = path / "site" / "lines-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lines\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[wald.sinks]\nlines = tests.line_sink:make\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(path / "site"), str(ROOT)]))
+    yield path
+    shutil.rmtree(path)
+
+
+def told(daemon: Daemon) -> int:
+    """Return up to where the page beside the ledger says that the lane is finished."""
+    page = TwoSlotPage.open(
+        FS,
+        str(daemon.data_dir / "progress"),
+        offset=2 * limits.PROGRESS_SLOT_BYTES,
+        slot_bytes=limits.PROGRESS_SLOT_BYTES,
+        write=False,
+    )
+    said: Any = page.read() or {}
+    page.close()
+    rows = said["stands"].get("1", [])
+    return int(rows[0][2]) if rows else 0
+
+
+def test_a_daemon_without_its_ledger_asks_a_person_for_what_it_cannot_know(directory: Path) -> None:
+    def written() -> list[int]:
+        return [int(line) for line in (directory / "out").read_text().split()]
+
+    def route() -> dict[str, Any]:
+        status: Any = daemon.ask(op="status") or {}
+        return dict(status["routes"]["things"])
+
+    with Daemon(directory, config=CONFIGURATION.format(directory=directory)) as daemon:
+        with wald.connect(str(daemon.socket)) as producer:
+            first = producer.append_many("things", [*range(50), "refused", *range(50)])
+            daemon.command("wait", "things", "--timeout", "30s")
+            wait_until(lambda: told(daemon) == first.accepted[-1].lsn, "it was told")
+            (directory / "out.dies").touch()
+            last = producer.append_many("things", list(range(5)))
+        wait_until(lambda: len(written()) == 105, "the process died behind an attempt")
+    (directory / "out.dies").unlink()
+    shutil.rmtree(daemon.data_dir / "ledger")
+    with daemon:
+        wait_until(lambda: route()["parked"] == "uncertain", "what nobody knows is held")
+        figures = route()
+        assert (figures["delivered"], figures["dead_letters"]) == (100, 1)
+        assert "ledger-lost" in daemon.command("batch", "list")
+        (letter,) = json.loads(daemon.command("dlq", "list", "--json"))["dead_letters"]
+        assert letter["lsn"] == first.accepted[50].lsn
+        (held,) = json.loads(daemon.command("batch", "list", "--json"))["batches"]
+        daemon.command("batch", "resolve", held["batch"], "--delivered")
+        with wald.connect(str(daemon.socket)) as producer:
+            more = producer.append_many("things", list(range(5)))
+        daemon.command("wait", "things", "--timeout", "30s")
+        assert route()["delivered"] == 110
+    sent = [receipt.lsn for one in (first, last, more) for receipt in one.accepted]
+    assert written() == [lsn for lsn in sent if lsn != letter["lsn"]]

@@ -1,0 +1,214 @@
+"""A ledger that is lost or older than it was, at targets without a progress row.
+
+Nobody can ask such a target. What is known all the same: how far each lane was (``stands``), and
+which revisions set records aside and took effect (``final`` entries of the dead log). A lane goes
+on behind that, as ADOPT does behind a row (T12). What lies between that and the last batch that
+may have been sealed is sent again where that is harmless; where it may double, batches of it are
+sealed as held: a person says what became of them.
+
+Every step is durable in the ledger, so that a crash in it does it again: what was told (``told``),
+then of each lane up to where it is unsure, then T12, then that it is done.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from wald import limits
+from wald.core import told as telling
+from wald.core.batching import Bounds
+from wald.core.told import Told, ToldRoute
+from wald.drainer.adopting import adopt
+from wald.drainer.reader import Batch
+from wald.drainer.route import LaneMemory, Route
+from wald.drainer.stands import StandsPage
+from wald.errors import LedgerFailed
+from wald.model import (
+    NO_ANCHOR,
+    NO_REVISION,
+    REVISION_BYTES,
+    Checkpoint,
+    LaneKey,
+    Lsn,
+    ProgressRow,
+    ReplayClass,
+    RouteId,
+)
+from wald.ports import Chance, Ledger
+from wald.storage.deadlog import Chain, DeadEntry, DeadLog, Final
+
+_log = logging.getLogger("wald.drain")
+_LIFE, _TOLD = "life", "told"
+
+
+def begin_life(
+    ledger: Ledger,
+    dead_log: DeadLog,
+    page: StandsPage,
+    released: dict[RouteId, Lsn],
+    through: Lsn,
+    chance: Chance,
+) -> Told | None:
+    """Begin a drainer: find out whether the ledger is the one of the drainer before.
+
+    Args:
+        ledger: as it was opened.
+        dead_log: its companion.
+        page: what was told beside it.
+        released: where every lane of a route was at least, as ``progress`` says.
+        through: where the log ends.
+        chance: for the names of entries.
+
+    Returns:
+        What a ledger that went back, now or in an earlier life, does not know; None if none did.
+    """
+    said = ledger.note(_LIFE)
+    known = said if isinstance(said, int) else 0
+    routes = page.told(released)
+    # a page of an older release counts no lives: then a ledger that knows no route is a new one
+    went_back = (
+        page.life > known
+        or (not page.life and bool(routes) and not ledger.births())
+        or _is_behind(ledger, routes)
+    )
+    if went_back:
+        ledger.note(_TOLD, Told(page.life, through, routes, bounded=page.life > 0).packed())
+        _log.error("the ledger is older than what was delivered: lanes go on behind what was told")
+    elif not known:
+        _name_finals(ledger, dead_log, chance)
+    life = max(known, page.life) + 1
+    ledger.note(_LIFE, life)  # before the page: a page that is ahead says that the ledger is older
+    sealed = {} if page.life else dict.fromkeys(routes, through)
+    try:
+        page.begin_life(life, sealed)
+    except OSError as error:
+        msg = f"'progress' cannot be written: {error.strerror}"
+        raise LedgerFailed(msg, hint="make room, or mend the data directory") from error
+    return telling.unpacked(ledger.note(_TOLD))
+
+
+def _is_behind(ledger: Ledger, routes: Mapping[RouteId, ToldRoute]) -> bool:
+    """Tell whether a lane was told to be further than the ledger says: a copy of a running one."""
+    return any(
+        stand.lsn > held.checkpoint.lsn
+        for route_id, told in routes.items()
+        for key, held in ledger.lanes(route_id).items()
+        for stand in told.stands or ()
+        if (stand.layout, stand.lane) == (key.layout, key.lane)
+    )
+
+
+def recall(route: Route, memory: LaneMemory) -> None:
+    """Bring a lane to where it was told to be; its target has no row."""
+    told = route.shared.told
+    if told is None or memory.recalled:
+        return
+    memory.recalled = True
+    ledger, name = route.shared.ledger, f"{_TOLD} {route.key.route_id}.{route.layout}.{route.lane}"
+    until = route.share.until or limits.LSN_MAX
+    said = ledger.note(name)
+    if not isinstance(said, Sequence) or said[0] != told.life:
+        said = [told.life, told.unsure_through(route.birth.route_id, until), 0]
+        ledger.note(name, said)
+    if not said[2]:
+        _believe(route, memory, told, until)
+        ledger.note(name, [told.life, said[1], 1])
+    if telling.is_held(memory.replay, route.settings.on_unknown):
+        memory.unsure_through = said[1]
+
+
+def _believe(route: Route, memory: LaneMemory, told: Told, until: Lsn) -> None:
+    """T12: go on behind what was told of the lane, if the ledger holds less."""
+    held, frontier = memory.held.checkpoint, route.frontier()
+    assert frontier is not None
+    at = told.stand(route.birth.route_id, route.layout, route.lane, route.begin_lsn, until)
+    final, chain = _newest(route)
+    lsn = max(at.lsn, final.lsn, held.lsn)
+    batch_no = max(at.batch_no, final.batch_no, held.batch_no)
+    if lsn <= held.lsn and final.batch_no <= held.batch_no:
+        return
+    row = ProgressRow(
+        batch_no,
+        route.new_revision(),
+        lsn,
+        route.find_anchor(lsn, frontier) or NO_ANCHOR,
+        route.shared.owner,
+        final.rev_id,
+    )
+    adopt(route, memory, row, chain, "told-further")
+
+
+def _newest(route: Route) -> tuple[Final, Chain]:
+    """Return the last revision of the lane that is known to have set records aside, and which."""
+    dead_log = route.shared.dead_log
+    known = dead_log.index()
+    finals = [each for each in dead_log.finals() if each.lane == tuple(route.key)[1:]]
+    for final in sorted(finals, key=lambda each: each.batch_no, reverse=True):
+        chain = dead_log.walk(final.rev_id, known)
+        if chain is not None:
+            return final, chain
+    return Final((0, 0, 0), 0, NO_REVISION, 0), Chain({}, frozenset())
+
+
+# --- while it is at work ------------------------------------------------------------------------
+
+
+def name_final(route: Route, memory: LaneMemory, after: Checkpoint) -> None:
+    """Name the revision that changed what is dead, before the ledger does (T5, T8).
+
+    At a transactional target the row names it.
+    """
+    if memory.replay is ReplayClass.TRANSACTIONAL:
+        return
+    if after.dead_rev != memory.held.checkpoint.dead_rev:
+        entry = final_entry(route.shared.chance, route.key, after)
+        route.shared.dead_log.append(entry)  # COMMIT POINT: the dead log
+
+
+def final_entry(chance: Chance, key: LaneKey, at: Checkpoint) -> DeadEntry:
+    """Return an entry that names the end of a lane's chain."""
+    lane = (key.route_id, key.layout, key.lane)
+    final = Final(lane, at.batch_no, at.dead_rev, at.lsn)
+    return DeadEntry(chance.randbytes(REVISION_BYTES), NO_REVISION, (), final=final)
+
+
+def _name_finals(ledger: Ledger, dead_log: DeadLog, chance: Chance) -> None:
+    """Name what an older release did not."""
+    for birth in ledger.births():
+        for key, held in ledger.lanes(birth.route_id).items():
+            if held.checkpoint.dead_rev != NO_REVISION:
+                dead_log.append(final_entry(chance, key, held.checkpoint))
+
+
+def reserve(route: Route, memory: LaneMemory, batch: Batch) -> None:
+    """Tell how far batches are sealed, before one is that may double."""
+    if telling.is_held(memory.replay, route.settings.on_unknown):
+        route.shared.reserve(route.birth.route_id, batch.hi)
+
+
+def take_unsure(route: Route, memory: LaneMemory) -> Batch | None:
+    """Return a batch of what may have been sent before the ledger was lost; None: none is left."""
+    reader, frontier, sink = memory.reader, route.frontier(), memory.sink
+    assert reader is not None
+    assert frontier is not None
+    assert sink is not None
+    batch, able = route.settings.batch, sink.capabilities
+    bounds = Bounds(
+        min(batch.max_records, able.max_records), min(batch.max_bytes, able.max_bytes), 0.0
+    )
+    reader.fill(frontier, bounds)
+    count = reader.count_through(memory.unsure_through)
+    if not count:
+        memory.unsure_through = 0
+        return None
+    return reader.take(replace(bounds, max_records=min(count, bounds.max_records)))
+
+
+def why_unsure(memory: LaneMemory, hi: Lsn) -> str:
+    """Return why a batch is held from the start; empty if it is not."""
+    if hi > memory.unsure_through:
+        return ""
+    return (
+        "ledger-lost: the ledger is older than what was sent, and nobody knows whether this batch "
+        "was; look into the target"
+    )

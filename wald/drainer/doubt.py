@@ -89,6 +89,23 @@ def take_back(route: Route, memory: LaneMemory) -> None:
             _mark(route, memory, Mark(cleared=manifest.attempts))
 
 
+def leave_word(route: Route, memory: LaneMemory) -> None:
+    """Note that the last attempt came to an end, before the lane ends with its batch open.
+
+    Else the next start would take an orderly stop for a crash in it.
+    """
+    manifest = memory.held.manifest
+    if manifest is None or memory.verdict_of != manifest.number:
+        return
+    if memory.counted != manifest.current.rev_id and manifests.is_in_doubt(manifest):
+        with contextlib.suppress(WaldError):
+            route.shared.ledger.note(_verdict(route), (manifest.number, manifest.attempts))
+
+
+def _verdict(route: Route) -> str:
+    return f"verdict {route.birth.route_id}.{route.layout}.{route.lane}"
+
+
 def attempt_stamp(
     route: Route, memory: LaneMemory, *, crashes: int = 0, begins: bool = True
 ) -> AttemptStamp:
@@ -122,7 +139,11 @@ def why_not(route: Route, memory: LaneMemory) -> Event | None:
 def count_again(route: Route, memory: LaneMemory) -> bool:
     """T4: count a further attempt of the open batch; False if it waits for a person instead."""
     manifest = memory.manifest
-    known = memory.verdict_of == manifest.number or not manifests.is_in_doubt(manifest)
+    known = (
+        memory.verdict_of == manifest.number
+        or not manifests.is_in_doubt(manifest)
+        or route.shared.ledger.note(_verdict(route)) == (manifest.number, manifest.attempts)
+    )
     if why_not(route, memory) is not None:
         return False
     # without a verdict the process died in the one before

@@ -20,7 +20,7 @@ from wald.core.batching import Bounds, due_in_s, why_seal
 from wald.core.delivery import Event, Parked, Step
 from wald.drainer.adopting import follow_healing, recall_healing
 from wald.drainer.checking import check_row
-from wald.drainer.doubt import count_again, still_held, take_back
+from wald.drainer.doubt import count_again, leave_word, still_held, take_back
 from wald.drainer.freezing import to_send
 from wald.drainer.gate import Gate
 from wald.drainer.lane_figures import LaneFigures, Stance, lane_figures
@@ -169,6 +169,7 @@ class Lane:
                         rest_s = min(rest_s, (self._leave_by_ns - self._now_ns()) / _NS)
                     board.wait(turn, rest_s)
         finally:
+            leave_word(self.route, self._memory)
             self._let_go()
 
     def step(self) -> float:

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from wald.core.delivery import Step
-from wald.core.traffic import Traffic
 from wald.core.told import Stand
+from wald.core.traffic import Traffic
 from wald.drainer.gate import Gate
 from wald.drainer.route import LaneMemory, Route
 from wald.model import Checkpoint, Lsn

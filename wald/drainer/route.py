@@ -11,8 +11,8 @@ from wald.core.delivery import Parked, RejectGuard
 from wald.core.healing import Healing
 from wald.core.lanes import WHOLE, Layout, Share
 from wald.core.shaping import Frozen
-from wald.core.traffic import REQUESTS, Traffic
 from wald.core.told import Told
+from wald.core.traffic import REQUESTS, Traffic
 from wald.drainer.crew import Crew
 from wald.drainer.faults import FaultBoard
 from wald.drainer.frontier import FrontierBoard

@@ -352,7 +352,7 @@ class World:
 
     def tell(self) -> None:
         """The main thread tells how far the lane is."""
-        if self.has_row or not self.lane.replay:
+        if self.has_row or not self.lane.figures.replay:
             return
         figures = self.lane.figures
         try:

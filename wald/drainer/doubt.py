@@ -98,7 +98,7 @@ def leave_word(route: Route, memory: LaneMemory) -> None:
     if manifest is None or memory.verdict_of != manifest.number:
         return
     if memory.counted != manifest.current.rev_id and manifests.is_in_doubt(manifest):
-        with contextlib.suppress(WaldError):
+        with contextlib.suppress(Exception):  # then it is counted as a crash, and no more
             route.shared.ledger.note(_verdict(route), (manifest.number, manifest.attempts))
 
 

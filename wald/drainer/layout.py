@@ -452,7 +452,7 @@ class RouteLanes:
         """
         formers = [lane for lane in self._awake.values() if not _is_through(lane)]
         lanes = [*self.lanes, *formers]
-        classes = {lane.replay for lane in lanes}
+        classes = {lane.figures.replay for lane in lanes}
         if not all(classes) or (classes == {_WITH_ROW} and not self.layout.number):
             return None
         return [stand_of(lane.route, lane.figures) for lane in lanes]

@@ -146,3 +146,16 @@ def test_every_error_code_is_one_of_a_kind() -> None:
     for kind in kinds:
         assert kind.exit_code in (1, 2, 69, 74, 75, 78), kind
         assert kind.__doc__, kind
+
+
+def test_every_test_that_a_document_names_exists() -> None:
+    named = in_backticks((ROOT / "docs" / "reliability.md").read_text())
+    places = [each.removeprefix("tests/").partition("::") for each in named if ".py" in each]
+    assert len(places) > 40
+    wrong = []
+    for file, _, name in places:
+        found = [path for path in (ROOT / "tests").rglob(Path(file).name)]
+        text = "".join(path.read_text() for path in found)
+        if not text or (name and not re.search(rf"^(async )?def {name}\(", text, re.MULTILINE)):
+            wrong.append(f"{file}::{name}")
+    assert wrong == []

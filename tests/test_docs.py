@@ -154,7 +154,7 @@ def test_every_test_that_a_document_names_exists() -> None:
     assert len(places) > 40
     wrong = []
     for file, _, name in places:
-        found = [path for path in (ROOT / "tests").rglob(Path(file).name)]
+        found = list((ROOT / "tests").rglob(Path(file).name))
         text = "".join(path.read_text() for path in found)
         if not text or (name and not re.search(rf"^(async )?def {name}\(", text, re.MULTILINE)):
             wrong.append(f"{file}::{name}")

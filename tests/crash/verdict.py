@@ -128,7 +128,9 @@ def _out_of_order(run: Recorded, held: list[int], lsns: dict[int, Lsn]) -> set[i
     last: dict[str, Lsn] = {}
     wrong = set()
     for number in held:
-        key, lsn = run.sent.get(number, ""), lsns.get(number, 0)
+        if number not in lsns:
+            continue  # nobody was answered for it, so that nobody knows its place
+        key, lsn = run.sent.get(number, ""), lsns[number]
         if lsn < last.get(key, 0):
             wrong.add(number)
         last[key] = lsn

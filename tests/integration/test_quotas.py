@@ -163,6 +163,21 @@ def test_a_producer_waits_for_room_and_tells_that_it_does():
     assert pauses[0] < limits.QUOTA_PAUSE_MAX_S == pauses[-1]
 
 
+@pytest.mark.parametrize("early", [False, True], ids=["durable", "received"])
+def test_an_urgent_record_does_not_pause_where_ordinary_ones_do(*, early: bool):
+    heard: list[float] = []
+    with (
+        quoted(a=StreamSettings("a", quota_records=20)) as door,
+        wald.connect(door.path, on_throttle=lambda _, pause_s: heard.append(pause_s)) as producer,
+    ):
+        for _ in range(18):
+            producer.append("a", b"v")
+        paused = len(heard)
+        assert paused
+        producer.append("a", b"now", urgent=True, ack="received" if early else "durable")
+        assert len(heard) == paused
+
+
 def test_many_values_wait_for_room_in_order():
     values = [bytes([n]) * 200_000 for n in range(60)]  # a dozen requests in flight
     with quoted(a=StreamSettings("a", quota_pending_bytes=3 << 20)) as door:

@@ -64,6 +64,9 @@ def test_a_cron_job_that_fires_twice_appends_once(daemon: Daemon, directory: Pat
     again = job(daemon, 0, 1_300)  # the next night's are among them
     assert (again["accepted"], again["duplicates"]) == (100, 1_200)
     daemon.end()
+    # a command that opens the log with no daemon leaves the ids where the next one finds them
+    done = call("replay", *daemon.arguments[:2], *daemon.arguments[4:])
+    assert done.returncode == 0, done.stderr
     daemon.start()
     again = job(daemon, 1_000, 1_301)
     assert (again["accepted"], again["duplicates"]) == (1, 300)

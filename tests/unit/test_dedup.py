@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from tests.logtools import STREAM
-from tests.model.log_reader import read_log
+from tests.model.log_reader import block_offsets, read_log
 from tests.turns import OPTIONS, Client, Site
 from wald import limits
 from wald.core import body as bodies
@@ -21,9 +21,11 @@ from wald.core.events import (
     Failed,
     RefusedRecords,
 )
+from wald.core.frame import decode_block_header
 from wald.core.ids import DedupPolicy, StreamIds
 from wald.core.rules import StreamRules
 from wald.model import LostRange
+from wald.storage.segment import segment_name
 
 S_NS = limits.CLOCK_NS_PER_S
 DEDUP = StreamRules(compares_ids=True)
@@ -442,3 +444,42 @@ def test_a_torn_write_of_ids_harms_no_earlier_one(monkeypatch: pytest.MonkeyPatc
     ids = at.log.ids.table.known(STREAM)
     assert ids is not None
     assert 15 <= len(ids) < 19
+
+
+def test_ids_of_records_that_damage_took_are_new_again_for_good(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(limits, "SNAPSHOT_SHARE", 0)
+    at = small(site())
+    client = greeted(at)
+    lsns = {}
+    for sequence in range(1, 12):
+        client.send(request(sequence, f"id-{sequence}"))
+        (ack,) = told(client)
+        assert isinstance(ack, Ack)
+        lsns[f"id-{sequence}"] = ack.first_lsn
+    frontier = at.log.frontier
+    path = f"/var/wald/log/{segment_name(frontier.segment)}"
+    with at.fs.undisturbed():
+        file = at.fs.open(path)
+        data = file.pread(frontier.end_bytes, 0)
+        file.close()
+        offsets = [
+            offset
+            for offset in block_offsets(at.fs, path, frontier.end_bytes)
+            if (header := decode_block_header(data, offset)) and header.records
+        ]
+    at.fs.kill()
+    at.fs.settle()
+    at.fs.damage(path, offsets[len(offsets) // 2], b"\0\0\0\0")
+    at.fs.settle()
+    at = Site(at.options, at.fs, at.clock, rules=at.rules)
+    lost = [
+        name
+        for name, lsn in lsns.items()
+        if any(each.first_lsn <= lsn <= each.last_lsn for each in at.log.recovery.losses)
+    ]
+    assert lost
+    for again in range(2):
+        ids = at.log.ids.table.known(STREAM)
+        assert ids is not None
+        assert [name for name in lsns if ids.get(name) is None] == lost, again
+        at = at.killed(cut=True)

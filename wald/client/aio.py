@@ -209,7 +209,7 @@ class AsyncProducer:
         entry = entry_of(value, columns_of_one(key, headers, dedup_id), urgent=urgent)
         if isinstance(entry, Refused):
             raise RecordRefused(entry.message, reason=entry.code, index=0)
-        await self._room.pause(stream, deadline)
+        await self._room.pause(stream, deadline, urgent=urgent)
         carrier, at = await self._session.submit(stream, entry, deadline)
         return AsyncPending(self._session, carrier, at, self._clock, self._timeout_s)
 

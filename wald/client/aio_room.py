@@ -23,13 +23,13 @@ class AsyncRoom:
         self._on_throttle = on_throttle
         self._patience = Patience(session.outbox)
 
-    async def pause(self, stream: str, deadline: Deadline) -> None:
-        """Wait as long as the daemon asked to, before more of a stream is sent.
+    async def pause(self, stream: str, deadline: Deadline, *, urgent: bool = False) -> None:
+        """Wait as long as the daemon asked to, before more of a stream is sent; not if urgent.
 
         Raises:
             Backpressure: longer than the caller can wait.
         """
-        if self._patience.is_asked:
+        if self._patience.is_asked and not urgent:
             stream_id = self._session.id_of(stream)
             now_ns = self._clock.monotonic_ns()
             pause_s = self._patience.pause_s(stream, stream_id, now_ns, deadline.left_s())

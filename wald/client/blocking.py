@@ -173,7 +173,7 @@ class Producer:
         if isinstance(body, Refused):
             raise RecordRefused(body.message, reason=body.code, index=0)
         send = self._room.append_early if ack == RECEIVED else self._room.append
-        request = send(stream, body, deadline)
+        request = send(stream, body, deadline, urgent=urgent)
         if request.error is not None or request.refusals:
             raise self._failed(stream, request)
         receipt = receipt_of(stream, request)
@@ -224,7 +224,7 @@ class Producer:
         entry = entry_of(value, columns_of_one(key, headers, dedup_id), urgent=urgent)
         if isinstance(entry, Refused):
             raise RecordRefused(entry.message, reason=entry.code, index=0)
-        self._room.pause(stream, deadline)
+        self._room.pause(stream, deadline, urgent=urgent)
         carrier, at = self._session.submit(stream, entry, deadline)
         return Pending(self._session, carrier, at, self._clock, self._timeout_s)
 

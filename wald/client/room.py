@@ -30,21 +30,23 @@ class Room:
         self._on_throttle = on_throttle
         self._patience = Patience(session.outbox)
 
-    def pause(self, stream: str, deadline: Deadline) -> None:
-        """Wait as long as the daemon asked to, before more of a stream is sent.
+    def pause(self, stream: str, deadline: Deadline, *, urgent: bool = False) -> None:
+        """Wait as long as the daemon asked to, before more of a stream is sent; not if urgent.
 
         Raises:
             Backpressure: longer than the caller can wait.
         """
-        if self._patience.is_asked:
+        if self._patience.is_asked and not urgent:
             stream_id = self._session.id_of(stream)
             now_ns = self._clock.monotonic_ns()
             self._rest(stream, self._patience.pause_s(stream, stream_id, now_ns, deadline.left_s()))
 
-    def append(self, stream: str, body: bytes, deadline: Deadline) -> Request:
+    def append(
+        self, stream: str, body: bytes, deadline: Deadline, *, urgent: bool = False
+    ) -> Request:
         """Send a request of one record, and again while it finds no room; wait for its answer."""
         while True:
-            self.pause(stream, deadline)
+            self.pause(stream, deadline, urgent=urgent)
             request = self._session.append(stream, body, deadline)
             self._hear()
             if request.error is None or not request.done:
@@ -52,10 +54,12 @@ class Room:
             if not self._rest(stream, again_s(request.error, deadline.left_s())):
                 return request
 
-    def append_early(self, stream: str, body: bytes, deadline: Deadline) -> Request:
+    def append_early(
+        self, stream: str, body: bytes, deadline: Deadline, *, urgent: bool = False
+    ) -> Request:
         """Do as ``append``, and wait only until the daemon has the request."""
         while True:
-            self.pause(stream, deadline)
+            self.pause(stream, deadline, urgent=urgent)
             request = self._session.send(stream, Outgoing(body, range(1)), deadline, early=True)
             self._session.receive(request, deadline)
             self._hear()

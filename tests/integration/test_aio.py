@@ -8,8 +8,9 @@ import random
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
@@ -18,6 +19,7 @@ import wald
 from tests.doorkeeper import DEADLINE_S, Door, short_directory
 from tests.impostor import Impostor, answered_by
 from wald import limits
+from wald.client import aio_session
 from wald.core.events import Ack, Append, OpenStream, StreamOpened
 from wald.errors import BadFrame
 
@@ -201,6 +203,61 @@ def test_tasks_wait_for_room_and_none_is_forgotten(door: Door):
     asyncio.run(main())
 
 
+def test_who_is_cancelled_as_room_comes_gives_its_place_to_the_next(
+    impostor: Impostor, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(aio_session, "_WOKEN", 1)
+    answer = threading.Event()
+
+    def script() -> None:
+        with impostor.accept() as connection:
+            for event in impostor.reader(connection):
+                if isinstance(event, OpenStream):
+                    connection.sendall(StreamOpened(event.request, 1).encode())
+                if isinstance(event, Append):
+                    answer.wait(DEADLINE_S)
+                    connection.sendall(Ack(event.sequence, event.sequence, 1, 1).encode())
+
+    thread = answered_by(script)
+
+    async def main() -> None:
+        async with wald.connect_async(impostor.path) as producer:
+            session = producer._session
+            session.outbox._window = 1
+            first = await producer.submit("s", b"1")
+            await asyncio.sleep(0)
+            session.outbox._window = 1  # WELCOME has said another one
+            loop = asyncio.get_running_loop()
+            waits = [loop.create_task(producer.append_many("s", [b"x"])) for _ in range(3)]
+            await asyncio.sleep(0)
+            assert len(session._for_room) == 3
+            session._wake_for_room = wake = CancelsOnce(session._wake_for_room, waits[0])  # type: ignore[method-assign]
+            answer.set()
+            assert (await first).lsn == 1
+            done, _ = await asyncio.wait(waits, timeout=DEADLINE_S)
+            assert len(done) == 3
+            assert wake.cancelled
+            assert [task.cancelled() for task in waits] == [True, False, False]
+            assert [len(task.result().accepted) for task in waits[1:]] == [1, 1]
+
+    asyncio.run(main())
+    thread.join(DEADLINE_S)
+
+
+class CancelsOnce:
+    """Wakes, and cancels a task in the same turn, once."""
+
+    def __init__(self, wake: Callable[[], None], task: "asyncio.Task[Any]") -> None:
+        self._wake = wake
+        self._task = task
+        self.cancelled = False
+
+    def __call__(self) -> None:
+        self._wake()
+        if not self.cancelled:
+            self.cancelled = self._task.cancel()
+
+
 def test_a_producer_belongs_to_one_loop(door: Door):
     producer = wald.connect_async(door.path)
 
@@ -228,12 +285,27 @@ async def child(producer, pendings):
     await producer.close()
     return ok
 
+def sockets():
+    # the open ones, by inode
+    found = set()
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            found.add(os.readlink(f"/proc/self/fd/{number}"))
+        except OSError:
+            pass
+    return {each for each in found if each.startswith("socket:")}
+
 async def main():
+    before = sockets()
     producer = wald.connect_async(sys.argv[1])
     await producer.append("s", b"parent")
+    ours = sockets() - before
+    assert len(ours) == 1
     pendings = [await producer.submit("s", b"%d" % n) for n in range(9)]
     pid = os.fork()
     if pid == 0:
+        if ours & sockets():
+            os._exit(7)  # the parent's connection would outlive it
         asyncio._set_running_loop(None)
         os._exit(0 if asyncio.new_event_loop().run_until_complete(child(producer, pendings)) else 1)
     _, status = os.waitpid(pid, 0)

@@ -54,6 +54,16 @@ def test_it_has_no_room_on_demand(fault, error):
         assert producer.values("s") == [b"0", b"3"]
 
 
+def test_what_is_on_its_way_behind_one_without_room_is_not_stored_either():
+    with FakeProducer(timeout=1.0) as producer:
+        producer.append("s", b"0")
+        producer.throttle()
+        pendings = [producer.submit("s", b"1"), producer.submit("s", b"2")]
+        assert [type(each.exception()) for each in pendings] == [wald.Backpressure] * 2
+        assert producer.submit("s", b"3").result().lsn == 2
+        assert producer.values("s") == [b"0", b"3"]
+
+
 def test_it_loses_answers_on_demand_and_settles_them():
     with FakeProducer() as producer:
         producer.lose_answer()

@@ -13,13 +13,14 @@ from benchmarks.compare import (
     ledger,
     pack,
     policy,
+    postgres,
     scale,
     size,
 )
 
 if __name__ == "__main__":
     times = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    parts = (ingest, client, flush, drain, cost, lanes, size, pack, policy)
+    parts = (ingest, client, flush, drain, cost, lanes, size, pack, policy, postgres)
     codes = [part.main(times) for part in parts]
     sys.exit(
         max(*codes, scale.main(scale.RECORDS), ledger.main(ledger.BATCHES), idle.main(idle.SECONDS))

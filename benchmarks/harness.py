@@ -153,8 +153,8 @@ def run_load(
 
 
 @contextmanager
-def redis(directory: Path) -> Iterator[Path]:
-    """A redis-server that syncs each write: appendonly yes, appendfsync always."""
+def redis(directory: Path, fsync: str = "always") -> Iterator[Path]:
+    """A redis-server with an append-only file, by default one that syncs each write."""
     binary = shutil.which("redis-server")
     if binary is None:
         message = "redis-server is missing: apt install redis-server"
@@ -162,7 +162,7 @@ def redis(directory: Path) -> Iterator[Path]:
     socket = directory / "redis.sock"
     command = [
         binary, "--port", "0", "--unixsocket", str(socket), "--dir", str(directory),
-        "--appendonly", "yes", "--appendfsync", "always", "--save", "",
+        "--appendonly", "yes", "--appendfsync", fsync, "--save", "",
         "--auto-aof-rewrite-percentage", "0",
     ]  # fmt: skip
     with process(command, socket.exists):

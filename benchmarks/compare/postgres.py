@@ -6,7 +6,7 @@ One server, which flushes. In turn, each in a process of its own, its start not 
 replay` over a log of the flights in mode columns, reading, ledger and checkpoints included; a plain
 loop of msgpack decode and `copy.write_row` (binary), 2,000 rows a transaction, over the same values
 in memory; and a consumer group of Redis Streams, written by hand, that copies the same batches
-and acknowledges them, with Redis flushing each write.
+and acknowledges them, with Redis flushing every second, as it comes.
 """
 
 import json
@@ -26,7 +26,7 @@ from tests.daemon import Daemon
 from tests.servers.postgres import Postgres, need_postgres
 
 GOAL, REDIS_GOAL = 1.0, 1.7
-ROWS = 2_000
+ROWS, MANY_ROWS = 2_000, 10_000
 REQUEST = 500
 COLUMNS = ", ".join(flights.COLUMNS)
 TYPES = " ".join("int4" if name in flights.NUMBERS else "text" for name in flights.COLUMNS)
@@ -97,7 +97,7 @@ class Target:
         assert self.server.sql("SELECT count(*) FROM flights") == [(len(records),)]
 
 
-def config(place: Path, url: str) -> str:
+def config(place: Path, url: str, rows: int) -> str:
     return f"""
 [daemon]
 data_dir = "{place}/data"
@@ -111,16 +111,16 @@ stream = "flights"
 sink = "db"
 mode = "columns"
 table = "flights"
-batch = {{ max_records = {ROWS}, max_bytes = "4MiB" }}
+batch = {{ max_records = {rows}, max_bytes = "8MiB" }}
 """
 
 
-def ours(target: Target, records: Sequence[object]) -> float:
+def ours(target: Target, records: Sequence[object], rows: int = ROWS) -> float:
     """Append the flights while the table is absent, then time the replay; rows a second."""
     with directory() as place:
         target.server.sql("DROP TABLE IF EXISTS flights")
         with (
-            Daemon(place, config=config(place, target.server.url())) as daemon,
+            Daemon(place, config=config(place, target.server.url(), rows)) as daemon,
             wald.connect(str(daemon.socket)) as producer,
         ):
             for start in range(0, len(records), REQUEST):
@@ -154,13 +154,13 @@ def theirs(target: Target, records: Sequence[object], program: str, *more: str) 
 
 
 def group(target: Target, records: Sequence[object]) -> float:
-    with directory() as place, redis(place) as socket:
+    with directory() as place, redis(place, "everysec") as socket:
         return theirs(target, records, GROUP, str(socket))
 
 
 def main(times: int) -> int:
     records = flights.read()
-    first, second, third = list[float](), list[float](), list[float]()
+    first, larger, second, third = list[float](), list[float](), list[float](), list[float]()
     with ExitStack() as stack:
         place = stack.enter_context(directory())
         server = Postgres(place / "pg", need_postgres())
@@ -173,6 +173,7 @@ def main(times: int) -> int:
         target = Target(server)
         for _ in range(times):
             first.append(ours(target, records))
+            larger.append(ours(target, records, MANY_ROWS))
             second.append(theirs(target, records, PLAIN))
             third.append(group(target, records))
     return report(

@@ -1,6 +1,7 @@
 """The PostgreSQL sink at a real server: the row, documents, settings, what check and holds say."""
 
 import json
+import subprocess
 import sys
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from wald.model import Content, Delivered, LaneKey, ReplayClass, RowMoved, Secre
 
 pytest.importorskip("psycopg")
 from tests.servers.postgres_place import KEY, LOG_ID, A, B, C, attempt, record
+from wald.sinks.postgres import make
 from wald.sinks.postgres.options import read_options
 
 # --- the row ------------------------------------------------------------------------------------
@@ -164,6 +166,19 @@ def test_names_become_identifiers():
     assert options.progress.quoted == '"wald"."wald_progress"'
     password = read_options("route", "events", {"url": URL, "password": Secret("hush")})
     assert "hush" not in repr(password)
+
+
+def test_settings_are_checked_without_the_driver_but_not_without_having_it(monkeypatch):
+    code = (
+        "import sys; from wald.sinks.postgres import make;"
+        "make('r', 'e', {'url': 'postgresql://u@h/d'}).close();"
+        "sys.exit('psycopg' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match="needs msgspec") as raised:
+        make("r", "e", {"url": URL})
+    assert raised.value.hint == "pip install 'wald[postgres]'"
 
 
 HOSTILE = ["select", 'a"b', "x, line 7", "'; DROP TABLE t; --", "ümläut €", "per%cent %s"]

@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import subprocess
 import tempfile
 import threading
 from pathlib import Path
@@ -420,4 +421,29 @@ def test_a_restore_while_an_attempt_is_on_its_way(postgres, database, tmp_path):
     host.through()
     host.run(lambda: len(bench.held()) == len(host.sent))
     assert numbers(bench.held()) == numbers(host.sent)
+    host.close()
+
+
+def test_a_file_level_backup_that_was_put_back(postgres, database, tmp_path):
+    """The whole cluster goes back in time; the lane finds out by its row."""
+    bench = PostgresDocuments(postgres, database)
+    host = Host(tmp_path / "host", bench)
+    host.append(10)
+    host.through()
+    postgres.stop()
+    backup = postgres.data.with_name("backup")
+    subprocess.run(["cp", "-a", postgres.data, backup], check=True)
+    postgres.start()
+    host.append(10)
+    host.through()
+    postgres.kill()
+    shutil.rmtree(postgres.data)
+    backup.rename(postgres.data)
+    postgres.start()
+    assert len(bench.held()) == 10
+    host.append(5)
+    host.through()
+    host.run(lambda: len(bench.held()) == len(host.sent))
+    assert numbers(bench.held()) == numbers(host.sent)
+    assert not host.dead
     host.close()

@@ -6,7 +6,8 @@ does not go this way raises one of ``NOT_QUICK``, and is looked at with care by
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter, length_hint
 from typing import Any
 
 import msgspec
@@ -17,52 +18,74 @@ from wald.sinks.fields import DEFAULT, REST, FieldRules
 from wald.sinks.values import BAD_VALUE, Row, extension
 
 NOT_QUICK = (msgspec.MsgspecError, *BAD_VALUE)
+Decode = Callable[[bytes], msgspec.Struct]
+_CONTENT, _VALUE = itemgetter(2), itemgetter(3)
 _FIXMAP, _FIXMAP_END, _MAP16 = 0x80, 0x90, 0xDE
-_SIZE = slice(1, 3)
 _UNNAMEABLE = re.compile(r'[\\"\x00-\x1f]')  # msgspec has no field of such a name
+assert (Record._fields[2], Record._fields[3]) == ("content", "value")
 
 
-class _NotQuickError(ValueError):
-    """A record that has to be looked at with care."""
+class QuickRows:
+    """Makes rows by one of several decoders, each for records that deviate in one way.
 
-
-def quick_rows(rules: FieldRules) -> Callable[[Record], tuple[Row, int]]:
-    """Return what makes the row of a record, and says how many fields no column takes.
-
-    It raises ``NOT_QUICK``. Fields that are missing are None, or ``DEFAULT``, by the rules.
+    Whichever took the last record is tried first for the next: records of a stream are alike.
     """
-    fields = tuple(rules.columns.values())
-    if REST in fields or len(set(fields)) < len(fields) or any(map(_UNNAMEABLE.search, fields)):
-        return _never
-    whole = _decoder(fields, forbids=rules.on_extra == "reject")
-    sparse = None
-    if rules.on_missing != "reject":
-        absent = DEFAULT if rules.on_missing == "default" else None
-        sparse = _decoder(fields, absent, forbids=True)
-    count = len(fields)
 
-    def row(record: Record) -> tuple[Row, int]:
-        value = record.value
-        if record.content != Content.MSGPACK:
-            raise _NotQuickError
-        try:
-            found = astuple(whole(value))
-        except msgspec.ValidationError:
-            if sparse is None:
-                raise
-            return astuple(sparse(value)), 0
-        return found, _fields_in(value) - count
+    def __init__(self, rules: FieldRules) -> None:
+        fields = tuple(rules.columns.values())
+        self._decoders: list[Decode] = []
+        self._loose: Decode | None = None  # ignores fields that no column takes: they are counted
+        self._count = len(fields)
+        if REST in fields or len(set(fields)) < len(fields) or any(map(_UNNAMEABLE.search, fields)):
+            return
+        self._decoders.append(_decoder(fields, forbids=True))
+        if rules.on_extra == "ignore":
+            self._loose = _decoder(fields, forbids=False)
+            self._decoders.append(self._loose)
+        if rules.on_missing != "reject":
+            absent = DEFAULT if rules.on_missing == "default" else None
+            self._decoders.append(_decoder(fields, absent, forbids=True))
 
-    return row
+    def rows(self, records: Sequence[Record]) -> Iterator[tuple[int, Row | None, int]]:
+        """Yield index, row and number of extra fields of each record; no row: look with care."""
+        if not self._decoders or set(map(_CONTENT, records)) != {Content.MSGPACK}:
+            yield from ((index, None, 0) for index in range(len(records)))
+            return
+        values = list(map(_VALUE, records))
+        left, index = iter(values), 0
+        while index < len(values):
+            first = self._decoders[0]
+            extra = self._extra if first is self._loose else None
+            try:
+                for row in map(astuple, map(first, left)):
+                    yield index, row, extra(values[index]) if extra else 0
+                    index += 1
+            except NOT_QUICK:
+                assert index == len(values) - length_hint(left) - 1
+                yield index, *self._otherwise(values[index])
+                index += 1
+
+    def _otherwise(self, value: bytes) -> tuple[Row | None, int]:
+        """Return what another decoder makes of a record; it is the first from now on."""
+        for place, decode in enumerate(self._decoders[1:], 1):
+            try:
+                row = astuple(decode(value))
+            except NOT_QUICK:
+                continue
+            self._decoders.insert(0, self._decoders.pop(place))
+            return row, self._extra(value) if decode is self._loose else 0
+        return None, 0
+
+    def _extra(self, value: bytes) -> int:
+        """Return how many fields a map of msgpack has more than there are columns, by its head."""
+        head = value[0]
+        if _FIXMAP <= head < _FIXMAP_END:
+            return head - _FIXMAP - self._count
+        size = value[1:3] if head == _MAP16 else value[1:5]
+        return int.from_bytes(size, "big") - self._count
 
 
-def _never(_: Record) -> tuple[Row, int]:
-    raise _NotQuickError
-
-
-def _decoder(
-    fields: tuple[str, ...], *absent: object, forbids: bool
-) -> Callable[[bytes], msgspec.Struct]:
+def _decoder(fields: tuple[str, ...], *absent: object, forbids: bool) -> Decode:
     names = [f"field_{place}" for place in range(len(fields))]
     members: list[Any] = [(name, Any, *absent) for name in names]
     kind = msgspec.defstruct(
@@ -77,11 +100,3 @@ def _decoder(
 
 def _extension(code: int, data: memoryview) -> str:
     return extension(code, bytes(data))
-
-
-def _fields_in(value: bytes) -> int:
-    """Return how many fields a map of msgpack has, by its head."""
-    head = value[0]
-    if _FIXMAP <= head < _FIXMAP_END:
-        return head - _FIXMAP
-    return int.from_bytes(value[_SIZE] if head == _MAP16 else value[1:5], "big")

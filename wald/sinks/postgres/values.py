@@ -28,7 +28,7 @@ from wald.model import Content, Lsn, Record, RejectedRecord
 from wald.sinks import values
 from wald.sinks.fields import DEFAULT, ByField, FieldRules
 from wald.sinks.postgres.catalogue import Column
-from wald.sinks.postgres.quick import NOT_QUICK, quick_rows
+from wald.sinks.postgres.quick import NOT_QUICK, QuickRows
 from wald.sinks.values import BAD_VALUE, Row, json_text, plain, time_text, to_json
 
 Converter = Callable[[object], object]
@@ -152,7 +152,7 @@ class Fields:
         self, rules: FieldRules, columns: Sequence[Column], *, tagged: bool, wanted: Sequence[int]
     ) -> None:
         self.by_field = ByField(rules, _as_it_is, WORDS)
-        self.quick = quick_rows(rules)
+        self.quick = QuickRows(rules)
         self._special = [
             (place, converter)
             for place, column in enumerate(columns)
@@ -193,33 +193,37 @@ class _FieldRows:
     def __iter__(self) -> Iterator[Row]:
         """Yield the rows; nearly all are made the quick way, the others with care."""
         refused: list[RejectedRecord] = []
-        quick, changes = self._fields.quick, self._fields.changes
-        changed, tag, extra_fields = self._fields.changed, self._tag, 0
-        for record in self._records:
-            try:
-                row, extra = quick(record)
-                if changes:
-                    row = changed(row, tag, record.lsn)
-            except NOT_QUICK:
-                careful = self._careful(record, refused)
-                if careful is None:
-                    continue
-                row, extra = careful
-            extra_fields += extra
-            if not refused:
+        records, fields = self._records, self._fields
+        changes, extra_fields = fields.changes, 0
+        for index, quick, extra in fields.quick.rows(records):
+            row = self._changed(quick, records[index]) if changes and quick is not None else quick
+            if row is None:
+                row, extra_fields = self._careful(records[index], refused, extra_fields)
+            else:
+                extra_fields += extra
+            if row is not None and not refused:
                 yield row
         if refused:
             raise RefusedRows(tuple(refused))
         self.extra_fields = extra_fields
 
-    def _careful(self, record: Record, refused: list[RejectedRecord]) -> tuple[Row, int] | None:
+    def _changed(self, row: Row, record: Record) -> Row | None:
+        try:
+            return self._fields.changed(row, self._tag, record.lsn)
+        except NOT_QUICK:
+            return None
+
+    def _careful(
+        self, record: Record, refused: list[RejectedRecord], extra_fields: int
+    ) -> tuple[Row | None, int]:
+        """Return the row of a record, if it can become one, and the sum of extra fields so far."""
         fields = self._fields
         try:
             row, extra = fields.by_field.row(record)
-            return fields.changed(row, self._tag, record.lsn), extra
+            return fields.changed(row, self._tag, record.lsn), extra_fields + extra
         except BAD_VALUE as error:
             refused.append(refusal(record, error))
-            return None
+            return None, extra_fields
 
 
 def refusal(record: Record, error: Exception) -> RejectedRecord:

@@ -41,6 +41,7 @@ class Wire:
     def __init__(self) -> None:
         self._reader = FrameReader(Side.CLIENT)
         self.closed = False
+        self.reads = True
 
     def write(self, data: bytes) -> None:
         self._reader.receive_data(data)
@@ -55,7 +56,10 @@ class Wire:
         self.closed = True
 
     def pause_reading(self) -> None:
-        pass
+        self.reads = False
+
+    def resume_reading(self) -> None:
+        self.reads = True
 
     def set_write_buffer_limits(self, **_: int) -> None:
         pass
@@ -109,9 +113,11 @@ class Site:
         *,
         rules: Mapping[str, StreamRules] | None = None,
         data_dir: str = DATA,
+        quotas: Any = None,
     ) -> None:
         self.options = options
         self.rules = rules or {}
+        self.quotas = quotas
         self.fs = fs or new_fs()
         self.clock = clock or ManualClock()
         self.loop = Turns()
@@ -134,7 +140,7 @@ class Site:
             self.clock,
             chance,
             lambda: None,
-            rules=Rules(self.log.state, streams=self.rules, ids=self.log.ids.table),
+            rules=Rules(self.log.state, streams=self.rules, ids=self.log.ids.table, quotas=quotas),
         )
 
     def client(self) -> Client:
@@ -142,7 +148,7 @@ class Site:
 
     def restarted(self) -> "Site":
         self.log.close()
-        return Site(self.options, self.fs, self.clock, rules=self.rules)
+        return Site(self.options, self.fs, self.clock, rules=self.rules, quotas=self.quotas)
 
     def killed(self, *, cut: bool = False) -> "Site":
         """Start again behind a kill, or a power cut."""
@@ -150,4 +156,4 @@ class Site:
             self.fs.crash()
         else:
             self.fs.kill()
-        return Site(self.options, self.fs, self.clock, rules=self.rules)
+        return Site(self.options, self.fs, self.clock, rules=self.rules, quotas=self.quotas)

@@ -7,6 +7,7 @@ from benchmarks.compare import (
     cost,
     drain,
     flush,
+    http,
     idle,
     ingest,
     lanes,
@@ -20,7 +21,7 @@ from benchmarks.compare import (
 
 if __name__ == "__main__":
     times = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    parts = (ingest, client, flush, drain, cost, lanes, size, pack, policy, postgres)
+    parts = (ingest, client, flush, drain, cost, lanes, size, pack, policy, postgres, http)
     codes = [part.main(times) for part in parts]
     sys.exit(
         max(*codes, scale.main(scale.RECORDS), ledger.main(ledger.BATCHES), idle.main(idle.SECONDS))

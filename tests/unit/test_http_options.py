@@ -1,6 +1,8 @@
 """The settings of the HTTP sink: what is refused and with which words, presets, no secret shown."""
 
+import json
 import re
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from tests.httptools import options
 from wald.errors import ConfigError
 from wald.model import ReplayClass, Secret
+from wald.sinks.http import make
 from wald.sinks.http.options import SETTINGS, TABLES
 from wald.sinks.http.presets import PRESETS, identifier, literal
 
@@ -151,3 +154,17 @@ def test_a_name_is_quoted_whatever_is_in_it(name):
         assert made[0] == made[-1] == quote
         assert quote not in inside
         assert not inside.endswith("\\")
+
+
+def test_grants_are_printed_where_the_preset_knows_them():
+    def granted(**settings):
+        with closing(make("r", "events", {"url": "http://x", **settings})) as sink:
+            return list(sink.grants())
+
+    assert granted(preset="webhook") == []
+    assert granted(preset="clickhouse", table="a`b") == [
+        "GRANT INSERT, SHOW TABLES ON `default`.`a\\`b` TO wald;",
+        "GRANT SELECT ON system.merge_tree_settings TO wald;",
+    ]
+    (role,) = granted(preset="elasticsearch", index='a"b')
+    assert json.loads(role.partition("wald ")[2])["indices"][0]["names"] == ['a"b']

@@ -1,5 +1,6 @@
 """``wald check``: is the configuration right, and what do the targets say?"""
 
+from collections.abc import Sequence
 from contextlib import closing
 from typing import Any, cast
 
@@ -79,8 +80,7 @@ def _print_grants(loaded: Loaded) -> int:
     """Print what the sinks need at their targets: it can be run, or put in place, as it is."""
     for route in _routes(loaded):
         with closing(_sink(loaded, route)) as sink:
-            knows = hasattr(sink, "grants")
-            statements = cast("GrantingSink", sink).grants() if knows else ()
+            statements = _grants(sink)
         if not statements:
             say(f"route {route.name}: its target knows no grants")
             continue
@@ -88,6 +88,10 @@ def _print_grants(loaded: Loaded) -> int:
         for statement in statements:
             click.echo(statement)
     return 0
+
+
+def _grants(sink: Sink) -> Sequence[str]:
+    return cast("GrantingSink", sink).grants() if hasattr(sink, "grants") else ()
 
 
 def _sink(loaded: Loaded, route: RouteSettings) -> Sink:
@@ -104,7 +108,7 @@ def _report(loaded: Loaded, route: RouteSettings) -> dict[str, Any]:
 
     sink_settings = loaded.settings.sinks[route.sink]
     with closing(_sink(loaded, route)) as sink:
-        able, grants = sink.capabilities, hasattr(sink, "grants")
+        able, grants = sink.capabilities, bool(_grants(sink))
         replay = able.replay
         findings = [
             {

@@ -5,6 +5,7 @@ A preset is a row of this table. A setting that the user states wins over the pr
 settings says what no user should have to: codes in a header, where an answer names a row.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ class Preset:
         codes: what such a number means; one that is not here counts by its status.
         named_row: finds in an answer which record is refused, counted from 1.
         objects: whether every record must be a map of fields.
+        grants: statements that let a user ``wald`` write there, with ``{place}`` quoted as
+            identifiers, or as JSON has it where there is no statement.
     """
 
     settings: Mapping[str, object] = field(default_factory=dict)
@@ -37,6 +40,7 @@ class Preset:
     codes: Mapping[int, Meaning] = field(default_factory=dict)
     named_row: re.Pattern[str] | None = None
     objects: bool = False
+    grants: tuple[str, ...] = ()
 
 
 def _coded(**codes: str) -> dict[int, Meaning]:
@@ -76,6 +80,10 @@ PRESETS: Mapping[str, Preset] = {
         place={"index": None},
         path="/{index}/_bulk",
         objects=True,
+        grants=(
+            'PUT /_security/role/wald {{"indices": [{{"names": [{index}], '
+            '"privileges": ["create_doc", "auto_configure", "view_index_metadata"]}}]}}',
+        ),
     ),
     "clickhouse": Preset(
         settings={
@@ -103,6 +111,10 @@ PRESETS: Mapping[str, Preset] = {
         ),
         named_row=re.compile(r"\(at row (\d+)\)"),
         objects=True,
+        grants=(
+            "GRANT INSERT, SHOW TABLES ON {database}.{table} TO wald;",
+            "GRANT SELECT ON system.merge_tree_settings TO wald;",
+        ),
     ),
 }
 
@@ -116,6 +128,13 @@ def address(preset: Preset, url: str, places: Mapping[str, str]) -> str:
 def statement(preset: Preset, places: Mapping[str, str]) -> str:
     """Return the preset's statement, its places as quoted identifiers; empty if it has none."""
     return preset.statement.format_map({name: identifier(each) for name, each in places.items()})
+
+
+def grants(preset: Preset, places: Mapping[str, str]) -> list[str]:
+    """Return what lets a user ``wald`` do what the preset needs, as far as it knows."""
+    quote_place = identifier if preset.statement else json.dumps
+    named = {name: quote_place(each) for name, each in places.items()}
+    return [each.format_map(named) for each in preset.grants]
 
 
 def identifier(name: str) -> str:

@@ -20,6 +20,7 @@ from wald.sinks.http import encoding, requests
 from wald.sinks.http.answers import Answer, Judge
 from wald.sinks.http.checks import Asker
 from wald.sinks.http.options import Options, read_options
+from wald.sinks.http.presets import grants
 from wald.sinks.http.tokens import Token, Tokens
 from wald.sinks.http.transport import Transport
 
@@ -109,6 +110,10 @@ class HttpSink:
         token = None if self._token is None else self._token.now.text
         asker = Asker(self._options, self._transport, token, self._hide, self._judge.said)
         return asker.check()
+
+    def grants(self) -> Sequence[str]:
+        """Return what lets a user ``wald`` write, where the preset knows."""
+        return grants(self._options.known, self._options.places)
 
     def close(self) -> None:
         """Close the connection; harmless to repeat."""

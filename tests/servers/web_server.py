@@ -189,6 +189,9 @@ class _Taker(http.server.BaseHTTPRequestHandler):
     def do_OPTIONS(self) -> None:
         self._answer({"status": 204})
 
+    def do_GET(self) -> None:
+        self._answer({"status": 200})
+
     def _body(self) -> bytes | None:
         length = int(self.headers.get("Content-Length", 0))
         body = self.rfile.read(length)

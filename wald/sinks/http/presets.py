@@ -51,6 +51,10 @@ def _coded(**codes: str) -> dict[int, Meaning]:
     }
 
 
+_ELASTICSEARCH_ROLE = (
+    'PUT /_security/role/wald {{"indices": [{{"names": [{index}], '
+    '"privileges": ["create_doc", "auto_configure", "view_index_metadata"]}}]}}'
+)
 PRESETS: Mapping[str, Preset] = {
     "none": Preset(),
     "webhook": Preset(settings={"records": "envelopes"}),
@@ -80,10 +84,7 @@ PRESETS: Mapping[str, Preset] = {
         place={"index": None},
         path="/{index}/_bulk",
         objects=True,
-        grants=(
-            'PUT /_security/role/wald {{"indices": [{{"names": [{index}], '
-            '"privileges": ["create_doc", "auto_configure", "view_index_metadata"]}}]}}',
-        ),
+        grants=(_ELASTICSEARCH_ROLE,),
     ),
     "clickhouse": Preset(
         settings={

@@ -6,6 +6,7 @@ from benchmarks.compare import (
     client,
     cost,
     drain,
+    files,
     flush,
     http,
     idle,
@@ -21,7 +22,7 @@ from benchmarks.compare import (
 
 if __name__ == "__main__":
     times = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    parts = (ingest, client, flush, drain, cost, lanes, size, pack, policy, postgres, http)
+    parts = (ingest, client, flush, drain, files, cost, lanes, size, pack, policy, postgres, http)
     codes = [part.main(times) for part in parts]
     sys.exit(
         max(*codes, scale.main(scale.RECORDS), ledger.main(ledger.BATCHES), idle.main(idle.SECONDS))

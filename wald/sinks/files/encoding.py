@@ -154,7 +154,7 @@ class Csv:
     def make(self, log_id: bytes, records: Sequence[Record]) -> Made:
         """Return a row for each record."""
         if self._by_field:
-            made = self._shape.rows(records, careful=True)
+            made = self._shape.rows(records)
         else:
             made = one_by_one(records, lambda record: (document_row(log_id, record), 0))
         return Made(made.rows, made.refused, made.extra_fields)

@@ -28,7 +28,7 @@ from wald.model import Content, Lsn, Record, RejectedRecord
 from wald.sinks import values
 from wald.sinks.fields import DEFAULT, ByField, FieldRules
 from wald.sinks.postgres.catalogue import Column
-from wald.sinks.postgres.quick import NOT_QUICK, QuickRows
+from wald.sinks.quick import NOT_QUICK, QuickRows
 from wald.sinks.values import BAD_VALUE, Row, json_text, plain, time_text, to_json
 
 Converter = Callable[[object], object]

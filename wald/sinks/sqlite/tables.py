@@ -5,11 +5,12 @@ older: its LSN is lower, or of another log, or it has none. LSNs of two logs can
 """
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from wald.model import Record, RejectedRecord
 from wald.sinks.fields import DEFAULT, ByField
+from wald.sinks.quick import quick_batch
 from wald.sinks.sqlite.options import LOG_ID_COLUMN, LSN_COLUMN, Options, quote
 from wald.sinks.sqlite.values import WORDS, Documents, bind, spelt_out
 from wald.sinks.values import VALUE_REFUSED, Rows
@@ -29,6 +30,7 @@ class Table:
         tagged: whether log id and LSN of the record stand behind its values.
         wanted: the places of columns that tell one row from another.
         holds: the columns that keep log id and LSN, if there are any.
+        quick: makes the rows of a batch in which nothing is out of the way, values not bound.
     """
 
     write: str
@@ -37,12 +39,15 @@ class Table:
     tagged: bool = False
     wanted: tuple[int, ...] = ()
     holds: tuple[str, str] | None = None
+    quick: Callable[[Sequence[Record]], Rows | None] = lambda _: None
 
     def rows(self, log_id: bytes, records: Sequence[Record], *, careful: bool) -> Rows:
         """Return records as parameters of the statement, or those that cannot become some."""
         if isinstance(self.shape, Documents):
             return self.shape.rows(log_id, records)
-        made = self.shape.rows(records, careful=careful)
+        made = None if careful else self.quick(records)
+        if made is None:
+            made = self.shape.rows(records)
         refused = self._without_key(made, records) if self.wanted else ()
         if refused or made.refused:
             return made._replace(rows=[], refused=(*made.refused, *refused))
@@ -96,16 +101,17 @@ def look(database: sqlite3.Connection, options: Options) -> Table:
         if rules.on_missing == "default" and (default := present[column]) is not None
     }
     tagged = set(TAGS) <= present.keys() and not set(TAGS) & set(shape.columns)
+    quick = quick_batch(rules)
     columns = (*shape.columns, *(TAGS if tagged else ()))
     write = _insert(quote(options.table), columns, defaults)
     if options.mode == "columns":
         holds = TAGS if tagged else None
-        return Table(write, shape, frozenset(defaults), tagged, holds=holds)
+        return Table(write, shape, frozenset(defaults), tagged, holds=holds, quick=quick)
     write += _unless_newer(shape.columns, options.conflict)
     nothing = (None,) * (len(columns) + len(defaults))
     database.execute(f"EXPLAIN {write}", nothing).fetchall()  # is there such an index?
     wanted = tuple(map(shape.columns.index, options.conflict))
-    return Table(write, shape, frozenset(defaults), tagged, wanted)
+    return Table(write, shape, frozenset(defaults), tagged, wanted, quick=quick)
 
 
 def mapping(present: Mapping[str, str | None], options: Options) -> Mapping[str, str]:

@@ -12,7 +12,7 @@ from wald.sinks.fields import ByField, FieldRules
 from wald.sinks.values import BAD_VALUE, RefusedValue
 
 pytest.importorskip("psycopg")
-from wald.sinks.postgres.quick import QuickRows
+from wald.sinks.quick import QuickRows
 
 NAMES = st.sampled_from(["a", "b", "c", "d", "ä", 'q"', "wald_lsn"])
 MOMENTS = st.datetimes(

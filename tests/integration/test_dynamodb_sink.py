@@ -111,7 +111,10 @@ def number_of(number: int) -> dict[str, str]:
 def test_of_one_key_the_last_stays_and_a_batch_may_have_it_often(tables, mode):
     sent = [record(1 + n, f"k{n % 3}", n) for n in range(60)]
     with tables.sink(mode) as sink:
-        assert isinstance(sink.deliver(attempt(1, sent)), Delivered)
+        outcome = sink.deliver(attempt(1, sent))
+        assert isinstance(outcome, Delivered)
+        calls = {"put": 20, "put-if-newer": 60, "transaction": 1}[mode]
+        assert outcome.notes["requests"] == calls
     assert tables.held == {"k0": number_of(57), "k1": number_of(58), "k2": number_of(59)}
 
 

@@ -35,7 +35,7 @@ from wald.model import (
 from wald.sinks.dynamodb.checking import check, grants
 from wald.sinks.dynamodb.items import LOG_ATTRIBUTE, LSN_ATTRIBUTE, Put, key_of, puts_of
 from wald.sinks.dynamodb.link import ANSWER_TIMEOUT_S, CONDITION_FAILED, CallFailed, Link
-from wald.sinks.dynamodb.notes import EXTRA_FIELDS, NOT_NEWER, WRITE_UNITS, Notes
+from wald.sinks.dynamodb.notes import EXTRA_FIELDS, NOT_NEWER, Notes
 from wald.sinks.dynamodb.options import Options
 
 MAX_RECORDS: Final = 500  # 20 calls
@@ -129,7 +129,7 @@ class KeyedSink:
             self._put_each(
                 puts, tally, _Conditional(self._options, self._link, left_s, self._notes)
             )
-        self._notes.count(WRITE_UNITS, self._link.take_units())
+        self._notes.count_calls(*self._link.take_counts())
         return self._outcome(puts, tally)
 
     def _put_each(self, puts: Sequence[Put], tally: Tally, conditional: "_Conditional") -> None:

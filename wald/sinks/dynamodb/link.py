@@ -5,6 +5,7 @@ Its own retries are off: each call is one request, and every attempt is seen and
 
 import threading
 from collections.abc import Mapping
+from math import ceil
 from typing import Any, Final
 
 from boto3.session import Session
@@ -106,7 +107,7 @@ class Link:
         self._session: Any = None
         self._clients: dict[float, Any] = {}
         self._lock = threading.Lock()
-        self._units = 0.0
+        self._units, self._calls = 0.0, 0
 
     def call(
         self, operation: str, *, timeout_s: float = ANSWER_TIMEOUT_S, **request: object
@@ -116,6 +117,8 @@ class Link:
         Raises:
             CallFailed: there is no answer, or it is an error.
         """
+        with self._lock:
+            self._calls += 1
         try:
             answer = getattr(self._client(timeout_s), operation)(**request)
         except driver.ClientError as error:
@@ -125,11 +128,12 @@ class Link:
         self._count(answer.get("ConsumedCapacity"))
         return answer
 
-    def take_units(self) -> int:
-        """Return the write units consumed since the last time, rounded up."""
+    def take_counts(self) -> tuple[int, int]:
+        """Return requests and consumed write units, rounded up, since the last time."""
         with self._lock:
+            calls, self._calls = self._calls, 0
             units, self._units = self._units, 0.0
-        return -int(-units // 1)
+        return calls, ceil(units)
 
     def close(self) -> None:
         """Close all connections; harmless to repeat."""

@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
+from wald.core.traffic import REQUESTS
+
 EXTRA_FIELDS: Final = "extra-fields"
 NOT_NEWER: Final = "not-newer"  # the table has that record, or a newer one of its key
 WRITE_UNITS: Final = "write-units"  # consumed, as the service bills them
@@ -21,6 +23,11 @@ class Notes:
         """Add to a counter."""
         with self._lock:
             self._counts[name] += count
+
+    def count_calls(self, requests: int, units: int) -> None:
+        """Add requests and what they consumed."""
+        self.count(REQUESTS, requests)
+        self.count(WRITE_UNITS, units)
 
     def take(self) -> Mapping[str, int]:
         """Return what was counted since the last time, without zeros."""

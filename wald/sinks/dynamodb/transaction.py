@@ -40,7 +40,7 @@ from wald.sinks.dynamodb.link import (
     Link,
     systemic,
 )
-from wald.sinks.dynamodb.notes import EXTRA_FIELDS, WRITE_UNITS, Notes
+from wald.sinks.dynamodb.notes import EXTRA_FIELDS, Notes
 from wald.sinks.dynamodb.options import Options
 
 MAX_RECORDS: Final = 99  # of 100 actions one is the progress item
@@ -104,7 +104,7 @@ class TransactionSink:
         except CallFailed as failed:
             return _judge(failed, last)
         self._notes.count(EXTRA_FIELDS, extra)
-        self._notes.count(WRITE_UNITS, self._link.take_units())
+        self._notes.count_calls(1, self._link.take_counts()[1])
         return Delivered(self._notes.take())
 
     def probe(

@@ -1,6 +1,8 @@
 """Delivery to real servers of Redis and Valkey: what is particular to a stream."""
 
 import shutil
+import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,6 +15,7 @@ from tests.backlog import eventually
 from tests.healing import Site
 from tests.servers.redis import KINDS, RedisServer
 from wald import limits
+from wald.errors import ConfigError
 from wald.model import (
     Anchor,
     Attempt,
@@ -596,3 +599,135 @@ def test_the_grants_are_enough_and_nothing_more(empty):
             user.close()
         finally:
             empty.call("ACL", "DELUSER", "wald")
+
+
+# --- TLS, clusters, settings ----------------------------------------------------------------------
+
+TLS = Path(__file__).parents[1] / "servers" / "tls"
+
+
+def test_a_server_is_verified_by_its_certificate(place):
+    port = free_port()
+    server = RedisServer(
+        place, "redis", tls_port=port, tls_auth_clients="no", tls_ca_cert_file=TLS / "ca.pem",
+        tls_cert_file=TLS / "server.pem", tls_key_file=TLS / "server.pem",
+    ).start()  # fmt: skip
+    told = []
+    try:
+        for host, trusted in (("localhost", True), ("localhost", False), ("127.0.0.1", True)):
+            ca = {"tls_ca": str(TLS / "ca.pem")} if trusted else {}
+            sink = make("route", "events", {"url": f"rediss://{host}:{port}", **ca})
+            told.append(sink.read_row(KEY))
+            sink.close()
+    finally:
+        server.kill()
+    assert told[0] is None
+    for outcome in told[1:]:
+        assert isinstance(outcome, Systemic)
+        assert outcome.kind is SystemicKind.UNREACHABLE
+        assert "certificate" in outcome.message.lower()
+
+
+def test_the_keys_of_a_stream_are_in_one_slot_of_a_cluster_and_another_node_is_named(place):
+    server = RedisServer(place, "valkey", cluster_enabled="yes", port=free_port()).start()
+    try:
+        server.call("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
+        eventually(lambda: "cluster_state:ok" in str(server.call("CLUSTER", "INFO")))
+        for name in ("events", "a{b}c", "a.b-c"):
+            with sink_of(server, stream_key=name) as sink:
+                assert sink.read_row(KEY) is None
+                assert sink.deliver(attempt(1, records(5, 2))) == Delivered()
+                assert len(ids(server, name)) == 2
+        slot = server.call("CLUSTER", "KEYSLOT", "events")
+        server.call("CLUSTER", "DELSLOTS", slot)
+        with sink_of(server) as sink:
+            outcome = sink.deliver(attempt(2, records(7, 1)))
+        assert isinstance(outcome, Systemic)
+        assert outcome.kind is SystemicKind.UNREACHABLE
+        assert "CLUSTERDOWN" in outcome.message
+    finally:
+        server.kill()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "needs a 'url'"),
+        ({"url": "redis://:canary@h"}, "a password does not belong into a URL"),
+        ({"url": "http://h"}, "the url is not"),
+        ({"url": "redis://"}, "the url is not"),
+        ({"url": "redis://h:99999"}, "the url is not"),
+        ({"url": "redis://[h"}, "the url is not"),
+        ({"url": "redis://h/x"}, "names no database"),
+        ({"url": "redis://h/0?x=1"}, "names no database"),
+        ({"url": "redis://h", "password": "canary"}, "does not belong into the configuration"),
+        ({"url": "redis://h", "stream_key": "a}b"}, "hash tag"),
+        ({"url": "redis://h", "stream_key": ""}, "stream_key"),
+        ({"url": "redis://h", "maxlen": 0}, "maxlen"),
+        ({"url": "redis://h", "wait_replicas": -1}, "wait_replicas"),
+        ({"url": "redis://h", "tls_ca": "x"}, "without TLS"),
+        ({"url": "rediss://h", "tls_key": "x"}, "tls_key without tls_cert"),
+        ({"url": "redis://h", "stream_kye": "x"}, "unknown setting"),
+    ],
+)
+def test_a_wrong_setting_is_said_and_no_secret_is(settings, words):
+    with pytest.raises(ConfigError) as refused:
+        make("route", "events", settings)
+    said = f"{refused.value.message} {refused.value.hint}"
+    assert words in said
+    assert "canary" not in said
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ("LOADING Redis is loading the dataset in memory", SystemicKind.BUSY),
+        ("BUSY Redis is busy running a script", SystemicKind.BUSY),
+        ("TRYAGAIN Multiple keys request during rehashing of slot", SystemicKind.BUSY),
+        ("ERR max number of clients reached", SystemicKind.BUSY),
+        ("CLUSTERDOWN Hash slot not served", SystemicKind.UNREACHABLE),
+        ("MASTERDOWN Link with MASTER is down", SystemicKind.UNREACHABLE),
+        ("NOREPLICAS Not enough good replicas to write.", SystemicKind.UNREACHABLE),
+        ("READONLY You can't write against a read only replica.", SystemicKind.UNREACHABLE),
+        ("OOM command not allowed when used memory > 'maxmemory'.", SystemicKind.FULL),
+        ("MISCONF Errors writing to the AOF file", SystemicKind.FULL),
+        ("NOAUTH Authentication required.", SystemicKind.AUTHENTICATION),
+        ("NOPERM User x has no permissions", SystemicKind.AUTHENTICATION),
+        ("WRONGTYPE Operation against a key", SystemicKind.CONFIGURATION),
+        ("MOVED 3999 10.0.0.1:6381", SystemicKind.CONFIGURATION),
+        ("ERR unknown command 'EVAL'", SystemicKind.CONFIGURATION),
+        ("SOMETHING new", SystemicKind.CONFIGURATION),
+    ],
+)
+def test_what_an_error_of_the_server_means(place, line, kind):
+    """Each by its first word; a server that answers every command so stands in for the others."""
+    path = str(place / "s")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path)
+        listening.listen()
+
+        def answer() -> None:
+            while True:
+                try:
+                    link, _ = listening.accept()
+                except OSError:
+                    return
+                with link:
+                    while link.recv(1 << 20):
+                        link.sendall(f"-{line}\r\n".encode())
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        sink = make("route", "events", {"url": f"unix://{path}"})
+        for outcome in (sink.read_row(KEY), sink.deliver(attempt(1, records(5, 1)))):
+            assert isinstance(outcome, Systemic), outcome
+            assert outcome.kind is kind
+            assert line.split(" ")[-1] in outcome.message
+        sink.close()
+        listening.shutdown(socket.SHUT_RDWR)
+    thread.join()

@@ -28,13 +28,13 @@ def binary_of(kind: str) -> list[str]:
 class RedisServer:
     """One server; its files, and its socket, are in a directory of the test's."""
 
-    def __init__(self, place: Path, kind: str = "redis", **settings: str | int) -> None:
+    def __init__(self, place: Path, kind: str = "redis", **settings: object) -> None:
         place.mkdir(parents=True, exist_ok=True)
         self.place = place
         self.socket = place / "r.sock"
         self.kind = kind
         self.binary = binary_of(kind)
-        self.settings: dict[str, str | int] = {
+        self.settings: dict[str, object] = {
             "appendonly": "yes", "appendfsync": "always", "save": "", "port": 0,
             "dir": str(place), "unixsocket": str(self.socket), "daemonize": "no",
             "logfile": str(place / "log"), "auto-aof-rewrite-percentage": 0,

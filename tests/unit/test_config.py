@@ -341,6 +341,24 @@ def test_a_database_is_one_target_however_one_logs_in(url: str, same: bool) -> N
     assert (digest(url) == digest("postgresql://me@db/app")) is same
 
 
+@pytest.mark.parametrize(
+    ("url", "same"),
+    [
+        ("rediss://me@queue/1", True),
+        ("redis://queue/0", False),
+        ("redis://queue:6380/1", False),
+        ("unix:///run/redis.sock?db=1", False),
+    ],
+)
+def test_a_server_of_redis_is_one_target_however_one_logs_in(url: str, same: bool) -> None:  # noqa: FBT001
+    def digest(said: str, **route: str) -> str:
+        sink = SinkSettings("q", "redis", {"url": said})
+        return target_digest(sink, RouteSettings("r", "s", "q", options=route))
+
+    assert (digest(url) == digest("redis://queue/1")) is same
+    assert digest(url, stream_key="a") != digest(url, stream_key="b")
+
+
 @pytest.mark.parametrize("target", ["", "x.db", ":x.db", "sqlite:"])
 def test_a_target_without_type_or_place_is_refused(target: str) -> None:
     with pytest.raises(WrongSetting, match="expected TYPE:TARGET"):

@@ -17,7 +17,8 @@ _TARGET_KEYS = frozenset(
     }
 )  # fmt: skip
 _OF_TABLES = frozenset({"postgres", "sqlite"})
-_DATABASE_KEYS = frozenset({"host", "hostaddr", "port", "dbname"})  # in the query of a URL
+_OF_LOGINS = frozenset({"postgres", "redis"})  # a URL that may hold who logs in
+_DATABASE_KEYS = frozenset({"host", "hostaddr", "port", "dbname", "db"})  # in the query of a URL
 
 
 def target_digest(sink: SinkSettings, route: RouteSettings) -> str:
@@ -26,14 +27,14 @@ def target_digest(sink: SinkSettings, route: RouteSettings) -> str:
     identity = {key: str(named[key]) for key in sorted(_TARGET_KEYS & named.keys())}
     if "path" in identity:
         identity["path"] = os.path.realpath(identity["path"])
-    if sink.type == "postgres" and "url" in identity:
+    if sink.type in _OF_LOGINS and "url" in identity:
         identity["url"] = _database(identity["url"])
     text = json.dumps([sink.type, identity], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _database(url: str) -> str:
-    """Return which database a URL of PostgreSQL leads to, whoever logs in, and however."""
+    """Return which database a URL leads to, whoever logs in, and however."""
     try:
         parts = urlsplit(url)
     except ValueError:  # it is refused by the sink

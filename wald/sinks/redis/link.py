@@ -47,6 +47,7 @@ _HINTS: Mapping[str, str] = {
     "MOVED": "the stream's slot is at another node of the cluster: name that one in the url",
     "ASK": "the stream's slot is on its way to another node of the cluster",
 }
+_FULL_HOUSE: Final = "max number of clients"
 _AUTHENTICATION_HINT = "look at username and password, and at the server's ACL"
 # errors that the server answered: the command had no effect
 _ANSWERED = (driver.ResponseError, driver.AuthenticationError, driver.BusyLoadingError)
@@ -89,6 +90,8 @@ class Link:
             raise self._answered(error) from error
         except (driver.RedisError, OSError) as error:
             self.close()
+            if _FULL_HOUSE in str(error):  # which the driver takes for a lost connection
+                raise self._answered(error) from error
             raise CallFailed(Unknown(self._words(error))) from error
 
     def close(self) -> None:
@@ -115,7 +118,7 @@ class Link:
         """Return what an error that the server answered means."""
         code, text = _code_of(error)
         kind = _KINDS.get(code)
-        if kind is None and "max number of clients" in text:
+        if kind is None and _FULL_HOUSE in text:
             kind = _K.BUSY
         if kind is None:
             refused = greeting or isinstance(error, driver.AuthenticationError)

@@ -18,6 +18,9 @@ import wald
 from tests.commands import run
 from tests.daemon import Daemon
 from tests.sites import install_sink
+from wald.model import ReplayClass
+from wald.testing.sink_contract import PROMISES, Line
+from wald.testing.sink_contract.promises import AT_LEAST_ONCE, HOLDS
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "write-a-sink.md"
 LINES_PASSED_MIN = 50
@@ -73,6 +76,20 @@ def test_the_documented_sink_passes_the_contract(directory: Path) -> None:
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed
     assert int(passed[1]) >= LINES_PASSED_MIN
+
+
+def test_the_page_prints_what_each_class_promises() -> None:
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in PAGE.read_text().splitlines()
+        if line.startswith("| ") and line.count("|") == len(ReplayClass) + 2
+    ]
+    assert rows[0] == ["line", *(f"`{each.value}`" for each in ReplayClass)]
+    shown = {HOLDS: HOLDS, AT_LEAST_ONCE: AT_LEAST_ONCE}
+    assert rows[1:] == [
+        [line.value, *(shown.get(PROMISES[line][each], "no") for each in ReplayClass)]
+        for line in Line
+    ]
 
 
 def test_a_sink_that_breaks_the_contract_is_told_so(directory: Path) -> None:

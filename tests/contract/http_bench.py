@@ -5,10 +5,13 @@ from contextlib import contextmanager
 
 from tests.servers.web_server import WebServer
 from wald.model import Secret, SystemicKind
+from wald.sinks.values import VALUE_REFUSED
 from wald.testing.proxy import Address
 from wald.testing.sink_contract import Held, Trouble, Workbench
+from wald.testing.sink_contract.odd import DOCUMENT_INPUT, NO_MAP
 
 TOKEN = "canary-7f3a"
+HALF = "half of a surrogate pair in JSON"  # it is passed through, and would be refused as a whole
 
 
 class HttpBench(Workbench):
@@ -27,6 +30,7 @@ class HttpBench(Workbench):
     def __init__(self, server: WebServer, path: str, **options: object) -> None:
         self.server = server
         self.poison_is_named = path != "/in"
+        self.neighbours = 999 if path == "/in" else 99
         self._path, self._options = path, options
         server.clear()
         server.rule(token=TOKEN, poison='"host":"poison"')
@@ -43,8 +47,21 @@ class HttpBench(Workbench):
             "backup": "nothing asks such a server how far it is",
         }
 
+    @property
+    def bad_input(self) -> Mapping[str, str]:
+        maps = dict.fromkeys(NO_MAP if "index" in self._options else (), VALUE_REFUSED)
+        return {**DOCUMENT_INPUT, HALF: VALUE_REFUSED, **maps} if self._judges_values else {}
+
+    @property
+    def _judges_values(self) -> bool:
+        return "preset" in self._options  # one of each kind: no server judges values
+
     def held(self) -> Sequence[Held]:
-        return [_held(name, key, value) for name, key, value in self.server.rows]
+        return [
+            _held(name, key, value)
+            for name, key, value in self.server.rows
+            if isinstance(value, dict) and "n" in value
+        ]
 
     def kill(self) -> None:
         self.server.kill()

@@ -23,12 +23,20 @@ import pytest
 
 from wald.model import Severity, SystemicKind
 from wald.sinks.http import make
+from wald.sinks.values import VALUE_REFUSED
 from wald.testing import SinkContract, Workbench
 from wald.testing.proxy import Address
 from wald.testing.sink_contract import Held, Trouble
+from wald.testing.sink_contract.odd import DOCUMENT_INPUT, NO_MAP
 
 PROGRAM = Path(__file__).parents[1] / "servers" / "clickhouse_server.py"
 PYTHON = os.environ.get("WALD_TEST_CHDB", sys.executable)
+REFUSED = {  # by the server, with its own number
+    "a text for a number": "27",
+    "a map for a number": "27",
+    "a fraction for a whole number": "27",
+    "a key twice in JSON": "117",
+}
 _names = count()
 
 
@@ -118,6 +126,13 @@ class Table(Workbench):
         self.server.ask(f"RENAME TABLE {self.quoted} TO away")
         yield
         self.server.ask(f"RENAME TABLE away TO {self.quoted}")
+
+    neighbours = 99
+
+    @property
+    def bad_input(self) -> Mapping[str, str]:
+        ours = dict.fromkeys({*NO_MAP, "half of a surrogate pair in JSON"}, VALUE_REFUSED)
+        return {**DOCUMENT_INPUT, **ours, **REFUSED}
 
     def held(self) -> Sequence[Held]:
         question = f"SELECT host, toInt32(n), text FROM {self.quoted} FORMAT JSONCompact"

@@ -21,11 +21,20 @@ import pytest
 from tests.servers.need import need_module
 from wald.model import Severity, SystemicKind
 from wald.sinks.http import make
+from wald.sinks.values import VALUE_REFUSED
 from wald.testing import SinkContract, Workbench
 from wald.testing.proxy import Address
 from wald.testing.sink_contract import Held, Trouble
+from wald.testing.sink_contract.odd import DOCUMENT_INPUT, NO_MAP
 
 HITS_MAX = 10_000
+REFUSED = (  # by the server, in words of its own
+    "a field too many",
+    "a text for a number",
+    "a map for a number",
+    "a number of 64 bits without a sign",
+    "a number of 400 digits",
+)
 _names = count()
 
 
@@ -99,6 +108,13 @@ class Index(Workbench):
             "backup": "nothing asks such a server how far it is",
             **{f"trouble.{kind}": played for kind in kinds},
         }
+
+    neighbours = 99
+
+    @property
+    def bad_input(self) -> Mapping[str, str]:
+        ours = dict.fromkeys({*NO_MAP, "half of a surrogate pair in JSON"}, VALUE_REFUSED)
+        return {**DOCUMENT_INPUT, **ours, **dict.fromkeys(REFUSED, "400")}
 
     def held(self) -> Sequence[Held]:
         self.server.ask("POST", f"/{self.name}/_refresh")

@@ -88,6 +88,7 @@ class Backpressure(WaldError):
     """A bound is reached; nothing was stored; come back after ``retry_after_s``."""
 
     code = "backpressure"
+    default_hint = "come back after retry_after_s; 'wald status' says what is behind"
     retryable = True
     exit_code = EXIT_UNAVAILABLE
     retry_after_s: float = 0.0

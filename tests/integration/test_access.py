@@ -77,7 +77,7 @@ def as_user(uid: int, action: Callable[[], Any], *groups: int) -> Any:
             os.setresuid(uid, uid, uid)
             said = action()
         except WaldError as error:
-            said = error.code
+            said = error.code if error.hint else "no hint"
         except BaseException as error:  # noqa: BLE001 - told to the test
             said = repr(error)
         finally:

@@ -141,6 +141,7 @@ def test_at_its_quota_a_stream_is_refused_by_type_and_names_who_is_slow():
             producer.append("a", b"v", timeout=0.9)
         assert caught.value.code == "backpressure"
         assert caught.value.retryable
+        assert "wald status" in caught.value.hint
         assert 0 < caught.value.retry_after_s <= limits.QUOTA_PAUSE_MAX_S
         assert producer.append("b", b"v", timeout=5).lsn == 11  # and no other stream is in its way
 

@@ -56,7 +56,7 @@ class Asks:
             self._drop(connection)
         self._selector.close()
         self._listening.close()
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # gone, or a disk that takes nothing any more
             Path(self._path).unlink()
 
     def _accept(self) -> None:

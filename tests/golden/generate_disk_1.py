@@ -7,7 +7,7 @@ bytes for the same content, has changed the format.
 from pathlib import Path
 from random import Random
 
-from tests.logtools import append, first_group
+from tests.logtools import SESSION, append, first_group
 from wald.core import frame, state
 from wald.core.frame import RefusedRecord
 from wald.storage.log import Log, LogOptions
@@ -72,7 +72,30 @@ def build_ended(fs: SimFileSystem, data_dir: str) -> None:
     log.close()
 
 
-CASES = {"clean": build_clean, "ended": build_ended, "rolled": build_rolled}
+def build_taken(fs: SimFileSystem, data_dir: str) -> None:
+    """A session that was taken over by its name, twice, and a record without its duplicate.
+
+    The takeovers stand in statements, and in the snapshot of the second segment.
+    """
+    log = log_of(fs, data_dir)
+    log.append_group(first_group())
+    log.append_group([append(1, b"one")])
+    log.append_group([state.session_taken(log.state.sessions[SESSION])])
+    first = append(2, b"two", b"of the newer")
+    entry = frame.RequestEntry(3, 2, len(first.bodies), 0x05060708)
+    log.append_group([first._replace(requests=frame._REQUEST.pack(*entry))])
+    log.close()
+    log = log_of(fs, data_dir)
+    log.append_group([state.session_taken(log.state.sessions[SESSION]), append(3, b"three")])
+    log.close()
+
+
+CASES = {
+    "clean": build_clean,
+    "ended": build_ended,
+    "rolled": build_rolled,
+    "taken": build_taken,
+}
 
 
 def build(name: str) -> dict[str, bytes]:

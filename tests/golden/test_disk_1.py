@@ -102,6 +102,10 @@ def test_a_start_reads_everything(case: str):
         assert list(found.values()) == [b"one", b"two", b"three"]
         assert set(log.state.sessions) == {SESSION}
         assert log.state.streams_by_name["orders"].records == 3
+    elif case == "taken":
+        assert list(found.values()) == [b"one", b"two", b"of the newer", b"three"]
+        assert log.state.sessions[SESSION].epoch == 3
+        assert log.state.sessions[SESSION].last_sequence == 3
     else:
         assert [int(value.split(b":")[0]) for value in found.values()] == [1, 2, 3, 4, 5]
         assert log.state.routes == {}

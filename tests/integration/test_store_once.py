@@ -79,6 +79,7 @@ def test_a_cron_job_that_fires_twice_appends_once(daemon: Daemon, directory: Pat
     figures = json.loads(said.stdout)
     assert figures["dedup"]["bills"]["ids"] == 1_301
     assert figures["duplicates"] == 300
+    assert "bills: 1,301 dedup ids remembered since" in daemon.command("status", "-v")
 
 
 def test_a_producer_is_told_of_which_record_its_record_is_a_duplicate(daemon: Daemon):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.logtools import STREAM
+from tests.logtools import STREAM, new_fs
 from tests.model.log_reader import block_offsets, read_log
 from tests.turns import OPTIONS, Client, Site
 from wald import limits
@@ -22,13 +22,15 @@ from wald.core.events import (
     RefusedRecords,
 )
 from wald.core.frame import decode_block_header
-from wald.core.ids import DedupPolicy, StreamIds
+from wald.core.ids import DedupPolicy, IdTable, NewIds, StreamIds
 from wald.core.rules import StreamRules
 from wald.model import LostRange
+from wald.storage.ids import IdStore
 from wald.storage.segment import segment_name
 
 S_NS = limits.CLOCK_NS_PER_S
 DEDUP = StreamRules(compares_ids=True)
+GOLDEN_IDS = "57494453010000001400000099c3220e9401cf17979cfe362a000092050992a161c40162"
 
 
 def site(window_s: float = 3600.0, max_ids: int = 1_000, rules: StreamRules = DEDUP) -> Site:
@@ -483,3 +485,17 @@ def test_ids_of_records_that_damage_took_are_new_again_for_good(monkeypatch: pyt
         assert ids is not None
         assert [name for name in lsns if ids.get(name) is None] == lost, again
         at = at.killed(cut=True)
+
+
+def test_the_bytes_of_a_file_of_ids_are_format_and_do_not_change():
+    fs = new_fs()
+    fs.make_directory("/var/wald")
+    table = IdTable({"orders": DedupPolicy(3600.0, 10)})
+    table.of(STREAM, "orders")
+    store = IdStore(fs, "/var/wald", table)
+    store.add([NewIds(STREAM, [5, 9], ["a", b"b"])], 1_700_000_000_000_000_000)
+    store.persist()
+    file = fs.open("/var/wald/ids/ids-0000000001.log")
+    data = file.pread(file.size(), 0)
+    assert data.rstrip(b"\0").hex() == GOLDEN_IDS
+    assert len(data) == 4_096

@@ -113,8 +113,8 @@ class StreamIds:
         """Forget what was committed before the window."""
         marks, horizon_ns = self._marks, now_ns - self._window_ns
         if self.newest_ns <= horizon_ns:
-            self._forget_first(len(self._order))
-            marks.clear()
+            for each in (self._lsns, self._order, self._order_lsns, marks):
+                each.clear()  # at once: there may be millions
             return
         while len(marks) > 1 and marks[1][1] <= horizon_ns:
             marks.popleft()

@@ -95,6 +95,8 @@ class IdStore:
                 stream = self.table.of(each.new.stream, names.get(each.new.stream, ""))
                 if stream is not None:
                     stream.add(each.new.lsns, each.new.ids, each.time_ns)
+        for _, stream in self.table:
+            stream.crowded_out = 0  # files hold more than is remembered: that was told before
 
     def add(self, new: Sequence[NewIds], time_ns: int) -> None:
         """Remember the ids of a durable group; they reach the disk with the next snapshot."""

@@ -99,6 +99,18 @@ def test_an_append_is_stored_and_says_where(world: World):
     assert world.values() == [b"one", {"n": 2}, "three"]
 
 
+def test_what_is_received_only_is_durable_a_moment_later(world: World):
+    with world.connect() as producer:
+        receipt = producer.append("s", b"early", ack="received")
+        assert receipt.stream == "s"
+        assert receipt.level in {"received", "durable"}  # whichever is known first
+        with pytest.raises(wald.RecordRefused):
+            producer.append("s", b"x", key="k" * 2_000, ack="received")
+        producer.flush()
+        assert producer.append("s", b"next").lsn == 2
+    assert world.values() == [b"early", b"next"]
+
+
 @dataclass
 class Signup:
     user: str

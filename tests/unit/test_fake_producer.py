@@ -21,6 +21,17 @@ def test_it_remembers_what_was_stored():
         assert producer.values("t") == [b"2", b"3"]
 
 
+def test_it_compares_ids_if_wanted():
+    with FakeProducer(dedup=True) as producer:
+        first = producer.append("s", b"1", dedup_id="a")
+        again = producer.append("s", b"1", dedup_id="a")
+        assert (again.lsn, again.duplicate) == (first.lsn, True)
+        results = producer.append_many("s", [b"2", b"3"], dedup_ids=["b", "b"])
+        assert [(each.lsn, each.duplicate) for each in results.accepted] == [(2, False), (2, True)]
+        assert not producer.append("t", b"1", dedup_id="a").duplicate  # another stream
+        assert producer.values("s") == [b"1", b"2"]
+
+
 def test_it_refuses_records_on_demand():
     with FakeProducer() as producer:
         producer.refuse("record.fields", "no field 'user'", times=2)

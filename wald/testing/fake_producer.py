@@ -33,6 +33,7 @@ class FakeProducer(Producer):
         name: as in ``wald.connect``.
         timeout: seconds for each call, by its own clock.
         beside: another one, whose daemon this one shares.
+        dedup: whether the daemon compares dedup ids, as with ``[streams.NAME.dedup]``.
     """
 
     def __init__(
@@ -41,10 +42,12 @@ class FakeProducer(Producer):
         name: str = "",
         timeout: float = limits.APPEND_TIMEOUT_S,
         beside: "FakeProducer | None" = None,
+        dedup: bool = False,
     ) -> None:
         self.clock: ManualClock = ManualClock() if beside is None else beside.clock
         self.daemon: MemoryDaemon = MemoryDaemon(self.clock) if beside is None else beside.daemon
         self.asked: _Delivery = _Delivery() if beside is None else beside.asked
+        self.daemon.compares_ids |= dedup
         chance = Random(0)  # noqa: S311 - jitter, always the same
         super().__init__("memory", name=name, timeout=timeout, clock=self.clock, chance=chance)
 

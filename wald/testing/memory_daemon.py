@@ -17,6 +17,9 @@ from wald.core.events import (
     WHOLE_REQUEST,
     Ack,
     Append,
+    AppendFlag,
+    Duplicate,
+    DuplicateRecords,
     ErrorFlag,
     Event,
     Failed,
@@ -26,8 +29,10 @@ from wald.core.events import (
     OpenStream,
     Ping,
     Pong,
+    Received,
     Refusal,
     RefusedRecords,
+    Skip,
     StreamOpened,
     Welcome,
 )
@@ -66,6 +71,7 @@ class MemoryDaemon:
     Attributes:
         records: what is stored, in order.
         running: whether anybody answers.
+        compares_ids: whether dedup ids are compared, in all streams and for good.
     """
 
     def __init__(self, clock: ManualClock) -> None:
@@ -76,6 +82,7 @@ class MemoryDaemon:
         self.no_room: deque[Failed] = deque()  # for the requests to come
         self.lost_answers = 0  # of the requests to come
         self.unknown_streams: set[str] = set()
+        self.compares_ids = False
         self._streams: list[str] = []
         self._sessions: dict[int, _Session] = {}
         self._links: list[MemoryLink] = []
@@ -119,10 +126,12 @@ class MemoryDaemon:
                 return [self._open(event)]
             case Append():
                 return self._append(link, event)
-            case Ping():
-                return [Pong(event.request, event.body)]
+            case Skip():
+                session = self._sessions[link.session]
+                session.last = max(session.last, event.through)
+                return []
             case _:
-                return [Goodbye()]
+                return [Pong(event.request, event.body) if isinstance(event, Ping) else Goodbye()]
 
     def _greet(self, link: "MemoryLink", hello: Hello) -> list[Event]:
         found = hello.session
@@ -186,30 +195,48 @@ class MemoryDaemon:
         return [Failed("sequence-conflict", "another body", "", 0, 0, kind, append.sequence)]
 
     def _stored(self, stream: str, append: Append) -> list[Event]:
+        first = len(self.records) + 1
         try:
             body = bodies.decode(append.body)
         except FormatDamaged as error:
             whole = Refusal(WHOLE_REQUEST, "request.malformed", error.message)
-            return [
-                RefusedRecords(append.sequence, (whole,)),
-                self._ack(append, len(self.records) + 1),
-            ]
+            return [RefusedRecords(append.sequence, (whole,)), self._ack(append, first)]
         refused = {
             bad.index: Refusal(bad.index, bad.code, bad.message)
             for bad in bodies.find_bad_records(body)
         }
-        first = len(self.records) + 1
+        duplicates: list[Duplicate] = []
         for at in range(len(body.values)):
+            known = self._known_id(stream, body, at)
             if at not in refused and self.refusals:
                 refused[at] = self.refusals.popleft()._replace(record=at)
-            if at not in refused:
-                self.records.append(_record(stream, len(self.records) + 1, body, at))
-        said: list[Event] = [self._ack(append, first)]
+            if at in refused:
+                continue
+            if known is not None:
+                duplicates.append(Duplicate(at, known))
+                continue
+            self.records.append(_record(stream, len(self.records) + 1, body, at))
+        return self._said(append, first, [refused[at] for at in sorted(refused)], duplicates)
+
+    def _known_id(self, stream: str, body: Body, at: int) -> Lsn | None:
+        """Return which record had this one's dedup id first, if the daemon compares them."""
+        own = None if body.dedup_ids is None else body.dedup_ids[at]
+        if own is None or not self.compares_ids:
+            return None
+        found = [r.lsn for r in self.records if r.stream == stream and r.dedup_id == own]
+        return found[0] if found else None
+
+    def _said(
+        self, append: Append, first: Lsn, refused: list[Refusal], duplicates: list[Duplicate]
+    ) -> list[Event]:
+        said: list[Event] = []
         if refused:
-            said.insert(
-                0, RefusedRecords(append.sequence, tuple(refused[at] for at in sorted(refused)))
-            )
-        return said
+            said.append(RefusedRecords(append.sequence, tuple(refused)))
+        if duplicates:
+            said.append(DuplicateRecords(append.sequence, tuple(duplicates)))
+        if append.flags & AppendFlag.RECEIVED:
+            said.append(Received(append.sequence))
+        return [*said, self._ack(append, first)]
 
     def _ack(self, append: Append, first: Lsn) -> Ack:
         return Ack(append.sequence, append.sequence, first, len(self.records))

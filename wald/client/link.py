@@ -49,6 +49,10 @@ class Deadline:
         return left_ns / limits.CLOCK_NS_PER_S if left_ns > 0 else 0.0
 
 
+class NothingSent(ConnectionError):
+    """The connection has ended, and no byte of what was to be sent went out."""
+
+
 class Carries(Protocol):
     """A connection: frames there, events back. One thread may read while another sends.
 
@@ -57,7 +61,7 @@ class Carries(Protocol):
     """
 
     def send(self, data: bytes, deadline: Deadline) -> None:
-        """Send all of it."""
+        """Send all of it. Raises ``NothingSent`` where that is certain, else ``OSError``."""
 
     def wait(self, timeout_s: float) -> None:
         """Wait until something can be read."""
@@ -104,8 +108,11 @@ class Link:
             raise
 
     def send(self, data: bytes, deadline: Deadline) -> None:
-        """Send all of it."""
-        sent = self._send_some(data)
+        """Send all of it. Raises ``NothingSent`` where that is certain, else ``OSError``."""
+        try:
+            sent = self._send_some(data)
+        except OSError as error:
+            raise NothingSent from error
         if sent == len(data):
             return  # nearly always
         rest = memoryview(data)[sent:]

@@ -11,7 +11,7 @@ from functools import partial
 from wald import limits
 from wald.client.carrier import Carrier
 from wald.client.driver import Driver
-from wald.client.link import Carries, Deadline
+from wald.client.link import Carries, Deadline, NothingSent
 from wald.client.requests import Outgoing
 from wald.core.events import Goodbye
 from wald.core.gathering import Entry
@@ -161,7 +161,7 @@ class Session(Driver):
                 or not self.outbox.has_room
             ):
                 request = self._put(link, stream_id, body, 1, deadline)
-                if self._link is link:
+                if request is not None and self._link is link:
                     self._read(link, deadline.left_s())
         if request is None:
             request = self.send(stream, Outgoing(body, range(1)), deadline)
@@ -193,19 +193,22 @@ class Session(Driver):
         Raises:
             WaldError: the error of ``behind``, or why nothing could be sent.
         """
+        request = None
         with self._lock:
-            self._send_gathered(deadline)
-            link = self._link
-            stream_id = self._streams.get(stream)
-            if link is None or stream_id is None or self._closed or not self.outbox.has_room:
-                stream_id = self._find_room(stream, deadline)
-                link = self._connected(deadline)
-            if behind is not None and behind.error is not None:
-                raise behind.error
-            records = len(each.indexes)
-            return self._put(
-                link, stream_id, each.body, records, deadline, sequence=sequence, early=early
-            )
+            while request is None:
+                self._send_gathered(deadline)
+                link = self._link
+                stream_id = self._streams.get(stream)
+                if link is None or stream_id is None or self._closed or not self.outbox.has_room:
+                    stream_id = self._find_room(stream, deadline)
+                    link = self._connected(deadline)
+                if behind is not None and behind.error is not None:
+                    raise behind.error
+                records = len(each.indexes)
+                request = self._put(
+                    link, stream_id, each.body, records, deadline, sequence=sequence, early=early
+                )
+        return request
 
     def receive(self, request: Request, deadline: Deadline) -> None:
         """Wait until the daemon has a request; else it gets the error ``OutcomeUnknown``."""
@@ -333,12 +336,14 @@ class Session(Driver):
                 self._put_gathered(link, gathered, deadline)
 
     def _put_gathered(self, link: Carries, gathered: Carrier, deadline: Deadline) -> None:
-        body, records = gathered.body(), len(gathered)
-        self._gathered = None
-        self._owed.append(gathered)
-        self._put(
-            link, self._streams[gathered.stream], body, records, deadline, taken=gathered.sent_as
-        )
+        body, stream_id = gathered.body(), self._streams[gathered.stream]
+
+        def taken(request: Request) -> None:
+            self._gathered = None
+            self._owed.append(gathered)
+            gathered.sent_as(request)
+
+        self._put(link, stream_id, body, len(gathered), deadline, taken=taken)
 
     def _give_up(self, gathered: Carrier, error: WaldError) -> None:
         """It will never be sent."""
@@ -361,21 +366,29 @@ class Session(Driver):
         sequence: int | None = None,
         early: bool = False,
         taken: Callable[[Request], None] | None = None,
-    ) -> Request:
+    ) -> Request | None:
+        """Send a request; None if the connection has ended before a byte of it was out."""
         outbox = self.outbox
+        mark, withdrawn = outbox.mark(), False
+        request: Request | None = None
         try:
             request = outbox.add(stream_id, body, records, sequence=sequence, early=early)
-            if taken is not None:
-                taken(request)
-            try:
-                outbox.sent(request)
-                link.send(outbox.frame(request), deadline)
-            except OSError:
-                self._hear_out(link)  # it is sent again with the rest
+            outbox.sent(request)
+            link.send(outbox.frame(request), deadline)
+        except NothingSent:
+            assert request is not None
+            outbox.withdraw(request, mark)
+            withdrawn = True
+            self._hear_out(link)
+        except OSError:
+            self._hear_out(link)  # it is sent again with the rest
         except BaseException:
             self._lose(link)  # a part of the frame may be out: nothing may follow it
             raise
-        return request
+        finally:
+            if request is not None and taken is not None and not withdrawn:
+                taken(request)
+        return None if withdrawn else request
 
     def _find_room(self, stream: str, deadline: Deadline) -> StreamId:
         """Wait for room in the window; return the stream's id on the connection that has it."""

@@ -215,6 +215,17 @@ class Outbox:
         """A request is about to go out: from now on the daemon may know its sequence."""
         self._sent_through = max(self._sent_through, request.sequence)
 
+    def mark(self) -> tuple[int, int]:
+        """Return where ``withdraw`` goes back to."""
+        return self.last_sequence, self._sent_through
+
+    def withdraw(self, request: Request, mark: tuple[int, int]) -> None:
+        """No byte of the newest request went out: it never was. The mark was made before it."""
+        assert self._waiting[-1] is request
+        self._waiting.pop()
+        self.in_flight_bytes -= len(request.body)
+        self.last_sequence, self._sent_through = mark
+
     def unanswered(self) -> list[Request]:
         """Return the requests to send again over a new connection, in order."""
         return list(self._waiting)

@@ -98,10 +98,7 @@ class FakeProducer(Producer):
         self.daemon.forget_sessions()
 
     def stop_daemon(self) -> None:
-        """End the daemon: ``Unavailable`` to who never met it, else ``OutcomeUnknown``.
-
-        What a producer with a session sends then goes out when the daemon is back: ``settle`` it.
-        """
+        """End the daemon: ``Unavailable``; what was submitted before goes out when it is back."""
         self.daemon.stop()
 
     def start_daemon(self) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from wald import limits
 from wald.client.encoding import decode_value
-from wald.client.link import Deadline
+from wald.client.link import Deadline, NothingSent
 from wald.core import body as bodies
 from wald.core.body import Body
 from wald.core.events import (
@@ -264,7 +264,7 @@ class MemoryLink:
     def send(self, data: bytes, deadline: Deadline) -> None:  # noqa: ARG002 - there is always room
         """Send all of it; it is answered at once."""
         if self.broken:
-            raise BrokenPipeError
+            raise NothingSent
         self._reader.receive_data(data)
         while (event := self._reader.next_event()) is not None:
             for answer in self._daemon.answer(self, event):

@@ -175,11 +175,14 @@ def test_many_values_wait_for_room_and_stay_in_order(directory: Path, window: in
 class GatedFile:
     """A file whose syncs wait while the gate is closed."""
 
-    def __init__(self, file: File, gate: threading.Event) -> None:
+    def __init__(self, file: File, gate: threading.Event, stopped: threading.Event) -> None:
         self._file = file
         self._gate = gate
+        self._stopped = stopped
 
     def sync(self) -> None:
+        if not self._gate.is_set():
+            self._stopped.set()  # somebody stands before it
         self._gate.wait(DEADLINE_S)
         self._file.sync()
 
@@ -193,12 +196,13 @@ class GatedFileSystem(PosixFileSystem):
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.gate.set()
+        self.stopped = threading.Event()
 
     def open(self, path: str, *, write: bool = False) -> File:
-        return GatedFile(super().open(path, write=write), self.gate)  # type: ignore[return-value]
+        return GatedFile(super().open(path, write=write), self.gate, self.stopped)  # type: ignore[return-value]
 
     def create(self, path: str, *, mode: int = 0o600) -> File:
-        return GatedFile(super().create(path, mode=mode), self.gate)  # type: ignore[return-value]
+        return GatedFile(super().create(path, mode=mode), self.gate, self.stopped)  # type: ignore[return-value]
 
 
 class TimeLimitError(BaseException):
@@ -209,6 +213,11 @@ def unsent_bytes(producer: Any) -> int:
     link = producer._session._link
     found = fcntl.ioctl(link._socket, termios.TIOCOUTQ, struct.pack("i", 0))
     return int(struct.unpack("i", found)[0])
+
+
+def taken_in(producer: Any) -> bool:
+    """Whether a request was sent, and nothing of it is left in the socket."""
+    return len(producer._session.outbox) == 1 and unsent_bytes(producer) == 0
 
 
 def stored_values(door: Door) -> list[bytes]:
@@ -251,6 +260,8 @@ def test_a_send_that_a_signal_interrupts_invents_no_record(directory: Path):
             fs.gate.clear()
             blocked = threading.Thread(target=other.append, args=("s", b"other 2"))
             blocked.start()
+            assert fs.stopped.wait(DEADLINE_S)
+            wait_until(lambda: taken_in(other), "ingest has it, and stands before the disk")
 
             def interrupt() -> None:
                 wait_until(lambda: unsent_bytes(producer) > 100_000, "a part of the frame is out")

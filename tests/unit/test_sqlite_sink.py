@@ -353,6 +353,19 @@ def test_what_sqlite_cannot_bind_becomes_text_and_a_too_large_integer_is_refused
     assert [item.lsn for item in outcome.records] == [3]
 
 
+@pytest.mark.parametrize("seconds", [0, 1 << 33, 1 << 35])
+def test_a_timestamp_is_the_same_text_by_the_quick_way_and_by_the_careful_one(
+    path, open_sink, seconds
+):
+    sink = columns_sink(path, open_sink, "CREATE TABLE t (a)")
+    value = {"a": msgpack.Timestamp(seconds, 120_456_000)}
+    assert sink.deliver(attempt(record(1, value))) == Delivered()
+    sink._careful = True
+    assert sink.deliver(attempt(record(2, value), number=2, rev_id=B, prev=A)) == Delivered()
+    expected = value["a"].to_datetime().isoformat()
+    assert query(path, "SELECT a FROM t") == [(expected,), (expected,)]
+
+
 def test_nan_is_null_in_a_column(path, open_sink):
     sink = columns_sink(path, open_sink)
     sink.deliver(attempt(record(1, {"a": float("nan"), "b": "x"})))

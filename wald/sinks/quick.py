@@ -21,7 +21,6 @@ NOT_QUICK = (msgspec.MsgspecError, *BAD_VALUE)
 Decode = Callable[[bytes], msgspec.Struct]
 _CONTENT, _VALUE = itemgetter(2), itemgetter(3)
 _FIXMAP, _FIXMAP_END, _MAP16 = 0x80, 0x90, 0xDE
-_TIMESTAMPS = (b"\xd6\xff", b"\xd7\xff", b"\xc7\x0c\xff")  # heads of 4, 8 and 12 bytes
 _UNNAMEABLE = re.compile(r'[\\"\x00-\x1f]')  # msgspec has no field of such a name
 assert (Record._fields[2], Record._fields[3]) == ("content", "value")
 
@@ -66,6 +65,31 @@ class QuickRows:
                 yield index, *self._otherwise(values[index])
                 index += 1
 
+    def batch(self, records: Sequence[Record]) -> Rows | None:
+        """Return the rows of a batch, values as they are decoded; None if it is to be looked at.
+
+        A timestamp of msgpack is a ``datetime`` in UTC here.
+        """
+        if not self._decoders or set(map(_CONTENT, records)) != {Content.MSGPACK}:
+            return None
+        values, first = list(map(_VALUE, records)), self._decoders[0]
+        try:
+            made = list(map(astuple, map(first, values)))
+        except NOT_QUICK:
+            return self._one_by_one(records)
+        extra_fields = sum(map(self._extra, values)) if first is self._loose else 0
+        return Rows(made, (), extra_fields)
+
+    def _one_by_one(self, records: Sequence[Record]) -> Rows | None:
+        made: list[Row] = []
+        extra_fields = 0
+        for _, row, extra in self.rows(records):
+            if row is None:
+                return None
+            made.append(row)
+            extra_fields += extra
+        return Rows(made, (), extra_fields)
+
     def _otherwise(self, value: bytes) -> tuple[Row | None, int]:
         """Return what another decoder makes of a record; it is the first from now on."""
         for place, decode in enumerate(self._decoders[1:], 1):
@@ -84,29 +108,6 @@ class QuickRows:
             return head - _FIXMAP - self._count
         size = value[1:3] if head == _MAP16 else value[1:5]
         return int.from_bytes(size, "big") - self._count
-
-
-def quick_batch(rules: FieldRules) -> Callable[[Sequence[Record]], Rows | None]:
-    """Return what makes the rows of a batch, values as they are decoded; None if it cannot.
-
-    A batch in which a msgpack timestamp may be is not for it: it would not stay what it is.
-    """
-    quick = QuickRows(rules)
-
-    def make(records: Sequence[Record]) -> Rows | None:
-        values = b"".join(map(_VALUE, records))
-        if not rules.columns or any(mark in values for mark in _TIMESTAMPS):
-            return None
-        rows: list[Row] = []
-        extra_fields = 0
-        for _, row, extra in quick.rows(records):
-            if row is None:
-                return None
-            rows.append(row)
-            extra_fields += extra
-        return Rows(rows, (), extra_fields)
-
-    return make
 
 
 def _decoder(fields: tuple[str, ...], *absent: object, forbids: bool) -> Decode:

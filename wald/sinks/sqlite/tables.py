@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from wald.model import Record, RejectedRecord
 from wald.sinks.fields import DEFAULT, ByField
-from wald.sinks.quick import quick_batch
+from wald.sinks.quick import QuickRows
 from wald.sinks.sqlite.options import LOG_ID_COLUMN, LSN_COLUMN, Options, quote
 from wald.sinks.sqlite.values import WORDS, Documents, bind, spelt_out
 from wald.sinks.values import VALUE_REFUSED, Rows
@@ -101,7 +101,7 @@ def look(database: sqlite3.Connection, options: Options) -> Table:
         if rules.on_missing == "default" and (default := present[column]) is not None
     }
     tagged = set(TAGS) <= present.keys() and not set(TAGS) & set(shape.columns)
-    quick = quick_batch(rules)
+    quick = QuickRows(rules).batch
     columns = (*shape.columns, *(TAGS if tagged else ()))
     write = _insert(quote(options.table), columns, defaults)
     if options.mode == "columns":

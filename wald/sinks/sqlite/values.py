@@ -16,6 +16,7 @@
 import sqlite3
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import msgpack
 
@@ -29,6 +30,10 @@ _INTEGER_MAX = (1 << 63) - 1
 WORDS: values.Words = (
     (sqlite3.Error, "Error binding", "a value of a type that has no form in SQLite"),
 )
+
+
+# of timestamps that were decoded the quick way; the driver's own adapters are on their way out
+sqlite3.register_adapter(datetime, datetime.isoformat)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import wald
 from tests.doorkeeper import Door, Peer, short_directory
 from wald.core import body as bodies
 from wald.core.body import Body
@@ -66,6 +67,19 @@ def test_an_older_client_that_missed_fenced_is_told_when_it_comes_back(
     with door.peer() as newer:
         assert welcomed(newer, "billing", second.session, second.epoch).last_sequence == 1
         assert isinstance(append(newer, stream, 2, b"bill"), Ack)
+
+
+@pytest.mark.parametrize("restart", [False, True], ids=["running", "restarted"])
+def test_a_producer_that_was_replaced_is_fenced_for_good(door: Door, *, restart: bool):
+    with wald.connect(door.path, name="billing") as older:
+        older.append("s", b"1")
+        with wald.connect(door.path, name="billing") as newer:
+            newer.append("s", b"2")
+            restarted(door, restart=restart)
+            for _ in range(2):
+                with pytest.raises(wald.Fenced):
+                    older.append("s", b"3")
+            assert newer.append("s", b"4").lsn > 2
 
 
 def test_a_reconnect_keeps_the_epoch(door: Door):

@@ -74,6 +74,7 @@ class Connection(Channel):
         self._stream: StreamId = 0  # of the last append; known to the log, and allowed
         self._quota: StreamQuota | None = None  # of that stream
         self._rules: StreamRules | None = None  # of that stream
+        self._short_stream: StreamId = 0  # the same, if a plain request of it is looked at no more
         self._expected = 1
         self._accepted = 0  # the first sequence since the last commit; 0: none
         self._refusing = False  # NOT_STORED was said: what is in flight behind it is thrown away
@@ -89,12 +90,11 @@ class Connection(Channel):
         house = self._house
         if (
             nbytes <= LONE_MAX_BYTES
-            and self._stream
+            and self._short_stream
             and not self._rest
             and self._large is None
             and self.phase is _OPEN
             and (self._quota is None or not self._quota.guarded)
-            and (self._rules is None or not self._rules.checks)
         ):
             expected = self._expected
             lone = take_lone(house.receive_view, nbytes, self._stream, self.session, expected)
@@ -244,7 +244,8 @@ class Connection(Channel):
         kind = APPEND_KIND | event.flags << 8
         if event.stream != self._stream:
             self._seal()
-            self._stream, self._quota = 0, self.doorway.quota(event.stream)
+            self._stream = self._short_stream = 0
+            self._quota = self.doorway.quota(event.stream)
             self._rules = self.doorway.rules(event.stream)
         if kind != self._kind:
             self._seal()
@@ -252,6 +253,7 @@ class Connection(Channel):
         refusal = self.doorway.why_not(event, self._quota)
         if refusal is None:
             self._stream = event.stream
+            self._short_stream = event.stream if _is_short(self._rules) else 0
             if self._quota is None or not self._quota.guarded:
                 return False
         if refusal is not None and refusal.code == Backpressure.code and not self.doorway.tells:
@@ -456,6 +458,10 @@ class Connection(Channel):
         if self.phase is Phase.ISSUING:
             self.phase = Phase.GREETING
         self.fail(_failed_for_room(error, 0, 0)._replace(flags=0), event)
+
+
+def _is_short(rules: StreamRules | None) -> bool:
+    return rules is None or not rules.checks
 
 
 _ERRORS: Final[dict[Verdict, type[WaldError]]] = {

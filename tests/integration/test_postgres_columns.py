@@ -334,6 +334,25 @@ def test_a_table_that_is_gone_or_too_narrow_is_a_matter_of_configuration(at):
     assert at.deliver(sink, {"a": 1}) == Delivered()
 
 
+def test_a_table_without_a_column_to_fill_is_a_matter_of_configuration(at):
+    told = at.deliver(at.into("CREATE TABLE t (id serial)"), {"id": 1})
+    assert isinstance(told, Systemic)
+    assert "no column that a field could fill" in told.message
+
+
+def test_a_probe_behind_rows_that_nobody_names_tells_what_it_found(at):
+    """Before a named record stands one that a foreign key refuses without a name."""
+    ddl = (
+        "CREATE TABLE parent (id int PRIMARY KEY); INSERT INTO parent VALUES (1);"
+        "CREATE TABLE t (a int REFERENCES parent)"
+    )
+    sink = at.into(ddl)
+    assert named(at.probe(sink, {"a": 1}, {"a": 9}, {"a": "x"}, {"a": 1})) == [(3, "22P02")]
+    told = at.probe(sink, {"a": 1}, {"a": 9}, {"a": 1})
+    assert isinstance(told, Rejected)
+    assert (told.records, told.code) == ((), "23503")
+
+
 def test_json_records_fill_columns_too(at):
     sink = at.into("CREATE TABLE t (a numeric, b jsonb)")
     values = [record(1, b'{"a": 12345678901234567890123, "b": {"x": [1]}}', Content.JSON),

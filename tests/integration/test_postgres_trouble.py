@@ -13,7 +13,7 @@ import pytest
 
 from tests import commands
 from tests.backlog import eventually
-from wald.model import Delivered, Secret, Severity, Systemic, SystemicKind
+from wald.model import Delivered, Secret, Severity, Systemic, SystemicKind, Unknown
 
 psycopg = pytest.importorskip("psycopg")
 from tests.contract.postgres_bench import PostgresDocuments  # noqa: E402
@@ -173,6 +173,46 @@ def test_a_statement_that_takes_too_long_is_busy(at):
     assert "statement timeout" in told.message
 
 
+RAISES = """
+CREATE FUNCTION raising() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN RAISE EXCEPTION 'told' USING ERRCODE = '{code}'; END $$;
+CREATE CONSTRAINT TRIGGER x AFTER INSERT ON t INITIALLY {when}
+  FOR EACH ROW EXECUTE FUNCTION raising()
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "when", "wanted"),
+    [
+        ("40001", "DEFERRED", K.BUSY),
+        ("53100", "DEFERRED", K.FULL),
+        ("42P01", "DEFERRED", K.CONFIGURATION),
+        ("08007", "DEFERRED", None),
+        ("57P03", "DEFERRED", None),
+        ("08007", "IMMEDIATE", None),
+        ("42703", "IMMEDIATE", K.CONFIGURATION),
+    ],
+)
+def test_what_a_commit_is_answered_decides_what_is_known(at, code, when, wanted):
+    sink = at.into(f"CREATE TABLE t (a int); {RAISES.format(code=code, when=when)}")
+    told = at.deliver(sink, {"a": 1})
+    if wanted is None:
+        assert isinstance(told, Unknown)
+    else:
+        assert isinstance(told, Systemic)
+        assert told.kind is wanted
+    assert "told" in told.message
+    assert at.sql("SELECT count(*) FROM t") == [(0,)]
+
+
+def test_a_progress_table_that_is_another_one_is_a_matter_of_configuration(at):
+    at.sql("CREATE SCHEMA wald; CREATE TABLE wald.wald_progress (LIKE pg_class)")
+    sink = at.into("CREATE TABLE t (a int)")
+    for told in (sink.read_row(KEY), at.deliver(sink, {"a": 1})):
+        assert isinstance(told, Systemic)
+        assert told.kind is K.CONFIGURATION
+
+
 # --- connections --------------------------------------------------------------------------------
 
 
@@ -318,6 +358,24 @@ table = "{table}"
         assert sink.holds(KEY._replace(lane=1).log_id, [1]) == {1: 1}
     for said in (before, printed, after):
         assert "meek-5a1b" not in said.stdout + said.stderr
+
+
+def test_check_says_which_rights_a_role_lacks(postgres, at):
+    postgres.role("poor", "poor-5a1b")
+    at.sql("CREATE TABLE t (id int PRIMARY KEY, wald_log_id uuid, wald_lsn bigint)")
+    at.deliver(at.sink(mode="columns", table="t"), {"id": 1})
+    at.sql("REVOKE ALL ON DATABASE app FROM PUBLIC; GRANT CONNECT ON DATABASE app TO PUBLIC")
+    at.sql("GRANT USAGE ON SCHEMA wald TO poor")
+    poor = {"url": at.url("poor"), "password": Secret("poor-5a1b")}
+    upsert = {"mode": "upsert", "table": "t", "conflict": ["id"]}
+    told = [found.message for found in at.sink(**poor, **upsert).check()[1:]]
+    assert "may not read and write it" in told[0]
+    assert told[1] == 'this role lacks SELECT or INSERT or UPDATE on "t"'
+    assert "temporary tables" in told[2]
+    hints = {found.hint for found in at.sink(**poor, **upsert).check()[1:]}
+    assert hints == {"wald check --print-grants says what the owner of the database must run"}
+    (found,) = at.sink(**poor, mode="columns", table="nowhere").check()[2:]
+    assert (found.severity, "does not exist" in found.message) == (Severity.ERROR, True)
 
 
 def test_check_says_what_it_verified(at):

@@ -133,18 +133,25 @@ class Delivery:
             if index is None:  # those that cannot become a row, or one that is not named
                 return refused or outcome
             session.run("ROLLBACK TO wald_probe")
-            if index:
-                sending.send(log_id, rest[:index])
+            if index and not self._taken(sending, log_id, rest[:index]):
+                return refused  # the next probe says the rest
             rest = rest[index + 1 :]
         return refused
+
+    def _taken(self, sending: Sending, log_id: bytes, records: Sequence[Record]) -> bool:
+        """Copy records before a refused one again, so that the rest is judged behind them."""
+        try:
+            sending.send(log_id, records)
+        except _REFUSED as error:
+            _blame(error, sending, records)
+            return False
+        return True
 
     def _failed(self, error: psycopg.Error) -> Outcome:
         """Return an error that is not for a record as an outcome; what was open is given up."""
         if errors.sqlstate(error) == "08007":
             self.close()
             return Unknown(f"{self._options.place}: {errors.describe(error)}")
-        if errors.of_a_record(error):  # of a statement that no record is in
-            return Rejected((), errors.describe(error), errors.sqlstate(error))
         failed = errors.systemic(error, self._options.place)
         if errors.keeps_connection(error):
             self._table = None

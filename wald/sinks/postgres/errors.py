@@ -42,7 +42,7 @@ _OF_A_RECORD = ("21", "22", "23", "44", "54", "P0")
 _OF_A_CONNECTION = ("08", "25006", "25P0", "57P")
 _NO_ANSWER = ("08", "40003", "57P")
 # a COPY that does not fit the table any more: another type, another column
-STALE_CATALOGUE = frozenset({"42703", "42P01", "42804", "22P03", "22P04", "08P01", "428C9"})
+STALE_CATALOGUE = frozenset({"42703", "42P01", "42804", "428C9"})
 HINTS = {
     SystemicKind.UNREACHABLE: "the server must run, and be reached under the host and port of url",
     SystemicKind.FULL: "free space on the file system of the server",

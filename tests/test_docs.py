@@ -82,7 +82,7 @@ def test_the_code_map_names_every_package() -> None:
         assert f"`wald.{path.stem}`" in named, path.name
 
 
-@pytest.mark.parametrize("package", ["core", "storage", "drainer"])
+@pytest.mark.parametrize("package", ["core", "storage", "drainer", "sinks"])
 def test_the_list_of_modules_names_each_once(package: str) -> None:
     listed = section((ROOT / "docs/explanation/modules.md").read_text(), f"wald.{package}")
     rows = "\n".join(line for line in listed.splitlines() if line.startswith("|"))

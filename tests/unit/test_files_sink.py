@@ -5,6 +5,8 @@ import errno
 import io
 import json
 import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -200,6 +202,20 @@ def test_an_error_is_unknown_from_the_commit_on_and_systemic_before(root, open_s
         assert isinstance(opened.deliver(attempt(record(1, 1))), Unknown)
     assert opened.read_row(KEY) == attempt(record(1, 1)).row
     assert [line["lsn"] for line in lines(root)] == [1]
+
+
+def test_lanes_begin_in_a_new_directory_at_the_same_time(root, open_sink):
+    keys = [KEY._replace(lane=lane) for lane in range(16)]
+
+    def deliver(key):
+        sent = attempt(record(key.lane + 1, {"user": "x"}), key=key)
+        return open_sink(partitions=["date", "field:user"]).deliver(sent)
+
+    for turn in range(5):
+        shutil.rmtree(root, ignore_errors=True)
+        with ThreadPoolExecutor(len(keys)) as pool:
+            assert set(map(repr, pool.map(deliver, keys))) == {repr(Delivered())}, turn
+        assert sorted(line["lsn"] for line in lines(root)) == list(range(1, 17))
 
 
 def test_leftovers_of_a_lane_are_removed_and_those_of_others_are_not(root, open_sink):

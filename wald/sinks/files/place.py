@@ -108,11 +108,7 @@ class Place:
             missing.append(directory)
             directory = directory.parent
         for each in reversed(missing):
-            with contextlib.suppress(FileExistsError):  # made by another lane
-                each.mkdir()
-            _sync_directory(each.parent)
-        if missing and not missing[0].is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(missing[0]))
+            _make_directory(each)
 
     def commit(self, kept: Kept) -> None:
         """Put a row in place of the former one: with it the files that it names are the target's.
@@ -158,8 +154,7 @@ class Place:
     def _make_directories(self) -> None:
         for directory in (self._root, self._hidden):
             if not directory.is_dir():
-                directory.mkdir()
-                _sync_directory(directory.parent)
+                _make_directory(directory)
 
     def _read(self) -> Kept | None:
         try:
@@ -196,6 +191,15 @@ class Place:
 def _identity(path: Path) -> tuple[int, int]:
     stat = path.stat()
     return stat.st_dev, stat.st_ino
+
+
+def _make_directory(path: Path) -> None:
+    """Make a directory, durable; another lane may make it at the same time."""
+    with contextlib.suppress(FileExistsError):
+        path.mkdir()
+    if not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    _sync_directory(path.parent)
 
 
 def _sync_directory(path: Path) -> None:

@@ -4,6 +4,8 @@ import json
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,6 +82,49 @@ def test_a_cron_job_that_fires_twice_appends_once(daemon: Daemon, directory: Pat
     assert figures["dedup"]["bills"]["ids"] == 1_301
     assert figures["duplicates"] == 300
     assert "bills: 1,301 dedup ids remembered since" in daemon.command("status", "-v")
+
+
+def test_two_jobs_at_once_that_are_killed_and_run_again_append_each_record_once(
+    daemon: Daemon, directory: Path
+):
+    count = 20_000
+    night = directory / "night.ndjson"
+    night.write_text("".join(f'{{"number": {at}}}\n' for at in range(count)))
+    command = [sys.executable, "-m", "wald", "append", "bills", str(night), "--dedup", "number"]
+    environment = {**os.environ, "WALD_SOCKET": str(daemon.socket)}
+    kills = 0
+    for _ in range(2):
+        jobs = [
+            subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) for _ in range(2)
+        ]
+        while kills < 4 and goes_on(daemon, jobs[0]):
+            kill_ingest(daemon)
+            kills += 1
+        jobs[1].kill()  # in the middle of its answers, or long done
+        assert jobs[0].wait(60) == 0
+        jobs[1].wait(60)
+    again = job(daemon, 0, count)
+    assert (again["accepted"], again["duplicates"]) == (0, count)
+    daemon.command("wait", "--all")
+    with sqlite3.connect(directory / "x.db") as database:
+        ((rows, numbers),) = database.execute(
+            "SELECT count(*), count(DISTINCT json_extract(value, '$.number')) FROM bills"
+        )
+    assert (rows, numbers) == (count, count)
+    print(f"{kills} kills")
+
+
+def goes_on(daemon: Daemon, at_work: subprocess.Popen[bytes]) -> bool:
+    """Wait until something more is stored; False if the job has ended."""
+    before = appended(daemon)
+    wait_until(lambda: appended(daemon) > before or at_work.poll() is not None, "the job goes on")
+    return at_work.poll() is None
+
+
+def appended(daemon: Daemon) -> int:
+    """How far the log is, as the daemon says."""
+    status = daemon.ask(op="status") or {}
+    return int(str(status.get("frontier_lsn", 0)))
 
 
 def test_a_producer_is_told_of_which_record_its_record_is_a_duplicate(daemon: Daemon):

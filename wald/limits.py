@@ -192,6 +192,9 @@ TAIL_WINDOW_BYTES: Final = 256 * KIB
 ASKS_CONNECTIONS_MAX: Final = 16
 LAYOUTS_TOLD_MAX: Final = 3  # of a route, in ``progress``: for a ledger that went back
 DROPS_KEPT_MAX: Final = 2_048  # routes that were given up, as the ledger remembers them
+FORMER_LAYOUTS_KEPT_COUNT: Final = (
+    4  # of a route; older ones are folded once nothing is left of them
+)
 FORMER_LANE_IDLE_S: Final = 30.0  # a lane of a former layout with nothing to do leaves
 HEALING_TOGETHER_S: Final = (
     60.0  # lanes that find their target set back within this met one restore

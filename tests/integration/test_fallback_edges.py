@@ -13,6 +13,10 @@ from tests.integration.test_fallback import DOWN, Pair, until
 from wald import limits
 from wald.drainer.fleet import Fleet
 from wald.drainer.lane import Lane
+from wald.drainer.layout import RouteLanes
+from wald.model import Checkpoint, LaneKey, RouteBirth
+from wald.storage.layouts import Layouts
+from wald.testing.memory_ledger import MemoryLedger
 
 
 @pytest.fixture
@@ -164,3 +168,64 @@ def test_outages_do_not_add_up_to_more_and_more_lanes_that_run(pair: Pair) -> No
             until(fleet, lambda some=stuck: set(some) <= {*pair.own.lsns, *pair.spare.lsns})
     finally:
         end(fleet)
+
+
+@pytest.mark.parametrize("in_reach", [False, True])
+def test_layouts_of_many_outages_are_folded_once_no_row_can_lead_back_to_them(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, *, in_reach: bool
+) -> None:
+    monkeypatch.setattr(RouteLanes, "_is_in_reach", lambda *_: in_reach)
+    fleet = pair.fleet()
+    layouts = Layouts(pair.ledger.store, pair.backlog.log.log_id)
+    try:
+        for _ in range(5):
+            pair.own.down = DOWN
+            pair.append(2, fleet)
+            until(fleet, lambda: fleet.figures()["one"].get("fallback"))
+            pair.append(2, fleet)
+            pair.own.down = None
+            until(fleet, lambda: not fleet.figures()["one"].get("fallback"))
+            last = pair.backlog.log.frontier.lsn
+            until(fleet, lambda end=last: fleet.figures()["one"]["through_lsn"] >= end)
+        until(fleet, lambda: fleet.figures()["one"]["delivered"] == 20)
+        batches = fleet.figures()["one"]["batch_no"]
+    finally:
+        end(fleet)
+    former = [layout.number for layout in layouts.former(1)]
+    assert former == (list(range(10)) if in_reach else former[-limits.FORMER_LAYOUTS_KEPT_COUNT :])
+    assert former[-1] == 9
+    again = pair.fleet()  # and a start finds the same books
+    try:
+        until(again, lambda: again.figures()["one"]["delivered"] == 20)
+        assert again.figures()["one"]["batch_no"] == batches
+    finally:
+        end(again)
+    assert sorted(pair.own.lsns + pair.spare.lsns) == list(range(1, 21))
+    lanes = pair.ledger.lanes(1)
+    assert sum(held.checkpoint.delivered for held in lanes.values()) == 20
+
+
+@pytest.mark.parametrize(
+    ("what", "checkpoint", "folded"),
+    [
+        ("it is through", Checkpoint(3, b"r" * 16, 10, delivered=9, purged=1), 1),
+        ("it is not through", Checkpoint(3, b"r" * 16, 9, delivered=9), 0),
+        ("a dead letter may be sent again", Checkpoint(3, b"r" * 16, 10, dead_letters=1), 0),
+    ],
+)
+def test_a_layout_in_which_something_is_left_is_not_folded(
+    what: str, checkpoint: Checkpoint, folded: int
+) -> None:
+    ledger = MemoryLedger(b"L" * 16)
+    birth = ledger.birth(RouteBirth(1, "one", 1, "one", "one", 0, 77))
+    layouts = Layouts(ledger.store, b"L" * 16)
+    first = layouts.settle(birth, 1, 0)
+    key = LaneKey(b"L" * 16, 1, 0, 0)
+    assert ledger.adopt(key, ledger.lane(key), replace(checkpoint, lsn=10), [])
+    layouts.turn(birth, first, "spare")  # behind LSN 10
+    ledger.adopt(key, ledger.lane(key), checkpoint, [])
+    assert layouts.fold(1, [0]) == folded, what
+    assert layouts.fold(1, [0]) == 0
+    assert len(layouts.former(1)) == 1 - folded
+    delivered = sum(held.checkpoint.delivered for held in ledger.lanes(1).values())
+    assert delivered == checkpoint.delivered

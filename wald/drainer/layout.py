@@ -16,16 +16,15 @@ from itertools import pairwise
 
 from wald import limits
 from wald.config import SinkSettings
-from wald.core import pacing
 from wald.core.breaker import BreakerState
 from wald.core.lanes import Layout, Outage, Share, wanted_sink
-from wald.core.pacing import Rate, Workers
 from wald.core.told import Stand
 from wald.drainer.lane import Lane
 from wald.drainer.lane_figures import LaneFigures, figures_of, stand_of
 from wald.drainer.route import Route
+from wald.drainer.sizing import Sizing
 from wald.model import Checkpoint, LaneKey, LaneProgress, Lsn, ReplayClass
-from wald.storage.layouts import Layouts
+from wald.storage.layouts import Layouts, folded_key
 
 _log = logging.getLogger("wald.drain")
 _NS = limits.CLOCK_NS_PER_S
@@ -60,9 +59,7 @@ class RouteLanes:
         self._at_rest: dict[LaneKey, Checkpoint] = {}  # of former lanes that do not run
         self._unsure: set[LaneKey] = set()  # former lanes that may be behind: they go first
         self._flushed: Lsn = 0
-        self._workers = Workers(template.settings.workers.min, 0, 0)
-        self._rate = Rate()
-        self._rated: Lsn | None = None
+        self._sizing = Sizing(template)
         self._newest_own = -1  # the number of the newest former layout of the own target
         self._stopping = False
         self._trouble = ""  # that keeps lanes from beginning
@@ -86,11 +83,12 @@ class RouteLanes:
                 self.layout.next_lanes,
                 self.layout.barrier,
             )
-        self._size_crew(0.0, self._shared.clock.monotonic_ns())
+        self._sizing.begin(self.layout.lanes)
         self._start_all()
 
     def _start_all(self) -> None:
         """Make all lanes, then begin them: what fails before leaves none at work."""
+        self._fold_formers()
         held = self._shared.ledger.lanes(self.template.birth.route_id)
         self._awake, self._idle_ns, self._at_rest, self._formers = {}, {}, {}, {}
         self._unsure, self._leaving = set(), set()
@@ -123,19 +121,42 @@ class RouteLanes:
         settings = replace(self.template.settings, sink=layout.sink, options={})
         return replace(self.template, settings=settings, sink=self._sinks[layout.sink])
 
-    def _learn_formers(self, held: Mapping[LaneKey, LaneProgress]) -> None:
+    def _former_routes(self) -> Iterator[Route]:
+        """Yield the lanes of former layouts, oldest first."""
         formers = self._layouts.former(self.template.birth.route_id)
-        self._newest_own = max((each.number for each in formers if not each.sink), default=-1)
         for layout, following in pairwise([*formers, self.layout]):
             for lane in range(layout.lanes):
-                route = replace(
+                yield replace(
                     self._to_sink(layout),
                     layout=layout.number,
                     share=Share(layout.lanes, lane, following.since),
                     since=layout.since,
                 )
-                self._formers[route.key] = route
-                self._at_rest[route.key] = held[route.key].checkpoint
+
+    def _learn_formers(self, held: Mapping[LaneKey, LaneProgress]) -> None:
+        own = self.template.sink
+        self._newest_own = -1
+        for route in self._former_routes():
+            self._formers[route.key] = route
+            self._at_rest[route.key] = held[route.key].checkpoint
+            if route.sink is own:
+                self._newest_own = route.layout
+        folded = folded_key(self.template.key)
+        if folded in held:
+            self._at_rest[folded] = held[folded].checkpoint
+
+    def _fold_formers(self) -> None:
+        """Let the ledger fold former layouts that no row can lead back to, but for the newest.
+
+        Each turn to a fallback and back leaves two.
+        """
+        ends = {route.layout: route for route in self._former_routes() if route.lane == 0}
+        older = list(ends)[: -limits.FORMER_LAYOUTS_KEPT_COUNT]
+        if self.template.frontier() is None or not older:
+            return
+        gone = [number for number in older if not self._is_in_reach(ends[number])]
+        if self._layouts.fold(self.template.birth.route_id, gone):  # COMMIT POINT: T9
+            _log.info("route %s: former layouts were folded", self.template.birth.name)
 
     def _new_lanes(self, layout: Layout, held: Mapping[LaneKey, LaneProgress]) -> list[Lane]:
         made = []
@@ -274,7 +295,7 @@ class RouteLanes:
         self._let_who_may()
         self._rest_formers(now_ns)
         self._begin_lanes()
-        self._size_crew(self._lag_s(now_ns), now_ns)
+        self._sizing.follow(self.layout.lanes, [lane.figures for lane in self.lanes], now_ns)
 
     def _switch(self) -> None:
         """T9: once every lane is through to the barrier the next layout goes to work."""
@@ -372,40 +393,6 @@ class RouteLanes:
             for lane in self.lanes
             if lane.figures.checkpoint_lsn < barrier or lane.figures.attempts
         ]
-
-    def _size_crew(self, lag_s: float, now_ns: int) -> None:
-        """Follow the lag with the number of lanes at work."""
-        settings, lanes = self.template.settings, self.layout.lanes
-        highest = min(settings.workers.max or lanes, lanes)
-        lowest = min(settings.workers.min, highest)
-        self._workers = pacing.workers_at_work(
-            self._workers, lag_s, lowest=lowest, highest=highest, now_ns=now_ns
-        )
-        self.template.crew.resize(self._workers.number)
-
-    def _lag_s(self, now_ns: int) -> float:
-        """Return how long the backlog would take at the present rate, counted in LSNs.
-
-        No more than what is overdue: what waits for a full batch does not lag.
-        """
-        frontier = self.template.frontier()
-        if frontier is None:
-            return 0.0
-        through = min(lane.figures.through_lsn for lane in self.lanes)
-        before, self._rated = self._rated, through
-        if before is not None and through > before:
-            self._rate = self._rate.after(through - before, now_ns)
-        left_s = pacing.lag_s(frontier.lsn - through, self._rate.per_s(now_ns))
-        oldest_ns = [
-            lane.figures.oldest_pending_ns
-            for lane in self.lanes
-            if lane.figures.oldest_pending_ns is not None
-        ]
-        if not oldest_ns:
-            return 0.0
-        batch = self.template.settings.batch
-        age_s = (self._shared.clock.wall_ns() - min(oldest_ns)) / _NS
-        return min(left_s, max(0.0, age_s - batch.max_age_s - batch.jitter_s))
 
     # --- all of them ----------------------------------------------------------------------------
 

@@ -4,10 +4,12 @@
     former   route u32 layout u32  -> [number, lanes, since, 0, 0, sink]: of a layout before
 
 A route without a row has one lane in layout 0. Former layouts are kept: their lanes hold counts,
-dead letters that are redriven through their chain, and rows at the target that may go back.
+dead letters that are redriven through their chain, and rows at the target that may go back. Those
+of which only the counts are left are folded: one lane of a layout that never was holds them all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import pairwise
 from struct import Struct
 
 from wald.core import lanes
@@ -17,6 +19,7 @@ from wald.model import Checkpoint, LaneKey, LaneProgress, Lsn, RouteBirth, Route
 from wald.ports import Store, Transaction
 from wald.storage.ledger_rows import (
     ROUTE,
+    forget_lane,
     get_lane,
     lane_bytes,
     lane_of,
@@ -26,6 +29,7 @@ from wald.storage.ledger_rows import (
 )
 
 _FORMER = Struct(">II")
+_FOLDED = 0xFFFF_FFFF  # no layout gets that number
 
 
 class Layouts:
@@ -136,6 +140,51 @@ class Layouts:
             ]
         )
 
+    def fold(self, route_id: RouteId, gone: Collection[int]) -> int:
+        """T9: take the counts of the oldest former layouts together, and forget their lanes.
+
+        Of those that are named, up to the first in which something is left to be done: a batch, a
+        dead letter, a record that was not delivered. No lane of the route may be at work.
+
+        Args:
+            route_id: the route.
+            gone: the numbers of layouts whose end the log does not hold any more, so that no row
+                at the target may lead back to them.
+
+        Returns:
+            How many were folded.
+        """
+
+        def work(txn: Transaction) -> int:
+            at_work = _get(txn, route_id)
+            rows = [Layout(*unpack(row)) for _, row in txn.scan("former", ROUTE.pack(route_id))]
+            if at_work is None or not gone:
+                return 0
+            count = 0
+            at = folded_key(LaneKey(self._log_id, route_id, 0, 0))
+            folded = get_lane(txn, at).checkpoint
+            for layout, following in pairwise([*rows, at_work]):
+                keys = [
+                    at._replace(layout=layout.number, lane=lane) for lane in range(layout.lanes)
+                ]
+                held = [get_lane(txn, key) for key in keys]
+                if layout.number not in gone or not all(
+                    _is_finished(each, following.since) for each in held
+                ):
+                    break
+                if any(next(txn.scan("purged", lane_bytes(key)), None) for key in keys):
+                    break  # what became of those is still told one by one
+                for key, each in zip(keys, held, strict=True):
+                    folded = _together(folded, each.checkpoint)
+                    forget_lane(txn, key)
+                txn.delete("former", _FORMER.pack(route_id, layout.number))
+                count += 1
+            if count:
+                put_lane(txn, at, LaneProgress(folded, None))
+            return count
+
+        return self._store.write(work)
+
     def _is_untouched(self, txn: Transaction, birth: RouteBirth) -> bool:
         first = get_lane(txn, LaneKey(self._log_id, birth.route_id, 0, 0))
         return first == LaneProgress(Checkpoint(lsn=birth.birth_lsn), None)
@@ -190,3 +239,28 @@ def _put_former(txn: Transaction, route_id: RouteId, layout: Layout) -> None:
 
 def _put(txn: Transaction, route_id: RouteId, layout: Layout) -> None:
     txn.put("layouts", ROUTE.pack(route_id), pack(layout))
+
+
+# --- folded layouts -----------------------------------------------------------------------------
+
+
+def folded_key(key: LaneKey) -> LaneKey:
+    """Return the lane that holds the counts of the route's folded layouts."""
+    return key._replace(layout=_FOLDED, lane=0)
+
+
+def _is_finished(held: LaneProgress, until: Lsn) -> bool:
+    """Tell whether nothing is left of a former lane but its counts."""
+    checkpoint = held.checkpoint
+    return held.manifest is None and checkpoint.lsn >= until and not checkpoint.dead_letters
+
+
+def _together(one: Checkpoint, other: Checkpoint) -> Checkpoint:
+    """Return the counts of both. There is no chain to go on with."""
+    return Checkpoint(
+        batch_no=one.batch_no + other.batch_no,
+        lsn=max(one.lsn, other.lsn),
+        delivered=one.delivered + other.delivered,
+        superseded=one.superseded + other.superseded,
+        purged=one.purged + other.purged,
+    )

@@ -72,6 +72,14 @@ def put_lane(txn: Transaction, key: LaneKey, after: LaneProgress | None) -> bool
     return True
 
 
+def forget_lane(txn: Transaction, key: LaneKey) -> None:
+    """Forget a lane that never is at work again, and what is kept for it."""
+    at = lane_bytes(key)
+    for table in ("lanes", "history", "redrives", "allowed", "purged", "aside"):
+        for found, _ in list(txn.scan(table, at)):
+            txn.delete(table, found)
+
+
 def lane_of(data: bytes) -> LaneProgress:
     """Unpack what is held of a lane."""
     checkpoint, manifest = unpack(data)

@@ -28,6 +28,7 @@ import psutil
 import pytest
 
 from tests.daemon import Daemon, wait_until
+from wald.storage.ledger_rows import lane_of
 
 PRODUCERS = 4
 RECORDS_PER_REQUEST = 20
@@ -36,6 +37,7 @@ ROLES = ("ingest", "drain", "supervisor")
 SETTLED_S = 0.6  # who lived as long is started again without a pause
 AHEAD_MIN = 20  # requests of each producer beyond what was answered when the killer looked last
 NO_LIMIT = (1 << 64) - 1
+VALUE_CRC_BYTES = 4  # behind each value of the ledger
 HERE = Path(__file__).parent
 
 
@@ -203,7 +205,8 @@ def manifest_is_open(data_dir: Path) -> bool:
     try:
         table = environment.open_db(b"lanes", create=False)
         with environment.begin(table) as transaction:
-            return any(msgpack.unpackb(lane)[1] is not None for _, lane in transaction.cursor())
+            values = (value[:-VALUE_CRC_BYTES] for _, value in transaction.cursor())
+            return any(lane_of(value).manifest is not None for value in values)
     except lmdb.Error:
         return False
     finally:

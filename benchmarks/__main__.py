@@ -5,6 +5,7 @@ import sys
 from benchmarks.compare import (
     client,
     cost,
+    door,
     drain,
     files,
     flush,
@@ -22,7 +23,21 @@ from benchmarks.compare import (
 
 if __name__ == "__main__":
     times = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    parts = (ingest, client, flush, drain, files, cost, lanes, size, pack, policy, postgres, http)
+    parts = (
+        ingest,
+        door,
+        client,
+        flush,
+        drain,
+        files,
+        cost,
+        lanes,
+        size,
+        pack,
+        policy,
+        postgres,
+        http,
+    )
     codes = [part.main(times) for part in parts]
     sys.exit(
         max(*codes, scale.main(scale.RECORDS), ledger.main(ledger.BATCHES), idle.main(idle.SECONDS))

@@ -147,6 +147,7 @@ URL = "postgresql://wald@db/app"
         ),
         ({"url": URL, "table": "a.b.c"}, WrongSetting, "table is 'a.b.c'", ""),
         ({"url": URL, "table": "x.wald_progress"}, WrongSetting, "not reserved", ""),
+        ({"url": URL, "table": "wald_batch"}, WrongSetting, "not reserved", ""),
         ({"url": URL, "lock_timeout": "2h"}, WrongSetting, "lock_timeout", ""),
     ],
 )

@@ -314,6 +314,25 @@ def test_a_pooler_in_transaction_mode_will_do(postgres, at):
         assert {found.severity for found in sinks[1].check()} == {Severity.OK}
 
 
+def test_a_temporary_table_of_somebody_else_takes_nothing(postgres, at):
+    """It lies in the pooled connection, before every schema of the search path."""
+    at.sql("CREATE TABLE t (a int)")
+    with pooling(postgres) as port:
+        url = f"postgresql://postgres@127.0.0.1:{port}/app"
+        sink = at.sink(url=url, mode="columns", table="t")
+        assert at.deliver(sink, {"a": 1}) == Delivered()
+        with psycopg.connect(url, autocommit=True, prepare_threshold=None) as other:
+            other.execute("CREATE TEMPORARY TABLE t (a int)")
+        assert at.deliver(sink, {"a": 2}) == Delivered()
+        assert at.sql("SELECT a FROM t ORDER BY a") == [(1,), (2,)]
+        told = at.deliver(at.sink(url=url, mode="columns", table="t"), {"a": 3})
+        assert isinstance(told, Systemic)
+        assert (told.kind, "temporary" in told.message) == (K.CONFIGURATION, True)
+        assert (
+            at.deliver(at.sink(url=url, mode="columns", table="public.t"), {"a": 3}) == Delivered()
+        )
+
+
 # --- rights, TLS, passwords ---------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ from typing import cast
 
 import psycopg
 
-from wald.sinks.postgres.options import LOG_ID_COLUMN, LSN_COLUMN, Options
+from wald.sinks.postgres.options import LOG_ID_COLUMN, LSN_COLUMN, Options, quote
 from wald.sinks.postgres.session import Session
 
 _QUERY = """
@@ -28,7 +28,11 @@ WHERE t.typtype <> 'd' ORDER BY attnum
 
 
 class Unfit(psycopg.ProgrammingError):
-    """The table is not one that the route can fill."""
+    """The table is not one that the route can fill; ``advice`` says what to do."""
+
+    def __init__(self, message: str, advice: str = "") -> None:
+        super().__init__(message)
+        self.advice = advice
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,26 @@ def read_columns(session: Session, table: str) -> list[Column]:
             for row in session.rows(_QUERY, (table,))]  # fmt: skip
 
 
+def qualified(session: Session, table: str) -> str:
+    """Return a table's name with the schema where the search path finds it, quoted.
+
+    A pooled connection may hold a temporary table of somebody else under any name.
+
+    Raises:
+        psycopg.Error: there is no such table (42P01), or anything else.
+    """
+    ((schema, name, is_temporary),) = session.rows(
+        "SELECT n.nspname, c.relname, c.relpersistence = 't' FROM pg_catalog.pg_class c"
+        " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE c.oid = %s::pg_catalog.regclass",
+        (table,),
+    )
+    if is_temporary:
+        msg = f"{table} is a temporary table"
+        raise Unfit(msg, 'name the schema: table = "schema.table"')
+    return f"{quote(str(schema))}.{quote(str(name))}"
+
+
 def choose(columns: Sequence[Column], options: Options) -> Mapping[str, str]:
     """Return which field fills which column: as told, or by its own name what can be filled.
 
@@ -85,16 +109,14 @@ def choose(columns: Sequence[Column], options: Options) -> Mapping[str, str]:
     for name in (*wanted, *options.conflict):
         if name not in known:
             msg = f"table {table} has no column {name!r}"
-            raise Unfit(msg)
+            raise Unfit(msg, "add the column, or correct 'columns' and 'conflict'")
         if known[name].is_generated:
             msg = f"column {name!r} of table {table} is generated: no field can fill it"
-            raise Unfit(msg)
+            raise Unfit(msg, "leave it out of 'columns'")
     if options.mode == "upsert" and not {LOG_ID_COLUMN, LSN_COLUMN} <= known.keys():
-        msg = (
-            f"mode 'upsert' needs two more columns: ALTER TABLE {options.table.quoted} "
-            f"ADD COLUMN {LOG_ID_COLUMN} uuid, ADD COLUMN {LSN_COLUMN} bigint"
-        )
-        raise Unfit(msg)
+        msg = f"mode 'upsert' needs the columns {LOG_ID_COLUMN} and {LSN_COLUMN}: which is newer"
+        added = f"ADD COLUMN {LOG_ID_COLUMN} uuid, ADD COLUMN {LSN_COLUMN} bigint"
+        raise Unfit(msg, f"ALTER TABLE {options.table.quoted} {added}")
     if not wanted:
         msg = f"table {table} has no column that a field could fill"
         raise Unfit(msg)

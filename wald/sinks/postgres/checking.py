@@ -72,7 +72,7 @@ def _of_table(session: Session, options: Options) -> Iterator[Finding]:
     try:
         table = look(session, options)
     except psycopg.Error as error:
-        yield _wrong("table", errors.describe(error), errors.HINTS[errors.systemic(error, "").kind])
+        yield _wrong("table", errors.describe(error), errors.systemic(error, "").hint)
         return
     rights = ("INSERT",) if not table.after else ("SELECT", "INSERT", "UPDATE")
     if not _may(session, name, *rights):

@@ -165,11 +165,11 @@ class Delivery:
         """Return which records the table has, where each row keeps log id and LSN."""
 
         def held(session: Session) -> Mapping[Lsn, int] | None:
-            columns = self._looked(session).holds
-            if columns is None:
+            table = self._looked(session)
+            if table.holds is None:
                 return None
             with session.looking():
-                return progress.held(session, self._options.table.quoted, columns, log_id, lsns)
+                return progress.held(session, table.into, table.holds, log_id, lsns)
 
         return self._answer(None, held)
 

@@ -43,12 +43,17 @@ _OF_A_CONNECTION = ("08", "25006", "25P0", "57P")
 _NO_ANSWER = ("08", "40003", "57P")
 # a COPY that does not fit the table any more: another type, another column
 STALE_CATALOGUE = frozenset({"42703", "42P01", "42804", "428C9"})
-HINTS = {
+_HINTS = {
     SystemicKind.UNREACHABLE: "the server must run, and be reached under the host and port of url",
     SystemicKind.FULL: "free space on the file system of the server",
     SystemicKind.AUTHENTICATION: "role, password and pg_hba.conf must let wald in",
     SystemicKind.CONFIGURATION: "compare table, columns, mode and grants: wald check",
     SystemicKind.DAMAGED: "the server says that its files are damaged: restore it",
+}
+_ADVICE = {
+    "42P01": "make the table, or correct 'table': schema.table, or as the search path finds it",
+    "42501": "wald check --print-grants says what the owner of the database must run",
+    "42P10": "make a unique index of exactly the columns in 'conflict'",
 }
 # what a failed connection says, which has no SQLSTATE; in English, else it is out of reach
 _REFUSED_LOGIN = re.compile(
@@ -101,7 +106,8 @@ def keeps_connection(error: psycopg.Error) -> bool:
 def systemic(error: psycopg.Error, place: str) -> Systemic:
     """Return what an error says of the target as a whole; ``place`` says which one it is."""
     kind = _kind(error)
-    return Systemic(kind, f"{place}: {describe(error)}", HINTS.get(kind, ""))
+    advice = getattr(error, "advice", "") or _ADVICE.get(sqlstate(error), "")
+    return Systemic(kind, f"{place}: {describe(error)}", advice or _HINTS.get(kind, ""))
 
 
 def _kind(error: psycopg.Error) -> SystemicKind:

@@ -12,6 +12,7 @@ from wald.sinks.fields import FIELD_SETTINGS, FieldRules, read_fields
 from wald.sinks.reading import OptionReader, is_name
 
 PROGRESS_TABLE = "wald_progress"
+BATCH_TABLE = "wald_batch"  # of mode upsert: temporary, for one transaction
 LOG_ID_COLUMN, LSN_COLUMN = "wald_log_id", "wald_lsn"
 SCHEMES = frozenset({"postgres", "postgresql"})
 TIMEOUT_MAX_S = 3_600.0
@@ -149,6 +150,6 @@ def _table(options: OptionReader, stream: str) -> Name:
     parts = text.split(".") if "table" in options else [text]
     if len(parts) > 2 or not all(map(is_name, parts)):
         options.refuse("table", "the name of a table, or schema.table")
-    if parts[-1] == PROGRESS_TABLE:
+    if parts[-1] in {PROGRESS_TABLE, BATCH_TABLE}:
         options.refuse("table", "a name that is not reserved; say another 'table'")
     return Name(".".join(map(quote, parts)), parts[-1])

@@ -10,12 +10,11 @@ from wald.model import Record
 from wald.sinks.fields import DEFAULT
 from wald.sinks.postgres import catalogue, values
 from wald.sinks.postgres.errors import is_of_driver, line_of
-from wald.sinks.postgres.options import LOG_ID_COLUMN, LSN_COLUMN, Options, quote
+from wald.sinks.postgres.options import BATCH_TABLE, LOG_ID_COLUMN, LSN_COLUMN, Options, quote
 from wald.sinks.postgres.session import Session
 from wald.sinks.values import Row
 
-_BATCH_TABLE = "wald_batch"  # of mode upsert: temporary, for one transaction
-_BATCH = f"pg_temp.{_BATCH_TABLE}"
+_BATCH = f"pg_temp.{BATCH_TABLE}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +54,13 @@ def look(session: Session, options: Options) -> Table:
     Raises:
         psycopg.Error: it is not there, or not as it must be.
     """
-    table = options.table
-    columns = catalogue.read_columns(session, table.quoted)
+    bare, quoted = options.table.bare, catalogue.qualified(session, options.table.quoted)
+    columns = catalogue.read_columns(session, quoted)
     if options.mode == "document":
         return Table(
             values.DOCUMENT_COLUMNS,
-            table.quoted,
-            table.bare,
+            quoted,
+            bare,
             values.Documents,
             holds=("log_id", "lsn"),
         )
@@ -76,14 +75,14 @@ def look(session: Session, options: Options) -> Table:
     defaults = options.fields.on_missing == "default"
     if options.mode == "columns":
         held = tags if tagged else None
-        return Table(names, table.quoted, table.bare, fields.making, holds=held, defaults=defaults)
+        return Table(names, quoted, bare, fields.making, holds=held, defaults=defaults)
     return Table(
         names,
         _BATCH,
-        _BATCH_TABLE,
+        BATCH_TABLE,
         fields.making,
         before=(_create_batch([known[name] for name in names], options),),
-        after=_merge(names, options),
+        after=_merge(names, quoted, options.conflict),
         defaults=defaults,
     )
 
@@ -96,19 +95,19 @@ def _create_batch(columns: Sequence[catalogue.Column], options: Options) -> str:
         + (f" DEFAULT {column.default}" if defaults and column.default else "")
         for column in columns
     ]
-    return f"CREATE TEMPORARY TABLE {_BATCH_TABLE} ({', '.join(parts)}) ON COMMIT DROP"
+    return f"CREATE TEMPORARY TABLE {BATCH_TABLE} ({', '.join(parts)}) ON COMMIT DROP"
 
 
-def _merge(names: Sequence[str], options: Options) -> str:
+def _merge(names: Sequence[str], table: str, conflict: Sequence[str]) -> str:
     """Return the statement that takes the newest row of each key, if newer than what is there.
 
     LSNs of one log are compared; a row of another log, or of none, is replaced.
     """
-    key, listed = _listed(options.conflict), _listed(names)
+    key, listed = _listed(conflict), _listed(names)
     changed = ", ".join(
-        f"{quote(name)} = EXCLUDED.{quote(name)}" for name in names if name not in options.conflict
+        f"{quote(name)} = EXCLUDED.{quote(name)}" for name in names if name not in conflict
     )
-    return f"""INSERT INTO {options.table.quoted} AS wald_target ({listed})
+    return f"""INSERT INTO {table} AS wald_target ({listed})
 SELECT DISTINCT ON ({key}) {listed} FROM {_BATCH} ORDER BY {key}, {LSN_COLUMN} DESC
 ON CONFLICT ({key}) DO UPDATE SET {changed}
 WHERE wald_target.{LOG_ID_COLUMN} IS DISTINCT FROM EXCLUDED.{LOG_ID_COLUMN}

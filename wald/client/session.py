@@ -58,12 +58,12 @@ class Session(Driver):
 
     def connect(self, deadline: Deadline) -> None:
         """Connect, if there is no connection."""
-        with self._changed:
+        with self._lock:
             self._connected(deadline)
 
     def flush(self, deadline: Deadline) -> bool:
         """Send what is gathered, and wait until nothing is unanswered; False at the deadline."""
-        with self._changed:
+        with self._lock:
             try:
                 self._send_gathered(deadline)
                 return self._drive(lambda: not self.outbox, deadline)
@@ -74,7 +74,7 @@ class Session(Driver):
 
     def ping(self, deadline: Deadline) -> None:
         """Wait for a sign of life."""
-        with self._changed:
+        with self._lock:
             self._call(self._dialogue.ping, deadline)
 
     @property

@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 
 from wald import limits
 from wald.client.requests import Columns, columns_of_one, entry_of, outgoing
-from wald.core.events import WHOLE_REQUEST, Ack, Refusal, RefusedRecords, Welcome
+from wald.core.events import (
+    WHOLE_REQUEST,
+    Ack,
+    Duplicate,
+    DuplicateRecords,
+    Refusal,
+    RefusedRecords,
+    Welcome,
+)
 from wald.core.gathering import Entry, Gathered, outcome_of
 from wald.core.outbox import Outbox, Request
 from wald.errors import REFUSAL_HINTS
@@ -73,6 +81,20 @@ def test_each_record_of_a_request_has_its_own_answer():
     whole = answered(2, Refusal(WHOLE_REQUEST, "request.malformed", "why"))
     hint = REFUSAL_HINTS["request.malformed"]
     assert outcome_of(whole, 1) == Refused(1, "request.malformed", "why", hint)
+
+
+def test_a_duplicate_is_told_with_the_lsn_of_the_earlier_record():
+    outbox = Outbox()
+    outbox.welcome(Welcome(1, 5, 0, bytes(16)))
+    request = outbox.add(3, b"", 4)
+    outbox.take(RefusedRecords(1, (Refusal(0, "record.key"),)))
+    outbox.take(DuplicateRecords(1, (Duplicate(1, 42), Duplicate(3, 43))))
+    outbox.take(Ack(1, 1, 100, 110))
+    assert [outcome_of(request, at) for at in (1, 2, 3)] == [
+        Duplicate(1, 42),
+        100,
+        Duplicate(3, 43),
+    ]
 
 
 def test_an_answer_ends_what_somebody_gave_up():

@@ -177,7 +177,7 @@ def test_settings_are_checked_without_the_driver_but_not_without_having_it(monke
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match="needs msgspec") as raised:
+    with pytest.raises(ConfigError, match="needs psycopg") as raised:
         make("r", "e", {"url": URL})
     assert raised.value.hint == "pip install 'wald[postgres]'"
 

@@ -71,8 +71,10 @@ def installs() -> tuple[Install, ...]:
         places.append(Path(wheel.origin).parent / "pginstall" / "bin")
     found = {}
     for place in places:
-        version = said(place / "postgres", "--version").split()[2]
-        found[int(version.split(".")[0])] = place
+        # root's own directories may be closed to the user who runs servers
+        with contextlib.suppress(subprocess.CalledProcessError):
+            version = said(*unprivileged(), place / "postgres", "--version").split()[2]
+            found[int(version.split(".")[0])] = place
     return tuple(Install(version, found[version]) for version in sorted(found))
 
 

@@ -24,8 +24,6 @@ from wald.sinks.postgres.options import Options, read_options
 if TYPE_CHECKING:
     from wald.sinks.postgres.delivery import Delivery
 
-_DRIVERS = ("msgspec", "psycopg")
-
 
 def make(route: str, stream: str, settings: Mapping[str, object]) -> "PostgresSink":
     """Make the sink of a route; connects lazily.
@@ -34,10 +32,9 @@ def make(route: str, stream: str, settings: Mapping[str, object]) -> "PostgresSi
         ConfigError: a setting is unknown, missing or wrong, or there is no driver.
     """
     options = read_options(route, stream, settings)
-    for name in _DRIVERS:
-        if importlib.util.find_spec(name) is None:
-            msg = f"route {route!r}: a postgres sink needs {name}"
-            raise ConfigError(msg, hint="pip install 'wald[postgres]'")
+    if importlib.util.find_spec("psycopg") is None:
+        msg = f"route {route!r}: a postgres sink needs psycopg"
+        raise ConfigError(msg, hint="pip install 'wald[postgres]'")
     return PostgresSink(options)
 
 

@@ -8,7 +8,9 @@ the log holds:
 - a record that was acknowledged stands at the LSN it was told, with its value;
 - no LSN was told to two requests, whoever sent them;
 - a dedup id is in the log at most once, and a duplicate was told the LSN of that record;
-- what is sent again is told the same.
+- what is sent again is told the same;
+- a record stands in the log once, also where its client forgot it as soon as it was received, and
+  skipped what a crash took.
 """
 
 from collections import Counter
@@ -24,11 +26,14 @@ from wald.core.body import Body, Text
 from wald.core.events import (
     Ack,
     Append,
+    AppendFlag,
     Capability,
     DuplicateRecords,
     Event,
     Failed,
     Hello,
+    Received,
+    Skip,
     Welcome,
 )
 from wald.core.ids import DedupPolicy
@@ -39,9 +44,10 @@ from wald.testing import ManualClock, SimFileSystem, Stopped
 
 DATA = "/var/wald"
 STREAM = 1
-CAPABILITIES = Capability.DUPLICATES | Capability.EPOCH
+CAPABILITIES = Capability.RECEIVED | Capability.DUPLICATES | Capability.EPOCH
 RULES = {"orders": StreamRules(compares_ids=True)}
 ID_POOL_COUNT = 60
+TWINS = b"p2"  # clients of one name, whose records are the same
 
 
 @dataclass(slots=True)
@@ -57,12 +63,18 @@ class Sent:
 
 @dataclass(slots=True)
 class Producer:
-    """A simulated client. ``label`` is in the values of what it sends; twins send the same."""
+    """A simulated client. ``label`` is in the values of what it sends; twins send the same.
+
+    One that is ``early`` forgets what was answered as received, up to ``forgotten``.
+    """
 
     label: bytes
     name: str = ""
     session: int = 0
     epoch: int = 0
+    early: bool = False
+    forgotten: int = 0
+    made: int = 0
     last: int = 0
     sent_through: int = 0
     ended: bool = False
@@ -87,6 +99,7 @@ class DoorMachine:
         )
         self.site: Site | None = None
         self.producers = [Producer(b"p%d" % at, name) for at, name in enumerate(("", "", "bill"))]
+        self.producers.insert(0, Producer(b"early", early=True))
         self.told: dict[Lsn, tuple[int, int]] = {}  # LSN to the producer and sequence it was told
         self.values: dict[Lsn, tuple[bytes, str | None]] = {}
         self.ids: dict[str, Lsn] = {}  # as duplicates were told
@@ -183,11 +196,11 @@ class DoorMachine:
         older = self.producers[-1]
         self._note("a second client of the name")
         self.counts["takeovers"] += 1
-        if len(self.producers) > 4:
-            gone = self.producers.pop(2)
+        if len(self.producers) > 5:
+            gone = self.producers.pop(3)
             if gone.client is not None:
                 gone.client.leave()
-        self.producers.append(Producer(b"p2", older.name))
+        self.producers.append(Producer(TWINS, older.name))
 
     # --- clients --------------------------------------------------------------------------------
 
@@ -222,10 +235,12 @@ class DoorMachine:
         assert producer.client is not None
         chance = self.chance
         producer.last += 1
+        producer.made += 1
+        number = producer.last if producer.label == TWINS else producer.made
         records: list[tuple[bytes, str | None]] = []
         for at in range(chance.choice((1, 1, 2, 4))):
-            value = producer.label + b":%d:%d" % (producer.last, at)
-            with_id = chance.random() < 0.6 and producer.label != b"p2"
+            value = producer.label + b":%d:%d" % (number, at)
+            with_id = chance.random() < 0.6 and producer.label != TWINS
             records.append((value, f"id-{chance.randrange(ID_POOL_COUNT)}" if with_id else None))
         ids: list[Text | None] = [each for _, each in records]
         values = [value for value, _ in records]
@@ -233,6 +248,8 @@ class DoorMachine:
         request = Sent(producer.last, records, body)
         producer.unanswered.append(request)
         self._put(producer, request)
+        if producer.early:
+            self._hear_all()  # before the turn's commit
 
     def _put(self, producer: Producer, request: Sent) -> None:
         assert producer.client is not None
@@ -240,7 +257,8 @@ class DoorMachine:
         answered = producer.unanswered[0].sequence - 1 if producer.unanswered else 0
         lag = max(1, min(request.sequence - answered, limits.WINDOW_REQUESTS))
         request.duplicates = {}
-        producer.client.send(Append(STREAM, request.sequence, lag, request.body).encode())
+        flags = AppendFlag.RECEIVED if producer.early else 0
+        producer.client.send(Append(STREAM, request.sequence, lag, request.body, flags).encode())
 
     def _ask_again(self, producer: Producer) -> None:
         """Send something that was answered once more, as if the answer had been lost."""
@@ -285,7 +303,7 @@ class DoorMachine:
             self.counts["fenced"] += 1
         elif code == "outcome-unknown":
             producer.session = producer.epoch = producer.last = producer.sent_through = 0
-            producer.unanswered, producer.answered = [], []
+            producer.unanswered, producer.answered, producer.forgotten = [], [], 0
 
     def _welcomed(self, producer: Producer, client: Client, first: Welcome) -> None:
         assert self.site is not None
@@ -297,6 +315,9 @@ class DoorMachine:
             producer.last = producer.sent_through = first.last_sequence
         producer.session, producer.epoch = first.session, first.epoch
         producer.client = client
+        if producer.forgotten > first.last_sequence:
+            self.counts["skipped"] += 1
+            client.send(Skip(producer.forgotten).encode())
         for request in list(producer.unanswered):
             self._put(producer, request)
         if producer.unanswered:
@@ -311,18 +332,25 @@ class DoorMachine:
 
     def _hear(self, producer: Producer, event: Event) -> None:
         waiting = producer.unanswered
-        if isinstance(event, DuplicateRecords):
+        if isinstance(event, Received):
+            while waiting and waiting[0].sequence <= event.through:
+                producer.forgotten = waiting.pop(0).sequence
+        elif isinstance(event, DuplicateRecords):
             for request in waiting:
                 if request.sequence == event.sequence:
                     request.duplicates = {each.record: each.lsn for each in event.duplicates}
         elif isinstance(event, Ack):
-            lsn = event.first_lsn
-            while waiting and waiting[0].sequence <= event.through:
-                request = waiting.pop(0)
-                lsn = self._acknowledged(producer, request, lsn)
-                producer.answered.append(request)
+            self._hear_ack(producer, event)
         elif isinstance(event, Failed):
             self._failed(producer, event)
+
+    def _hear_ack(self, producer: Producer, ack: Ack) -> None:
+        waiting = producer.unanswered
+        lsn = ack.first_lsn  # (the requests of an early one are forgotten by now)
+        while waiting and waiting[0].sequence <= ack.through:
+            request = waiting.pop(0)
+            lsn = self._acknowledged(producer, request, lsn)
+            producer.answered.append(request)
 
     def _failed(self, producer: Producer, event: Failed) -> None:
         self._note(f"  {producer.label!r} is told {event.code}")
@@ -332,6 +360,7 @@ class DoorMachine:
         elif event.not_stored:
             producer.unanswered.clear()
             producer.last = event.request - 1
+            producer.forgotten = min(producer.forgotten, producer.last)
         else:
             msg = f"{producer.label!r} is told {event}"
             raise Violation(msg)
@@ -374,6 +403,7 @@ class DoorMachine:
         except (Misread, WaldError) as error:
             raise Violation(str(error)) from error
         there: dict[Lsn, tuple[bytes, str | None]] = {}
+        values: set[bytes] = set()
         of_id: dict[str, Lsn] = {}
         for request in found.requests:
             decoded = bodies.decode(request.body)
@@ -381,6 +411,9 @@ class DoorMachine:
             for at, (value, dedup_id) in enumerate(zip(decoded.values, ids, strict=True)):
                 lsn = request.first_lsn + at
                 there[lsn] = (value, None if dedup_id is None else str(dedup_id))
+                twin = value.startswith(TWINS)
+                self._expect(twin or value not in values, f"{value!r} is stored twice")
+                values.add(value)
                 if dedup_id is not None:
                     first = of_id.setdefault(str(dedup_id), lsn)
                     self._expect(first == lsn, f"{dedup_id!r} is LSN {first} and LSN {lsn}")

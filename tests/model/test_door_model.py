@@ -15,6 +15,7 @@ from tests.model.planting import Patch, plant
 from tests.model.promises import Violation
 from wald import limits
 from wald.core import dedup, sessions
+from wald.ingest.connection import Connection
 from wald.storage import log, start
 from wald.storage.ids import IdStore
 from wald.storage.log import Log
@@ -24,6 +25,7 @@ SEED = os.environ.get("WALD_MODEL_SEED")
 RUNS = 5_000 if LONG else 40
 STEPS = 150
 PLANTED_RUNS_MAX = 400
+PAGE_CACHE_SEED = 280  # it takes a kill between two operations, and a power cut soon after
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +49,7 @@ def test_the_door_keeps_its_promises_over_many_random_lives():
     if not SEED:  # the driver does what it is for
         for what in (
             *("starts", "kills", "power cuts", "failed logs", "takeovers", "fenced"),
-            *("acknowledged", "duplicates", "asked again"),
+            *("acknowledged", "duplicates", "asked again", "skipped"),
         ):
             assert counts[what] > 0, f"no run had: {what}"
 
@@ -119,7 +121,7 @@ BUGS = (
                 ],
             ),
         ),
-        first_seed=110,
+        first_seed=PAGE_CACHE_SEED,
     ),
     Bug(
         "a file of ids whose name is not durable",
@@ -140,6 +142,10 @@ BUGS = (
                 [("self.new.get(dedup_id) or self._known", "self._known")],
             ),
         ),
+    ),
+    Bug(
+        "a skip that leaves a gap",
+        (Patch(Connection, "_skip", [("        self._expected = event.through + 1\n", "")]),),
     ),
     Bug(
         "an epoch that nobody looks at",

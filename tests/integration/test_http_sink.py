@@ -394,9 +394,9 @@ def test_one_lane_reads_a_token_anew_and_the_others_take_it(server, tmp_path):
     for lane in lanes:
         lane.join()
     assert found == [Delivered()] * 8
-    assert {sink._token for sink in sinks} == {sinks[0]._token}
-    assert sinks[0]._token is not None
-    assert sinks[0]._token.now == (1, "new")
+    assert {sink.token for sink in sinks} == {sinks[0].token}
+    assert sinks[0].token is not None
+    assert sinks[0].token.now == (1, "new")
     for sink in sinks:
         sink.close()
 

@@ -2,12 +2,18 @@
 
 import json
 import re
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.httptools import options
+from wald.app import check_sinks
+from wald.config import Settings
+from wald.config.load import load_text
+from wald.config.places import Places
 from wald.errors import ConfigError
 from wald.model import ReplayClass, Secret
 from wald.sinks.http import make
@@ -168,3 +174,43 @@ def test_grants_are_printed_where_the_preset_knows_them():
     ]
     (role,) = granted(preset="elasticsearch", index='a"b')
     assert json.loads(role.partition("wald ")[2])["indices"][0]["names"] == ['a"b']
+
+
+def test_settings_are_checked_without_the_driver_but_not_without_having_it(monkeypatch):
+    code = (
+        "import sys; from wald.sinks.http import make; make('r', 'e', {'url': 'http://x'}).close();"
+        "sys.exit(bool({'urllib3', 'msgspec'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match="needs msgspec") as raised:
+        make("r", "e", {"url": "http://x"})
+    assert raised.value.hint == "pip install 'wald[http]'"
+
+
+STORY = """
+[sinks.bi]
+type = "http"
+preset = "powerbi"
+url = { file = "%s" }
+[routes.bookings-bi]
+stream = "bookings"
+sink = "bi"
+fields = ["booking_id", "date", "status"]
+batch = { max_age = "2s", jitter = "500ms" }
+guarantee = "at-least-once"
+"""
+
+
+def test_a_secret_of_a_file_is_known_by_its_file_in_every_process(tmp_path):
+    """The address of a push data set holds its key; a token is read anew from where it was."""
+    file = tmp_path / "url"
+    file.write_text("https://api.powerbi.com/x/rows?key=canary\n")
+    loaded = load_text([("wald.toml", STORY % file)], Places("data", "socket"), {})
+    said = json.loads(json.dumps(loaded.settings.to_json()))
+    for settings in (loaded.settings, Settings.from_json(said)):
+        check_sinks(settings)
+        url = settings.sinks["bi"].options["url"]
+        assert isinstance(url, Secret)
+        assert (str(url), url.source) == ("https://api.powerbi.com/x/rows?key=canary", str(file))
+        assert "canary" not in repr(settings)

@@ -11,7 +11,8 @@ appended as JSON goes through undecoded; it is looked over, so that each record 
 is not would break its neighbours, or pass for several of them.
 
 A record that has no such form is named by its own code and words, and nothing is sent. What is
-kept of a batch is therefore either a body or what is refused of it: see ``pack``.
+kept of a batch is therefore either a body or what is refused of it: see ``pack``. Whoever changes
+what a body holds gives ``HttpSink.encoder`` another version.
 """
 
 import gzip
@@ -33,7 +34,6 @@ if TYPE_CHECKING or sys.version_info < (3, 14):
 else:
     from compression import zstd
 
-ENCODER = "http-json/1"
 GZIP_LEVEL, ZSTD_LEVEL = 6, 3
 CONTENT_TYPES = {"array": "application/json"}
 _NDJSON_TYPE = "application/x-ndjson"

@@ -7,7 +7,7 @@ from wald import limits
 from wald.config import RouteSettings
 from wald.core.breaker import PERMIT, PROBE, BreakerState, Permit, Scope
 from wald.drainer.targets import Guard, Pace, Target, Targets
-from wald.model import Delivered, Systemic, SystemicKind
+from wald.model import Capabilities, Delivered, ReplayClass, Systemic, SystemicKind
 
 NS = limits.CLOCK_NS_PER_S
 ROUTE = RouteSettings("bookings", "bookings", "db")
@@ -115,3 +115,19 @@ def test_an_outage_is_logged_once_at_its_beginning_and_once_at_its_end(caplog):
     assert began.startswith("target db: full: 'no space left': nothing is sent until it is over; ")
     assert began.endswith("make room at the target")
     assert ended == "target db works again, after 60.0 s"
+
+
+def test_what_a_target_takes_at_most_is_shared_by_all_who_deliver_to_it():
+    targets = Targets()
+    one, other = targets.target("bi"), targets.target("bi")
+    able = Capabilities(ReplayClass.NONE, 10, 10, max_requests_per_s=2, max_records_per_s=100)
+    one.bound(able, 0)
+    other.bound(able, 0)  # another lane of another route says the same
+    assert one.wait_s(0) == other.wait_s(0) == 0
+    one.begins(10, 0)
+    assert other.wait_s(0) == 0.5
+    other.begins(200, 0)
+    assert one.wait_s(0) == 2.1
+    assert one.wait_s(2_100_000_000) == 0
+    one.bound(Capabilities(ReplayClass.NONE, 10, 10), 0)
+    assert other.wait_s(0) == 0

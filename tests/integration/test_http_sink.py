@@ -31,7 +31,9 @@ from wald.model import (
     Unknown,
 )
 from wald.sinks.http import make
+from wald.sinks.http.answers import Answer
 from wald.sinks.http.sink import Factory
+from wald.sinks.http.transport import Transport
 from wald.testing.sink_contract import Host, Workbench
 
 GENEROUS_S = 20.0  # a machine under load; without a bound it would be for ever
@@ -107,10 +109,13 @@ def test_a_trace_that_all_records_share_goes_on(server):
     deliver(server.url, *shared)
     deliver(server.url, *shared, record(3, 3))
     deliver(server.url, record(4, 4, headers={"traceparent": "00-\r\nX-Evil: 1"}))
-    first, second, third = (headers["traceparent"] for _, _, headers, _ in server.requests)
+    another = FAMILY.replace("4bf9", "5bf9")
+    deliver(server.url, *shared, record(5, 5, headers={"traceparent": another}))
+    first, second, third, fourth = (headers["traceparent"] for _, _, headers, _ in server.requests)
     assert re.fullmatch(r"00-4bf92f3577b34da6a3ce929d0e0e4736-(?!00f067aa0ba902b7)\w{16}-01", first)
     assert second.startswith(f"00-{REVISION.hex()}-")
     assert third.startswith(f"00-{REVISION.hex()}-")
+    assert fourth.startswith(f"00-{REVISION.hex()}-")
 
 
 def test_an_attempt_that_is_repeated_is_the_same_but_for_its_number(server):
@@ -160,6 +165,18 @@ def test_a_connection_is_kept_and_one_that_is_gone_is_made_anew(server):
         server.kill()
         server.start()
         assert sink.deliver(attempt(*records(2))) == Delivered()
+
+
+def test_a_connection_that_rests_too_long_is_not_used_again():
+    """Servers close theirs after a while; what is sent right then may or may not have an effect."""
+    now = {"s": 0.0}
+    with raw(says(OK)) as server:
+        transport = Transport(options(url=server.url), lambda: now["s"])
+        for now["s"] in (0.0, limits.HTTP_KEEP_ALIVE_S, 3 * limits.HTTP_KEEP_ALIVE_S):
+            answer = transport.send("POST", server.url, {}, b"", 30.0)
+            assert isinstance(answer, Answer)
+        transport.close()
+        assert server.connections == 2
 
 
 def test_a_connection_that_cannot_be_made_had_no_effect(server):

@@ -438,6 +438,11 @@ def test_clickhouse_its_own_number_says_more_than_the_status(status, code, means
         assert isinstance(found, means)
 
 
+def test_a_success_with_the_servers_own_number_of_an_error_is_none():
+    headers = {"X-ClickHouse-Exception-Code": "77777"}
+    assert isinstance(outcome(200, "", headers=headers, preset="clickhouse"), Unknown)
+
+
 def test_clickhouse_names_the_row_that_it_cannot_read():
     body = "Code: 27. DB::Exception: Cannot parse input: (at row 2)\n: While executing"
     headers = {"X-ClickHouse-Exception-Code": "27"}

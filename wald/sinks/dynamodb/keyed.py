@@ -39,7 +39,7 @@ from wald.sinks.dynamodb.notes import EXTRA_FIELDS, NOT_NEWER, Notes
 from wald.sinks.dynamodb.options import Options
 
 MAX_RECORDS: Final = 500  # 20 calls
-MAX_RECORDS_IF_NEWER: Final = 250  # a call each, some side by side
+MAX_RECORDS_IF_NEWER: Final = 100  # a call each, some side by side
 MAX_BYTES: Final = 4 * limits.MIB
 CALL_MAX_ITEMS: Final = 25  # of one BatchWriteItem
 CALL_MAX_BYTES: Final = 12 * limits.MIB  # of 16, for what JSON and base64 add

@@ -264,7 +264,7 @@ FIGURES_SLOT_BYTES: Final = 2048 * KIB
 PROGRESS_SLOT_BYTES: Final = 32 * PAGE_SLOT_BYTES
 PAGE_ERRORS_MAX_BYTES: Final = 64 * KIB  # of all routes together, in ``drain.page``
 PAGE_LANES_MAX_BYTES: Final = 256 * KIB  # of all routes' lanes together, in ``drain.page``
-PAGE_MARKS_MAX_COUNT: Final = 8_192  # of all quotas together, in ``ingest.page``
+PAGE_MARKS_MAX_COUNT: Final = 2_048  # of all quotas together, in ``ingest.page``
 RECOVERY_LISTED_MAX: Final = 100  # losses and notes in the figures; the loss report has all
 FIGURES_EVERY_S: Final = 0.1
 CHILD_BACKOFF_BASE_S: Final = 0.1
@@ -273,8 +273,10 @@ CHILD_STOP_S: Final = 15.0
 CLOCK_NS_PER_S: Final = 1_000_000_000
 
 assert (  # a route's names and figures
-    ROUTES_MAX * 1_200 + PAGE_ERRORS_MAX_BYTES + PAGE_LANES_MAX_BYTES + PAGE_MARKS_MAX_COUNT * 40
-    < FIGURES_SLOT_BYTES
+    ROUTES_MAX * 1_200 + PAGE_ERRORS_MAX_BYTES + PAGE_LANES_MAX_BYTES < FIGURES_SLOT_BYTES
+)
+assert (  # quotas beside them, in ``ingest.page``
+    ROUTES_MAX * 1_200 + STREAMS_MAX * 512 + PAGE_MARKS_MAX_COUNT * 40 < FIGURES_SLOT_BYTES
 )
 assert ROUTES_MAX * (3 * 20 + 11 + 17 * LAYOUTS_TOLD_MAX) < PROGRESS_SLOT_BYTES - 1024
 assert (  # an answer is one line, in base64

@@ -112,3 +112,18 @@ def test_a_dead_drainer_makes_nothing_unbounded(daemon: Daemon) -> None:
                 if child.is_running() and child.status() == "stopped":
                     child.send_signal(signal.SIGCONT)
         assert producer.append("s", b"v", timeout=60).lsn > 0
+
+
+def test_a_file_is_stored_whole_and_once_through_a_quota(daemon: Daemon, tmp_path: Path) -> None:
+    """A request of ``--once`` that finds no room keeps its sequence: its lines have their place."""
+    lines = tmp_path / "lines.txt"
+    lines.write_text("".join(f"line {number}\n" for number in range(3_000)))
+    arguments = ["s", str(lines), "--format", "lines", "--once", "job", "--json"]
+    said = json.loads(daemon.command("append", *arguments))
+    assert (said["accepted"], said["refused"]) == (3_000, [])
+    again = json.loads(daemon.command("append", *arguments))
+    assert again["accepted"] == 3_000  # of both runs together: nothing was stored twice
+    daemon.command("wait", "--all", "--timeout", "60s")
+    answer: Any = daemon.ask(op="status")
+    assert answer["streams"]["s"]["records"] == 3_000
+    assert answer["refused"].get("backpressure", 0) >= 1

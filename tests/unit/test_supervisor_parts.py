@@ -30,11 +30,18 @@ from wald.errors import (
     reported,
 )
 from wald.storage.progress import TwoSlotPage
+from wald.supervisor.calm import Calm
 from wald.supervisor.children import backoff_s, is_final
-from wald.supervisor.claim import claim_data_directory, claim_sockets, release_sockets
+from wald.supervisor.claim import (
+    Manner,
+    claim_data_directory,
+    claim_sockets,
+    release_sockets,
+)
 from wald.supervisor.control import ControlServer
 from wald.supervisor.observe import Figures, build_status, read_figures
 from wald.system import PosixFileSystem
+from wald.testing.clock import ManualClock
 
 FS = PosixFileSystem()
 RUNNING = {
@@ -246,6 +253,42 @@ def test_a_file_in_the_place_of_a_socket_is_left_alone(directory: Path) -> None:
     assert path.read_text() == "precious"
 
 
+@pytest.mark.parametrize("target", ["nowhere", "precious"])
+def test_a_link_in_the_place_of_a_socket_is_not_followed(directory: Path, target: str) -> None:
+    (directory / "precious").write_text("precious")
+    path = directory / "w.sock"
+    path.symlink_to(directory / target)
+    with pytest.raises(SocketUnusable) as caught:
+        claim_sockets(FS, str(path), None, pid=7)
+    assert caught.value.hint
+    assert path.is_symlink()
+    assert not (directory / "nowhere").exists()
+    assert (directory / "precious").read_text() == "precious"
+
+
+def test_the_lock_of_a_socket_that_is_a_link_is_not_followed(directory: Path) -> None:
+    (directory / "precious").write_text("precious")
+    (directory / "w.sock.lock").symlink_to(directory / "precious")
+    with pytest.raises(SocketUnusable):
+        claim_sockets(FS, str(directory / "w.sock"), None, pid=7)
+    assert (directory / "precious").read_text() == "precious"
+
+
+def test_a_socket_gets_its_mode_only_with_its_owner(directory: Path) -> None:
+    """Whatever the umask: nobody connects before the owner is right, nor more than may."""
+    path = directory / "w.sock"
+    before = os.umask(0)
+    try:
+        manner = Manner(0o660, os.geteuid(), os.getegid())
+        sockets, lock = claim_sockets(FS, str(path), None, pid=7, manner=manner)
+    finally:
+        os.umask(before)
+    found = path.stat()
+    assert (stat.S_IMODE(found.st_mode), found.st_uid) == (0o660, os.geteuid())
+    release_sockets(FS, sockets)
+    lock.close()
+
+
 def test_a_path_longer_than_the_kernel_takes_is_said_so(directory: Path) -> None:
     name = "x" * (limits.SOCKET_PATH_MAX_BYTES - 4 - len(f"{directory}/"))
     sockets, lock = claim_sockets(FS, f"{directory}/{name}", None, pid=7)
@@ -344,6 +387,24 @@ def test_a_bad_line_is_answered_with_an_error(directory: Path, line: bytes, code
     answer = json.loads(asyncio.run(server.answer(line)))
     assert answer["ok"] is False
     assert answer["error"]["code"] == code
+
+
+def test_what_the_loop_reports_again_and_again_is_logged_seldom(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = ManualClock()
+    calm = Calm(clock)
+    loop: Any = None
+    context = {"message": "out of system resource", "exception": OSError(24, "Too many open files")}
+    for _ in range(200):
+        calm(loop, context)
+    calm(loop, {"message": "another", "exception": ValueError("a bug")})
+    assert len(caplog.records) == 2
+    assert caplog.records[0].exc_info is None
+    assert caplog.records[1].exc_info is not None
+    clock.advance(limits.TOLD_EVERY_S)
+    calm(loop, context)
+    assert "and 199 times since" in caplog.records[2].message
 
 
 def test_a_line_is_answered_by_its_operation(directory: Path) -> None:

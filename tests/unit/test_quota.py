@@ -3,9 +3,9 @@
 import pytest
 
 from wald import limits
-from wald.core.events import Throttle
-from wald.core.outbox import Outbox
-from wald.core.patience import Patience
+from wald.core.events import WHOLE_REQUEST, Refusal, Throttle
+from wald.core.outbox import Outbox, Request, refused_at_the_door
+from wald.core.patience import Patience, again_s, first_without_room
 from wald.core.quota import (
     GUARD_RECORDS,
     Mark,
@@ -17,7 +17,7 @@ from wald.core.quota import (
     pause_s,
     pending_of,
 )
-from wald.errors import Backpressure
+from wald.errors import AccessDenied, Backpressure, OutcomeUnknown, WaldError
 
 S = limits.CLOCK_NS_PER_S
 NOW = Mark(lsn=100, records=100, bytes=10_000, time_ns=50 * S)
@@ -84,6 +84,14 @@ def test_marks_of_a_log_that_went_back_are_dropped() -> None:
     assert list(marks) == [Mark(10, 10, 100), Mark(15, 15, 150)]
     marks.note(Mark(15, 15, 150, 7))
     assert len(list(marks)) == 2
+
+
+def test_before_the_first_mark_and_behind_the_last_nothing_is_invented() -> None:
+    assert Marks().at(5) == Mark(0, 5, 0)
+    marks = Marks([Mark(10, 10, 100, 1), Mark(20, 20, 200, 2)])
+    assert marks.at(5) == Mark(0, 5, 100)
+    assert marks.at(25) == Mark(20, 25, 200, 2)
+    assert marks.records_through(9) == 0
 
 
 def test_pauses_grow_as_the_reserve_shrinks() -> None:
@@ -165,3 +173,40 @@ def test_patience_ends_with_the_pause() -> None:
     assert caught.value.retry_after_s == 1.0
     assert patience.pause_s("a", 7, 12 * S, 30.0) == 0.0
     assert not patience.is_asked
+
+
+def test_only_what_found_no_room_is_sent_again_and_only_in_time() -> None:
+    full = Backpressure("full", retry_after_s=2.0)
+    assert again_s(full, 3.0) == 2.0
+    assert again_s(full, 2.0) == 0.0
+    assert again_s(Backpressure("full", retry_after_s=0.0), 3.0) == limits.QUOTA_PAUSE_MIN_S
+    assert again_s(None, 3.0) == 0.0
+
+
+DONE, FULL, LOST = None, Backpressure("full", retry_after_s=1.0), OutcomeUnknown("lost")
+SENT_AGAIN: dict[str, tuple[list[WaldError | None], int | None]] = {
+    "all stored": ([DONE, DONE], None),
+    "from the first without room on": ([DONE, FULL, FULL], 1),
+    "not past one that nobody knows of": ([DONE, FULL, LOST], None),
+    "not past one that was stored": ([FULL, DONE], None),
+    "nothing sent": ([], None),
+}
+
+
+@pytest.mark.parametrize("row", SENT_AGAIN)
+def test_which_requests_are_sent_again(row: str) -> None:
+    errors, expected = SENT_AGAIN[row]
+    requests = []
+    for error in errors:
+        requests.append(Request(1, 1, b"", 1))
+        requests[-1].done = True
+        requests[-1].error = error
+    assert first_without_room(requests) == expected
+
+
+def test_a_request_refused_at_the_door_is_an_error_of_its_kind() -> None:
+    whole = [Refusal(WHOLE_REQUEST, code) for code in ("backpressure", "access-denied", "record.x")]
+    errors = [refused_at_the_door((each,), 0.5) for each in whole]
+    assert [type(error) for error in errors] == [Backpressure, AccessDenied, type(None)]
+    assert refused_at_the_door((Refusal(0, "backpressure"),), 0.5) is None
+    assert refused_at_the_door((), 0.5) is None

@@ -8,7 +8,7 @@ import pytest
 from tests.contract import files_bench
 from wald.model import SystemicKind
 from wald.testing import SinkContract, Workbench
-from wald.testing.sink_contract import DOCUMENT_INPUT, LANDS, Held
+from wald.testing.sink_contract import DOCUMENT_INPUT, LANDS, Held, Host
 
 
 class TestDocuments(SinkContract):
@@ -25,6 +25,14 @@ class TestValues(SinkContract):
         bench = files_bench.Values(tmp_path)
         yield bench
         bench.close()
+
+    def test_a_batch_of_too_many_partitions_is_halved(self, host: Host) -> None:
+        host.bench.settings = {**host.bench.settings, "partitions": ["key"]}
+        host.append(700, keys=700)
+        host.through()
+        assert not host.dead
+        self.check_held(host)
+        assert max(len(attempt.records) for attempt in host.attempts) > 256
 
 
 class TestCsv(SinkContract):

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import sqlite3
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,8 @@ import pytest
 import wald
 from tests.daemon import Daemon
 from tests.onelane import Bench, values
-from wald import config
+from wald import config, limits
+from wald.config import BatchSettings
 from wald.core.traffic import Traffic, summed
 from wald.errors import WrongSetting
 from wald.model import (
@@ -60,6 +63,31 @@ def test_status_says_records_a_request_and_what_they_cost(place: Path) -> None:
     assert "estimated cost of 42" in shown
 
 
+def test_status_says_what_a_sink_ignored(place: Path) -> None:
+    path = place / "x.db"
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE things (a)")
+    configuration = f"""
+[sinks.db]
+type = "sqlite"
+path = "{path}"
+mode = "columns"
+[routes.things]
+stream = "things"
+sink = "db"
+lanes = 2
+"""
+    with Daemon(place, config=configuration) as daemon:
+        with wald.connect(str(daemon.socket)) as producer:
+            for n in range(6):
+                producer.append("things", {"a": n, "b": 1, "c": 2}, key=f"k{n}")
+        daemon.command("wait", "--all", "--timeout", "60s")
+        route = json.loads(daemon.command("status", "--json"))["routes"]["things"]
+        shown = daemon.command("status", "-v")
+    assert route["notes"] == {"extra-fields": 12}
+    assert "things: noted since the drainer began: extra-fields 12" in shown
+
+
 @pytest.mark.parametrize(
     ("outcome", "counted"),
     [
@@ -81,6 +109,20 @@ def test_every_attempt_is_a_request_and_what_took_effect_is_records(
     assert bench.lane.figures.traffic == counted
     notes = bench.lane.figures.policy.get("notes", {})
     assert "requests" not in notes
+
+
+def test_a_sink_with_ever_new_reasons_fills_no_page(backlog) -> None:
+    bench = Bench(backlog, ReplayClass.KEYED)
+    for number in range(40):
+        bench.target.script.append(Delivered({f"{number} {'x' * 100}": 1}))
+        backlog.append(b"v")
+    bench.settings["batch"] = BatchSettings(1)
+    bench.start()
+    bench.through()
+    notes = bench.lane.figures.policy["notes"]
+    assert len(notes) == limits.NOTES_MAX_COUNT + 1
+    assert notes["other"] == 40 - limits.NOTES_MAX_COUNT
+    assert max(map(len, notes)) == limits.NOTE_MAX_CHARS
 
 
 def test_lanes_are_summed_and_without_a_price_there_is_no_cost() -> None:

@@ -61,8 +61,11 @@ def tells(route: Mapping[str, Any]) -> bool:
 
 
 def traffic(routes: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Yield what went to each target, and what it may have cost, one line a route."""
+    """Yield what went to each target, what it may have cost, and what its sink noted."""
     for name, route in routes.items():
+        if route["notes"]:
+            counts = ", ".join(f"{why} {count:,}" for why, count in sorted(route["notes"].items()))
+            yield printable(f"{name}: noted since the drainer began: {counts}")
         said = route["traffic"]
         if not said["requests"]:
             continue

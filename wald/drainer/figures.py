@@ -1,5 +1,6 @@
 """What ``drain.page`` says of routes: each is the sum of its lanes, and as good as its worst."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -79,8 +80,16 @@ def summed(
         "oldest_pending_ns": min(oldest, default=None),
         "parked": worst.parked,
         "halted": halted[:_HALTED_SHOWN],
-        "policy": {**worst.policy, **_newest_healing(running)},
+        "policy": {**worst.policy, **_newest_healing(running), **_notes(running)},
     }
+
+
+def _notes(running: Sequence[LaneFigures]) -> dict[str, Any]:
+    """Return what the sinks of all lanes ignored or counted, by reason."""
+    total: Counter[str] = Counter()
+    for each in running:
+        total.update(each.policy.get("notes") or {})
+    return {"notes": dict(total)} if total else {}
 
 
 def _newest_healing(running: Sequence[LaneFigures]) -> dict[str, Any]:

@@ -331,6 +331,9 @@ class LaneMemory:
 
     def count(self, reason: str, count: int = 1) -> None:
         """Count what is worth a note: nothing is ignored silently."""
+        reason = reason[: limits.NOTE_MAX_CHARS]
+        if reason not in self.notes and len(self.notes) >= limits.NOTES_MAX_COUNT:
+            reason = "other"
         self.notes[reason] = self.notes.get(reason, 0) + count
 
     def say(self, text: str) -> None:

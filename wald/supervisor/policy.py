@@ -32,6 +32,7 @@ def policy_said(
         "batch_reason": said.get("batch_reason", ""),
         "attempt_timeout_s": said.get("timeout_s"),
         "held": said.get("held"),
+        "notes": said.get("notes") or {},
     }
 
 

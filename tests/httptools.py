@@ -6,7 +6,8 @@ from typing import Any
 import msgpack
 
 from wald.model import NO_REVISION, Anchor, Attempt, Content, LaneKey, ProgressRow, Record
-from wald.sinks.http.options import Options, read_options
+from wald.sinks.http.options import Options
+from wald.sinks.http.settings import read_options
 
 LOG_ID = bytes(range(16))
 KEY = LaneKey(LOG_ID, 4, 0, 0)

@@ -483,6 +483,17 @@ def test_a_record_that_is_too_large_alone_is_a_dead_letter_and_its_neighbours_la
     assert len(server.values) == 20
 
 
+def test_a_server_that_takes_one_record_a_request_gets_each_under_an_id_of_its_own(server, hosts):
+    host = hosts(format="object", idempotency={"window": "1d"})
+    server.next({}, {"drop": True, "takes": True}, {"status": 503})
+    host.append(20)
+    host.through()
+    sent = [json.loads(body)["n"] for _, _, _, body in server.requests]
+    assert sent == [0, 1, 1, 1, *range(2, 20)]
+    assert len({headers["idempotency-key"] for _, _, headers, _ in server.requests}) == 20
+    assert [each["n"] for each in server.values] == list(range(20))
+
+
 def test_a_rate_of_requests_is_kept_and_makes_no_batch_smaller(server, hosts):
     host = hosts(rate_requests="60/min")
     host.settings = host.with_batches_of(10)
@@ -597,3 +608,38 @@ def test_the_address_of_a_secret_is_not_told():
     assert isinstance(found, Systemic)
     assert "canary" not in found.message
     assert options(url=url).shown_url == "http://127.0.0.1:9"
+
+
+TABLE = [["MergeTree", "MergeTree ORDER BY n SETTINGS non_replicated_deduplication_window = 100"]]
+OF_SERVER = [["non_replicated_deduplication_window", "0"], ["deduplicate_insert", "enable"]]
+
+
+@pytest.mark.parametrize(
+    ("table", "status", "codes"),
+    [
+        ({"data": TABLE}, 200, ["clickhouse.table", "clickhouse.window"]),
+        ({"data": []}, 200, ["clickhouse.table"]),
+        ({"data": 1}, 200, ["clickhouse.question"]),
+        ("Code: 497", 403, ["http.not-let-in"]),
+        ("Code: 62", 400, ["clickhouse.question"]),
+    ],
+)
+def test_check_asks_clickhouse_what_its_table_remembers(table, status, codes):
+    """By questions that change nothing; the engine itself is asked in test_http_clickhouse."""
+
+    def answer(connection, request):
+        said, code = ({"data": OF_SERVER}, 200) if b"merge_tree" in request else (table, status)
+        body = json.dumps(said).encode()
+        head = f"HTTP/1.1 {code} X\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body)
+
+    with raw(answer) as server:
+        settings = {"url": server.url, "preset": "clickhouse", "table": "a'b", "token": Secret("c")}
+        window = {"idempotency": {"window_batches": 100}}
+        with closing(make("r", "events", {**settings, **window})) as sink:
+            found = sink.check()
+    assert [each.code for each in found] == codes
+    assert all(request.startswith(b"GET ") for request in server.requests)
+    assert b"X-ClickHouse-Key: c\r\n" in server.requests[0]
+    assert b"name+%3D+%27a%5C%27b%27" in server.requests[0]
+    assert (found[-1].severity is Severity.OK) is (len(codes) == 2)

@@ -344,7 +344,7 @@ def _items(path: str, said: dict[str, str], body: bytes) -> list[tuple[Any, ...]
         found = [json.loads(line) for line in body.splitlines()]
     else:
         found = json.loads(body)
-        found = found["rows"] if isinstance(found, dict) else found
+        found = found.get("rows", [found]) if isinstance(found, dict) else found
     return [_item(each) for each in found]
 
 

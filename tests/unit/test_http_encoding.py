@@ -65,6 +65,12 @@ def test_a_batch_in_each_format(settings, expected, content):
     assert content is JSON or sent == expected  # JSON keeps its own spelling
 
 
+def test_an_object_is_a_record_alone():
+    assert body(record(7, b'{"a": 1}\n', JSON), format="object") == b'{"a": 1}\n'
+    assert json.loads(body(record(7, {"a": 1}), format="object", records="envelopes"))["lsn"] == 7
+    assert encoding.content_type(options(format="object").shape) == "application/json"
+
+
 def test_an_envelope_holds_key_and_headers_whatever_is_in_them():
     hostile = 'k"\\\n\x00]},{"'
     sent = record(1, 1, key=hostile, headers={hostile: b"\x00\xff"})

@@ -17,8 +17,8 @@ from wald.config.places import Places
 from wald.errors import ConfigError
 from wald.model import ReplayClass, Secret
 from wald.sinks.http import make
-from wald.sinks.http.options import SETTINGS, TABLES
 from wald.sinks.http.presets import PRESETS, identifier, literal
+from wald.sinks.http.settings import SETTINGS, TABLES
 
 REFERENCE = (Path(__file__).parents[2] / "docs/reference/http.md").read_text()
 KEYED, WINDOW, NONE = ReplayClass.KEYED, ReplayClass.WINDOW, ReplayClass.NONE
@@ -68,6 +68,11 @@ WRONG = {
     "results without a path": ({"results": {"match": "id"}}, "needs a 'results.path'"),
     "ids that are not sent": ({"results": {"path": "i", "match": "id"}}, "what is sent has none"),
     "lines in a field": ({"format": "ndjson", "wrap": "rows"}, "the format is 'ndjson'"),
+    "several records in an object": (
+        {"format": "object", "records_per_request": 2},
+        "one record a request",
+    ),
+    "an object in a field": ({"format": "object", "wrap": "rows"}, "the format is 'object'"),
     "envelopes in bulk": ({"format": "bulk", "records": "envelopes"}, "sends the values"),
     "a rate without a time": ({"rate_requests": "120"}, "a rate such as"),
     "a rate of nothing": ({"rate_records": "0/s"}, "a rate such as"),
@@ -92,7 +97,7 @@ def test_a_wrong_setting_is_refused_and_shows_no_secret(settings, words):
 
 
 def _without_url():
-    from wald.sinks.http.options import read_options
+    from wald.sinks.http.settings import read_options
 
     read_options("r", "events", {})
 

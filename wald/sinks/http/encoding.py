@@ -3,6 +3,7 @@
 | format | body |
 |---|---|
 | `array` | `[item,item]`; with `wrap = "rows"`: `{"rows":[item,item]}` |
+| `object` | the item itself: a batch has one record |
 | `ndjson` | an item a line |
 | `bulk` | before each item a line `{"create":{"_id":"<log id>-<LSN>"}}` |
 
@@ -35,8 +36,8 @@ else:
     from compression import zstd
 
 GZIP_LEVEL, ZSTD_LEVEL = 6, 3
-CONTENT_TYPES = {"array": "application/json"}
-_NDJSON_TYPE = "application/x-ndjson"
+_JSON_TYPE, _NDJSON_TYPE = "application/json", "application/x-ndjson"
+_IN_LINES = frozenset({"ndjson", "bulk"})
 _LENGTH = Struct("<I")
 _CONTENT, _VALUE = attrgetter("content"), attrgetter("value")
 # syntax alone, in C; raises ``msgspec.DecodeError``, and ``RecursionError`` where it is too deep
@@ -85,7 +86,7 @@ def encode(shape: Shape, log_id: bytes, records: Sequence[Record]) -> Encoded:
 
 def content_type(shape: Shape) -> str:
     """Return the media type of the body."""
-    return CONTENT_TYPES.get(shape.format, _NDJSON_TYPE)
+    return _NDJSON_TYPE if shape.format in _IN_LINES else _JSON_TYPE
 
 
 def record_id(log_id: bytes, lsn: int) -> str:
@@ -113,7 +114,7 @@ def _passed_through(
         return None
     if shape.objects and not all(value.lstrip()[:1] == b"{" for value in found):
         return None
-    if shape.format != "array" and b"\n" in whole:
+    if shape.format in _IN_LINES and b"\n" in whole:
         found = [value.replace(b"\n", b" ") for value in found]  # between tokens: in texts none is
     return list(map(to_item, records, found))
 
@@ -143,7 +144,7 @@ def _own_json(shape: Shape, record: Record) -> bytes:
         raise ValueError(_SURROGATE) from None
     if shape.objects and record.value.lstrip()[:1] != b"{":
         raise TypeError(_no_map(type(decode(record)).__name__))
-    return record.value if shape.format == "array" else record.value.replace(b"\n", b" ")
+    return record.value.replace(b"\n", b" ") if shape.format in _IN_LINES else record.value
 
 
 def _no_map(name: str) -> str:
@@ -176,8 +177,11 @@ def _envelope(named: str, record: Record, value: bytes) -> bytes:
 
 
 def _joined(shape: Shape, items: list[bytes]) -> bytes:
-    if shape.format != "array":
+    if shape.format in _IN_LINES:
         return b"\n".join([*items, b""])
+    if shape.format == "object":
+        (only,) = items
+        return only
     array = b"[%b]" % b",".join(items)
     return b"{%b:%b}" % (to_json(shape.wrap).encode(), array) if shape.wrap else array
 

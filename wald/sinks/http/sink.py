@@ -16,8 +16,9 @@ from wald.model import (
     Record,
     RejectedRecord,
 )
-from wald.sinks.http.options import Options, read_options
+from wald.sinks.http.options import Options
 from wald.sinks.http.presets import grants
+from wald.sinks.http.settings import read_options
 from wald.sinks.http.tokens import Token, Tokens
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class HttpSink:
         options = self._options
         return Capabilities(
             options.replay,
-            options.records_per_request,
+            1 if options.shape.format == "object" else options.records_per_request,
             options.bytes_per_request,
             options.idempotency.window_s,
             options.idempotency.window_batches,

@@ -1,11 +1,12 @@
 """Dedup ids at the door: a record is stored once, and its duplicates are told, over restarts."""
 
+import errno
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
-from tests.logtools import STREAM, new_fs
+from tests.logtools import STREAM, append
 from tests.model.log_reader import block_offsets, read_log
 from tests.turns import OPTIONS, Client, Site
 from wald import limits
@@ -22,15 +23,13 @@ from wald.core.events import (
     RefusedRecords,
 )
 from wald.core.frame import decode_block_header
-from wald.core.ids import DedupPolicy, IdTable, NewIds, StreamIds
+from wald.core.ids import DedupPolicy, StreamIds, ids_in
 from wald.core.rules import StreamRules
 from wald.model import LostRange
-from wald.storage.ids import IdStore
 from wald.storage.segment import segment_name
 
 S_NS = limits.CLOCK_NS_PER_S
 DEDUP = StreamRules(compares_ids=True)
-GOLDEN_IDS = "57494453010000001400000099c3220e9401cf17979cfe362a000092050992a161c40162"
 
 
 def site(window_s: float = 3600.0, max_ids: int = 1_000, rules: StreamRules = DEDUP) -> Site:
@@ -337,6 +336,35 @@ def test_a_table_of_ids_keeps_what_a_simple_model_keeps():
         assert all(ids.get(key) is None for key in expired)
 
 
+def test_of_ids_that_came_one_by_one_the_old_ones_are_forgotten_one_by_one():
+    ids = StreamIds(DedupPolicy(64.0, 1_000))
+    for second in range(100):
+        ids.add([second + 1], [f"id-{second}"], second * S_NS)
+    assert ids.oldest_ns == 0
+    ids.forget_old(100 * S_NS)
+    kept = [second for second in range(100) if ids.get(f"id-{second}") is not None]
+    assert kept in (list(range(35, 100)), list(range(36, 100)))  # the window, and 1/64 of it
+    assert ids.oldest_lsn == kept[0] + 1
+    assert ids.oldest_ns == kept[0] * S_NS
+    assert ids.crowded_out == 0
+
+
+def test_an_id_that_was_given_again_stays_when_the_first_is_forgotten():
+    ids = StreamIds(DedupPolicy(1e6, 2))
+    ids.add([1, 2], ["a", "a"], 1)  # as a log says that was written before ids were compared
+    assert ids.get("a") == 2
+    ids.add([3], ["b"], 1)
+    assert ids.get("a") == 2
+    ids.add([4], ["c"], 1)
+    assert ids.get("a") is None
+
+
+def test_a_body_that_cannot_be_read_has_no_ids():
+    broken = append(1, b"x")._replace(bodies=b"\xc1" * len(append(1, b"x").bodies))
+    assert ids_in(broken, 1) is None
+    assert ids_in(append(1, b"x"), 1) is None
+
+
 def test_ids_of_lost_records_are_new_again():
     ids = StreamIds(DedupPolicy(100.0, 50))
     ids.add([1, 2, 3, 4], ["a", "b", "c", "d"], 1)
@@ -487,15 +515,36 @@ def test_ids_of_records_that_damage_took_are_new_again_for_good(monkeypatch: pyt
         at = at.killed(cut=True)
 
 
-def test_the_bytes_of_a_file_of_ids_are_format_and_do_not_change():
-    fs = new_fs()
-    fs.make_directory("/var/wald")
-    table = IdTable({"orders": DedupPolicy(3600.0, 10)})
-    table.of(STREAM, "orders")
-    store = IdStore(fs, "/var/wald", table)
-    store.add([NewIds(STREAM, [5, 9], ["a", b"b"])], 1_700_000_000_000_000_000)
-    store.persist()
-    file = fs.open("/var/wald/ids/ids-0000000001.log")
-    data = file.pread(file.size(), 0)
-    assert data.rstrip(b"\0").hex() == GOLDEN_IDS
-    assert len(data) == 4_096
+def test_a_request_is_unknown_when_ids_are_compared_no_more():
+    at = site()
+    client = at.client()
+    session = client.hello("", 0, Capability.DUPLICATES).session
+    client.send(request(1, "a"), request(2, "a", lag=2))
+    told(client)
+    at.log.close()
+    at = Site(replace(OPTIONS), at.fs, at.clock)
+    client = greeted(at, session)
+    client.send(request(2, "a", lag=2), request(1, "a", lag=1))
+    failed, ack = told(client)
+    assert isinstance(failed, Failed)
+    assert (failed.code, failed.request) == ("outcome-unknown", 2)
+    assert isinstance(ack, Ack)  # of a request without duplicates everything is known
+
+
+def test_a_full_disk_refuses_what_would_need_a_snapshot_and_goes_on_when_there_is_room(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(limits, "SNAPSHOT_SHARE", 0)
+    at = small(site())
+    client = greeted(at)
+    for sequence in range(1, 10):
+        if sequence == 4:
+            at.fs.fail(1, errno.ENOSPC, kind="open", for_ever=True)
+        client.send(request(sequence, f"id-{sequence}"))
+        (ack,) = told(client)
+        assert isinstance(ack, Ack)
+    at.fs.heal()
+    at = at.killed(cut=True)
+    ids = at.log.ids.table.known(STREAM)
+    assert ids is not None
+    assert len(ids) == 9

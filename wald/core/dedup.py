@@ -16,7 +16,6 @@ from wald.core.events import WHOLE_REQUEST, Duplicate, DuplicateRecords
 from wald.core.frame import Section
 from wald.core.ids import Id, IdTable, NewIds, StreamIds
 from wald.core.state import Run
-from wald.errors import FormatDamaged
 from wald.model import Lsn, StreamId
 
 _REQUEST = Struct("<IIII")
@@ -88,8 +87,7 @@ def settle(claimants: Iterable[Claimant], first_lsn: Lsn, table: IdTable) -> lis
         for index, found in claimant.identified.items():
             section = claimant.sections[index]
             known = table.known(section.stream)
-            if known is None:
-                continue
+            assert known is not None, "ids of a stream that compares none"
             stream = seen.setdefault(section.stream, _Seen(known))
             before = lsn + sum(each.records for each in claimant.sections[:index])
             cut, told = _settle_section(section, found, before, stream)
@@ -196,10 +194,7 @@ def answer_again(
     lsn = run.first_lsn + sum(stored for _, stored, _, _ in entries[:-1])
     end = lsn + entries[-1][1]
     refused = {each.record for each in run.refusals if each.request == at}
-    try:
-        ids = bodies.decode(body).dedup_ids or ()
-    except FormatDamaged:
-        return None
+    ids = bodies.decode(body).dedup_ids or ()  # it was decoded when it came first
     duplicates = []
     for place, dedup_id in enumerate(ids):
         if place in refused:

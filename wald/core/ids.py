@@ -15,7 +15,7 @@ from typing import Final, NamedTuple, TypeAlias
 from wald import limits
 from wald.core import body as bodies
 from wald.core import frame
-from wald.core.frame import Section, SectionKind
+from wald.core.frame import Section
 from wald.errors import FormatDamaged
 from wald.model import LostRange, Lsn, StreamId
 
@@ -187,11 +187,9 @@ def ids_in(section: Section, first_lsn: Lsn) -> NewIds | None:
     """Return the ids that the stored records of a section have; None if none has one.
 
     Args:
-        section: of a durable block.
+        section: a run of requests of a durable block.
         first_lsn: of its first stored record.
     """
-    if section.kind is not SectionKind.APPEND or not section.records:
-        return None
     lsns: list[Lsn] = []
     found: list[Id] = []
     at, lsn = 0, first_lsn

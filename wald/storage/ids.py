@@ -102,9 +102,9 @@ class IdStore:
         """Remember the ids of a durable group; they reach the disk with the next snapshot."""
         for each in new:
             stream = self.table.known(each.stream)
-            if stream is not None:
-                stream.add(each.lsns, each.ids, time_ns)
-                self._pending.append(_Timed(each, time_ns))
+            assert stream is not None, "ids of a stream that compares none"
+            stream.add(each.lsns, each.ids, time_ns)
+            self._pending.append(_Timed(each, time_ns))
 
     def forget(self, losses: Sequence[LostRange]) -> None:
         """Forget the ids of records that damage took, on the disk too.

@@ -1,0 +1,134 @@
+"""Files of dedup ids: their bytes, and what a disk that fails, or is full, makes of them."""
+
+import errno
+
+import pytest
+
+from tests.logtools import STREAM, first_group, new_fs
+from wald.core.ids import DedupPolicy, IdTable, NewIds
+from wald.core.state import LogState
+from wald.errors import DiskFull
+from wald.model import LostRange
+from wald.storage.ids import IdStore
+from wald.testing.simfs import SimFileSystem
+
+GOLDEN_IDS = "57494453010000001400000099c3220e9401cf17979cfe362a000092050992a161c40162"
+
+
+def store_of(fs: SimFileSystem, *, load: bool = False) -> IdStore:
+    table = IdTable({"orders": DedupPolicy(3600.0, 1_000)})
+    table.of(STREAM, "orders")
+    store = IdStore(fs, "/var/wald", table)
+    if load:
+        state = LogState()
+        for section in first_group():
+            state.apply(section, 1, 1)
+        store.load(state)
+    return store
+
+
+def remembered(store: IdStore) -> list[str]:
+    ids = store.table.known(STREAM)
+    assert ids is not None
+    return [str(each) for each in ids.all()[1]]
+
+
+def new_ids(first: int, count: int = 2) -> list[NewIds]:
+    lsns = list(range(first, first + count))
+    return [NewIds(STREAM, lsns, [f"id-{lsn}" for lsn in lsns])]
+
+
+@pytest.fixture
+def fs() -> SimFileSystem:
+    made = new_fs()
+    made.make_directory("/var/wald")
+    made.settle()
+    return made
+
+
+@pytest.mark.parametrize("kind", ["sync", "pwritev"])
+def test_ids_that_could_not_be_written_go_to_another_file(fs: SimFileSystem, kind: str):
+    store = store_of(fs)
+    store.add(new_ids(1), 1)
+    store.persist()
+    store.add(new_ids(3), 2)
+    fs.fail(1, kind=kind)
+    store.persist()
+    store.persist()  # nothing is left to write
+    assert len(fs.list_directory("/var/wald/ids")) == 2
+    fs.crash()
+    again = store_of(fs, load=True)
+    assert remembered(again) == ["id-1", "id-2", "id-3", "id-4"]
+
+
+def test_a_disk_without_room_refuses_and_keeps_what_is_to_be_written(fs: SimFileSystem):
+    store = store_of(fs)
+    store.add(new_ids(1), 1)
+    fs.fail(1, errno.ENOSPC, kind="pwritev", for_ever=True)
+    with pytest.raises(DiskFull):
+        store.persist()
+    fs.heal()
+    store.persist()
+    fs.crash()
+    assert remembered(store_of(fs, load=True)) == ["id-1", "id-2"]
+
+
+def test_a_disk_that_fails_for_ever_is_told(fs: SimFileSystem):
+    store = store_of(fs)
+    store.add(new_ids(1), 1)
+    fs.fail(1, kind="sync", for_ever=True)
+    with pytest.raises(OSError, match=r".*"):
+        store.persist()
+
+
+def test_a_file_that_cannot_be_removed_is_removed_later(fs: SimFileSystem):
+    store = store_of(fs)
+    ids = store.table.known(STREAM)
+    assert ids is not None
+    store.add(new_ids(1), 1)
+    store.persist()
+    store.close()  # the next write begins another file
+    store.add(new_ids(3), 2)
+    ids.forget_lost(LostRange(1, 2, 1, 0, "gone"))
+    fs.fail(1, kind="unlink")
+    store.persist()
+    assert len(fs.list_directory("/var/wald/ids")) == 2
+    store.add(new_ids(5), 3)
+    store.persist()
+    assert len(fs.list_directory("/var/wald/ids")) == 1
+
+
+def test_a_file_that_the_disk_cannot_give_is_told_of(fs: SimFileSystem):
+    store = store_of(fs)
+    store.add(new_ids(1), 1)
+    store.persist()
+    store.close()
+    store.add(new_ids(3), 2)
+    store.persist()
+    fs.spoil_sectors("/var/wald/ids/ids-0000000001.log", 0, 10)
+    again = store_of(fs, load=True)
+    assert remembered(again) == ["id-3", "id-4"]
+    assert again.notes == ["ids-0000000001.log cannot be read at byte 0"]
+
+
+def test_strange_names_and_ids_of_other_streams_are_left_alone(fs: SimFileSystem):
+    store = store_of(fs)
+    store.table.of(99, "orders")
+    store.add([NewIds(99, [7], ["x"]), *new_ids(8)], 1)
+    store.persist()
+    fs.create("/var/wald/ids/notes.txt").close()
+    assert remembered(store_of(fs, load=True)) == ["id-8", "id-9"]
+
+
+def test_the_bytes_of_a_file_of_ids_are_format_and_do_not_change():
+    fs = new_fs()
+    fs.make_directory("/var/wald")
+    table = IdTable({"orders": DedupPolicy(3600.0, 10)})
+    table.of(STREAM, "orders")
+    store = IdStore(fs, "/var/wald", table)
+    store.add([NewIds(STREAM, [5, 9], ["a", b"b"])], 1_700_000_000_000_000_000)
+    store.persist()
+    file = fs.open("/var/wald/ids/ids-0000000001.log")
+    data = file.pread(file.size(), 0)
+    assert data.rstrip(b"\0").hex() == GOLDEN_IDS
+    assert len(data) == 4_096

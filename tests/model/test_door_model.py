@@ -115,8 +115,12 @@ BUGS = (
                 "add",
                 [
                     (
-                        "        if stream is not None:\n",
-                        "        if stream is not None and stream.get(each.ids[-1]) is None:\n",
+                        "        stream.add(each.lsns, each.ids, time_ns)\n",
+                        (
+                            "        if stream.get(each.ids[-1]) is not None:\n"
+                            "            continue\n"
+                            "        stream.add(each.lsns, each.ids, time_ns)\n"
+                        ),
                     )
                 ],
             ),

@@ -265,6 +265,7 @@ FIGURES_OFFSET_BYTES: Final = 2 * PAGE_SLOT_BYTES  # in ingest.page: behind the 
 FIGURES_SLOT_BYTES: Final = 2048 * KIB
 PROGRESS_SLOT_BYTES: Final = 32 * PAGE_SLOT_BYTES
 PAGE_ERRORS_MAX_BYTES: Final = 64 * KIB  # of all routes together, in ``drain.page``
+PAGE_NOTES_MAX_BYTES: Final = 128 * KIB  # of what sinks note, of all routes, in ``drain.page``
 PAGE_LANES_MAX_BYTES: Final = 256 * KIB  # of all routes' lanes together, in ``drain.page``
 PAGE_MARKS_MAX_COUNT: Final = 2_048  # of all quotas together, in ``ingest.page``
 RECOVERY_LISTED_MAX: Final = 100  # losses and notes in the figures; the loss report has all
@@ -275,7 +276,8 @@ CHILD_STOP_S: Final = 15.0
 CLOCK_NS_PER_S: Final = 1_000_000_000
 
 assert (  # a route's names and figures
-    ROUTES_MAX * 1_200 + PAGE_ERRORS_MAX_BYTES + PAGE_LANES_MAX_BYTES < FIGURES_SLOT_BYTES
+    ROUTES_MAX * 1_200 + PAGE_ERRORS_MAX_BYTES + PAGE_LANES_MAX_BYTES + PAGE_NOTES_MAX_BYTES
+    < FIGURES_SLOT_BYTES
 )
 assert (  # quotas beside them, in ``ingest.page``
     ROUTES_MAX * 1_200 + STREAMS_MAX * 512 + PAGE_MARKS_MAX_COUNT * 40 < FIGURES_SLOT_BYTES

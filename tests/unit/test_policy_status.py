@@ -168,3 +168,18 @@ def test_words_of_breakers_are_cut_so_that_any_number_of_routes_fits_the_page():
     ]
     assert sum(len(each.encode()) for each in words) <= limits.PAGE_ERRORS_MAX_BYTES
     assert fitting_the_page({"one": route()})["one"]["policy"]["breaker"]["hint"] == text
+
+
+def test_notes_of_sinks_are_cut_so_that_any_number_of_routes_fits_the_page():
+    noted = {f"{number:02d}" + "\N{SNOWMAN}" * 38: number for number in range(17)}
+
+    def fitted(count):
+        one = {"last_error": "", "policy": {**TOLD, "notes": noted}}
+        return fitting_the_page({str(number): dict(one) for number in range(count)})
+
+    assert fitted(1)["0"]["policy"]["notes"] == noted
+    for count in (60, 100, limits.ROUTES_MAX):
+        notes = [each["policy"]["notes"] for each in fitted(count).values()]
+        assert all(sum(each.values()) == sum(noted.values()) for each in notes)
+        size = sum(len(name.encode()) for each in notes for name in each)
+        assert size <= limits.PAGE_NOTES_MAX_BYTES

@@ -1,7 +1,7 @@
 """What ``drain.page`` says of routes: each is the sum of its lanes, and as good as its worst."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wald import limits
@@ -16,6 +16,7 @@ from wald.model import RouteBirth
 _LANE_ERROR_CHARS = 80
 _LANE_MAX_BYTES = 160 + 4 * _LANE_ERROR_CHARS  # of a lane's line
 _HALTED_SHOWN = 8
+_NOTE_MAX_BYTES = 4 * limits.NOTE_MAX_CHARS + 24
 _TEXTS = 3  # of a route: its last error, and the message and the hint of a breaker
 
 
@@ -142,6 +143,7 @@ def fitting_the_page(routes: dict[str, dict[str, Any]]) -> dict[str, dict[str, A
     Errors are shortened; of many lanes only the first routes' are listed one by one.
     """
     share = limits.PAGE_ERRORS_MAX_BYTES // max(1, len(routes)) // _TEXTS
+    notes_max = limits.PAGE_NOTES_MAX_BYTES // max(1, len(routes)) // _NOTE_MAX_BYTES
     room_lanes = limits.PAGE_LANES_MAX_BYTES // _LANE_MAX_BYTES
     for figures in routes.values():
         figures["last_error"] = _cut(figures["last_error"], share)
@@ -149,10 +151,20 @@ def fitting_the_page(routes: dict[str, dict[str, Any]]) -> dict[str, dict[str, A
         if breaker:
             cut = {key: _cut(breaker[key], share) for key in ("message", "hint")}
             figures["policy"] = {**figures["policy"], "breaker": {**breaker, **cut}}
+        notes = figures["policy"].get("notes")
+        if notes and len(notes) > notes_max:
+            figures["policy"] = {**figures["policy"], "notes": _fewer(notes, notes_max)}
         if len(figures.get("lanes", ())) > room_lanes:
             figures["lanes"] = []
         room_lanes -= len(figures.get("lanes", ()))
     return routes
+
+
+def _fewer(notes: Mapping[str, int], most: int) -> dict[str, int]:
+    """Return some counts by themselves, and all others as one."""
+    kept = dict(list(notes.items())[: max(0, most - 1)])
+    left = sum(notes.values()) - sum(kept.values())
+    return {**kept, "other": kept.get("other", 0) + left}
 
 
 def _cut(text: str, share_bytes: int) -> str:

@@ -28,6 +28,7 @@ from wald.drainer.recalling import begin_life
 from wald.drainer.route import Route, Shared
 from wald.drainer.stands import StandsPage
 from wald.drainer.targets import Targets
+from wald.errors import DiskFull
 from wald.model import (
     Attempt,
     Capabilities,
@@ -182,6 +183,8 @@ class World:
         self.unknowns = 0
         self.visible = 0
         self.fuse = 0  # calls of ports until the process dies; 0: it lives
+        self.full = 0  # so many writes find no room
+        self.refused_for_room = 0
         self.restores = 0
         self.mended = False
         self.broken = ""
@@ -206,6 +209,7 @@ class World:
         self.events: tuple[tuple[float, Callable[[], None]], ...] = (
             (0.10, self.show_more),
             (0.06, self.light_fuse),
+            (0.04, self.fill_disk),
             (0.04, self.land_late),
             (0.02, self.keep_copies),
             (0.02, self.put_back),
@@ -223,7 +227,7 @@ class World:
         while True:
             try:
                 self._start()
-            except Killed:
+            except (Killed, DiskFull):
                 continue
             return
 
@@ -263,7 +267,17 @@ class World:
         self.lane = self.lane_type(self.route)
 
     def tick(self, what: str) -> None:
-        """A call of a port: the process dies here if its fuse is at its end."""
+        """A call of a port: the process dies here if its fuse is at its end.
+
+        Nothing can be written while the disk is full.
+        """
+        if self.full and what.startswith("before"):
+            self.full -= 1
+            self.refused_for_room += 1
+            self.unknowns += 1  # what an attempt came to may be lost with the lane's memory
+            self.say(f"the disk is full {what}")
+            msg = "no room"
+            raise DiskFull(msg, retry_after_s=1.0)
         if self.fuse:
             self.fuse -= 1
             if not self.fuse:
@@ -289,6 +303,10 @@ class World:
     def light_fuse(self) -> None:
         """The process is to die at one of its next calls of a port."""
         self.fuse = self.chance.randint(1, 6)
+
+    def fill_disk(self) -> None:
+        """The next writes of ledger, dead log and pages find no room."""
+        self.full = self.chance.randint(1, 5)
 
     def keep_copies(self) -> None:
         """Somebody copies target and ledger; one that no row corrects while no drainer runs."""
@@ -359,6 +377,8 @@ class World:
             self.page.write({"1": [stand_of(self.route, figures)]}, [1])
         except Killed:
             self.die()
+        except DiskFull:
+            return
         self.released = max(self.released, figures.checkpoint_lsn)
 
     def lose_ledger(self) -> None:
@@ -508,7 +528,7 @@ class World:
     def settle(self, steps: int = 600) -> None:
         """Calm the world and let the lane finish; then every promise must hold in full."""
         self.odds = Odds.calm()
-        self.fuse = 0
+        self.fuse = self.full = 0
         while self.visible + 1 < len(self.scene.frontiers):
             self.show_more()
         while self.late:

@@ -6,6 +6,7 @@ from random import Random
 from typing import Any
 
 from tests.logtools import DATA, SMALL, append, first_group, new_fs, open_log
+from wald.errors import DiskFull
 from wald.model import (
     Attempt,
     LaneKey,
@@ -28,6 +29,7 @@ POISON = (3, 7)
 OWNER = 77
 DOWN = Systemic(SystemicKind.UNREACHABLE, "it is down")
 LEDGER_STEPS = ("seal", "revise", "attempt", "finish", "advance", "adopt", "note")
+FULL_STEPS = (*LEDGER_STEPS, "append", "move_letters", "roll")  # what needs room on the disk
 STEPS_MAX = 2_000
 
 
@@ -83,16 +85,26 @@ class RetiringFs:
 
 
 class Fuse:
-    """Kills the process at the n-th durable step from now, before or behind its effect."""
+    """Kills the process at the n-th durable step from now, before or behind its effect.
+
+    The next ``full`` durable steps find no room on the disk: nothing changes then.
+    """
 
     def __init__(self) -> None:
         self.left = 0
         self.behind = False
+        self.full = 0
+        self.refused = 0
 
     def arm(self, steps: int, *, behind: bool) -> None:
         self.left, self.behind = steps, behind
 
     def call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if self.full and method.__name__ in FULL_STEPS:
+            self.full -= 1
+            self.refused += 1
+            msg = "no room"
+            raise DiskFull(msg, retry_after_s=1.0)
         blows = self.left == 1
         self.left = max(0, self.left - 1)
         if blows and not self.behind:

@@ -210,6 +210,10 @@ class World:
         self.fuse.arm(steps, behind=behind)
         return f"to be killed {'behind' if behind else 'before'} durable step {steps}"
 
+    def fill(self) -> str:
+        self.fuse.full = self.chance.randint(1, 5)
+        return f"the next {self.fuse.full} durable steps find no room"
+
     def mend(self) -> str:
         self.target.refuses = lambda _: False
         return "the target takes everything now"
@@ -284,6 +288,7 @@ class World:
         """Let everything come to rest, and check what holds then."""
         self.net.fate = ""
         self.fuse.arm(0, behind=False)
+        self.fuse.full = 0
         while said := self.land():
             self.trace.append(said)
         looks = parks = 0
@@ -367,6 +372,7 @@ def schedule(chance: Random) -> Iterator[str]:
         "lost": chance.randint(0, 2),
         "down": chance.randint(0, 1),
         "land": 3,
+        "fill": chance.randint(0, 2),
         "kill": chance.randint(0, 3),
         "mend": chance.randint(0, 1),
         "redrive": chance.randint(0, 2),

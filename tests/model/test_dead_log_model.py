@@ -18,7 +18,7 @@ from wald.core import dead
 from wald.drainer import burying
 from wald.drainer.burying import Grounds, Undertaker
 from wald.drainer.redriving import _read_bodies
-from wald.errors import LedgerFailed
+from wald.errors import DiskFull, LedgerFailed
 from wald.storage.deadlog import DeadEntry
 
 SEEDS = 120
@@ -43,7 +43,7 @@ class BuryingWorld(World):
         except Killed:
             self.restart()
             return "killed in a round of the undertaker"
-        except LedgerFailed as error:
+        except (LedgerFailed, DiskFull) as error:
             return f"the undertaker leaves: {error.message}"
         self.removed += max(0, before - len(self.dead_log.files()))
         return f"buried: files {self.dead_log.files()}"

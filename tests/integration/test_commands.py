@@ -568,6 +568,10 @@ def test_replay_delivers_what_a_killed_daemon_left(directory: Path) -> None:
     assert said["routes"]["things"]["delivered"] == 100
     assert rows(directory / "x.db", "select count(*) from things") == [(100,)]
     assert json.loads(run(*arguments).stdout)["pending"] == 0
+    (listed,) = json.loads(
+        call("route", "list", "--data-dir", str(daemon.data_dir), "--json").stdout
+    )["routes"].values()
+    assert (listed["pending"], listed["delivered"]) == (0, 100)
 
 
 def test_what_commands_tell_people(directory: Path) -> None:

@@ -1,5 +1,6 @@
 """The supervisor and its children as real processes."""
 
+import json
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ import psutil
 import pytest
 
 import wald
+from tests.commands import call
 from tests.daemon import Daemon, ended, wait_until
 from wald.core.frame import crc32c
 
@@ -132,6 +134,15 @@ def test_a_second_start_is_told_who_holds_the_directory_and_harms_nothing(
             assert "Traceback" not in said
         with wald.connect(str(daemon.socket)) as producer:
             assert producer.append("things", {"n": 1}).lsn == 1
+
+
+def test_a_data_directory_that_was_removed_is_an_alarm(directory: Path) -> None:
+    with Daemon(directory, to=f"sqlite:{directory}/x.db") as daemon:
+        assert "ALARM" not in call("status", socket=daemon.socket).stderr
+        (daemon.data_dir / "identity").rename(directory / "identity")
+        assert "ALARM: the data directory" in call("status", socket=daemon.socket).stderr
+        assert json.loads(daemon.command("status", "--json"))["data_dir_gone"] is True
+        (directory / "identity").rename(daemon.data_dir / "identity")
 
 
 def test_a_clean_stop_delivers_and_leaves_no_process_and_no_socket(directory: Path) -> None:

@@ -1,5 +1,6 @@
 """``replay``: deliver in-flight batches and the backlog with no daemon running."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -9,6 +10,7 @@ from wald import limits
 from wald.config import Settings
 from wald.core.books import balance
 from wald.core.state import LogState, StreamState
+from wald.drainer.figures import fitting_the_page
 from wald.drainer.fleet import Fleet
 from wald.drainer.frontier import FrontierBoard
 from wald.drainer.opening import Doors, locked, open_shared
@@ -16,6 +18,7 @@ from wald.drainer.released import ProgressPage
 from wald.drainer.route import MakeSink
 from wald.model import Frontier, RouteId, StreamId
 from wald.ports import Chance, Clock, FileSystem
+from wald.storage.progress import TwoSlotPage
 
 _POLL_MIN_S, _POLL_MAX_S = 0.01, 0.05
 _POLL_SHARE = 0.01  # of the time so far: a look costs the lanes a quarter of a millisecond
@@ -90,6 +93,7 @@ def replay(  # noqa: PLR0913 - a composition of ports
             fleet.join(limits.CHILD_STOP_S)
             progress.write(fleet.checkpoints(), fleet.route_ids())
             progress.stands.write(fleet.stands(), fleet.route_ids())
+            _show(fs, settings.data_dir, fleet)
         return _books(fleet, state) | {"seconds": (clock.monotonic_ns() - began_ns) / _NS}
 
 
@@ -119,6 +123,19 @@ def _wait_until_done(
             return
         elapsed_s = (now_ns - began_ns) / _NS
         board.wait(board.turn(), min(_POLL_MAX_S, max(_POLL_MIN_S, _POLL_SHARE * elapsed_s)))
+
+
+def _show(fs: FileSystem, data_dir: str, fleet: Fleet) -> None:
+    """Leave the routes' figures where a drainer does: who asks with no daemon reads them there."""
+    with contextlib.suppress(OSError, ValueError):
+        page = TwoSlotPage.open(
+            fs, f"{data_dir}/drain.page", slot_bytes=limits.FIGURES_SLOT_BYTES, write=True
+        )
+        try:
+            said = {**(page.read() or {}), "routes": fitting_the_page(fleet.figures())}
+            page.write(said, sync=False)
+        finally:
+            page.close()
 
 
 def _stream_name(state: LogState, stream_id: StreamId) -> str:

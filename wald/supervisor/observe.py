@@ -57,6 +57,11 @@ def read_figures(fs: FileSystem, data_dir: str) -> Figures:
     )
 
 
+def is_gone(fs: FileSystem, data_dir: str) -> bool:
+    """Tell whether somebody removed the data directory: its processes go on in what has no name."""
+    return fs.stat(f"{data_dir}/identity") is None
+
+
 def build_status(
     figures: Figures,
     processes: Mapping[str, Mapping[str, Any]],

@@ -32,7 +32,7 @@ from wald.supervisor.claim import (
 )
 from wald.supervisor.control import ControlServer
 from wald.supervisor.guard import Guard
-from wald.supervisor.observe import build_status, read_figures, resident_bytes
+from wald.supervisor.observe import build_status, is_gone, read_figures, resident_bytes
 
 log = logging.getLogger("wald.supervisor")
 
@@ -188,6 +188,7 @@ class _Supervisor:
         fs, data_dir = self._around.fs, self._settings.data_dir
         # a disk that stalls must not keep the loop from its children
         figures = await asyncio.to_thread(read_figures, fs, data_dir)
+        gone = await asyncio.to_thread(is_gone, fs, data_dir)
         processes = {child.role: child.figures() for child in (self._ingest, self._drain)}
         told = await self._ask_drain()
         processes["drain"] |= {"answers": told is not None, "trouble": (told or {}).get("trouble")}
@@ -196,6 +197,7 @@ class _Supervisor:
             **status,
             "refused": dict(Counter(status["refused"]) + self._guard.refused),
             "data_dir": data_dir,
+            "data_dir_gone": gone and self._ingest.state is ChildState.READY,
             "socket": self._settings.socket,
             "pid": os.getpid(),
             "resident_bytes": resident_bytes(os.getpid()),

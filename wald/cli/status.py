@@ -125,9 +125,7 @@ def say_alarms(answer: Mapping[str, Any]) -> None:
     data_dir = answer["data_dir"]
     if answer.get("data_dir_gone"):
         say(f"ALARM: the data directory {data_dir} is gone: what is acknowledged lies in no file")
-        say(
-            "hint: stop the producers; put it back if it was moved, then restart the daemon"
-        )
+        say("hint: stop the producers; put it back if it was moved, then restart the daemon")
     if recovery.get("losses"):
         say(f"what is known of it: {data_dir}/reports, {data_dir}/quarantine")
     for path in answer.get("unseen", ()):

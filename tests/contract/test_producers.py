@@ -1,6 +1,6 @@
-"""What every producer does alike: the blocking one, its asynchronous twin, and the fake.
+"""What every producer does alike: the blocking one, its asynchronous twin, and their fakes.
 
-The first two talk to a real ingest, the fake to its daemon in memory.
+The first two talk to a real ingest, the fakes to a daemon in memory.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ import pytest
 import wald
 from tests.doorkeeper import Door, short_directory
 from wald.client.encoding import decode_value
-from wald.testing import FakeProducer
+from wald.testing import AsyncFakeProducer, FakeProducer
 
 
 class InLoop:
@@ -61,8 +61,19 @@ class World:
     start: Callable[[], None]
 
 
-@pytest.fixture(params=["blocking", "asynchronous", "fake"])
+@pytest.fixture(params=["blocking", "asynchronous", "fake", "asynchronous fake"])
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    if request.param == "asynchronous fake":
+        made = AsyncFakeProducer()
+        with asyncio.Runner() as runner:
+
+            def twin(name: str = "") -> Any:
+                return InLoop(runner, AsyncFakeProducer(name=name, beside=made))
+
+            yield World(
+                twin, lambda: [r.value for r in made.records], made.stop_daemon, made.start_daemon
+            )
+        return
     if request.param == "fake":
         first = FakeProducer()
 

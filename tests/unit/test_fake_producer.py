@@ -1,5 +1,6 @@
 """The fake producer goes wrong as the real one can, on demand, on any system, in no time."""
 
+import asyncio
 import subprocess
 import sys
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import wald
-from wald.testing import FakeProducer, MemoryRecord
+from wald.testing import AsyncFakeProducer, FakeProducer, MemoryRecord, assert_delivered
 
 ROOT = Path(__file__).parents[2]
 
@@ -136,6 +137,50 @@ def test_it_delivers_or_does_not_on_demand():
         assert producer.wait(late.value.receipt).level == "delivered"
         with pytest.raises(wald.NoRecord):
             producer.status(9)
+
+
+def test_its_twin_goes_wrong_in_the_same_ways():
+    async def main() -> None:
+        began = time.monotonic()
+        async with AsyncFakeProducer(timeout=20.0, dedup=True) as producer:
+            assert (await producer.append("s", b"1", dedup_id="a", ack="delivered")).lsn == 1
+            assert (await producer.append("s", b"1", dedup_id="a")).duplicate
+            producer.refuse("record.fields")
+            with pytest.raises(wald.RecordRefused):
+                await producer.append("s", b"refused")
+            producer.throttle(retry_after=60.0)
+            with pytest.raises(wald.Backpressure):
+                await producer.append("s", b"no room")
+            producer.fill_disk(retry_after=60.0)
+            with pytest.raises(wald.DiskFull):
+                await producer.append_many("s", [b"no room"])
+            producer.lose_answer()
+            with pytest.raises(wald.OutcomeUnknown) as unknown:
+                await producer.append("s", b"2")
+            assert await producer.settle(unknown.value) == wald.Receipt("s", 2, "durable", 2)
+            producer.lose_answer()
+            pending = await producer.submit("s", b"3")
+            with pytest.raises(wald.OutcomeUnknown):
+                await pending
+            assert (await pending).lsn == 3
+            producer.stop_daemon()
+            with pytest.raises(wald.Unavailable):
+                await producer.append("s", b"nobody there")
+            with pytest.raises(wald.Unavailable):
+                await producer.status(1)
+            producer.start_daemon()
+            producer.hold_delivery()
+            with pytest.raises(wald.DeliveryTimeout):
+                await producer.append("s", b"4", ack="delivered")
+            producer.refuse_delivery("no such column")
+            with pytest.raises(wald.DeliveryRefused):
+                await producer.append("s", b"5", ack="delivered")
+            producer.deliver()
+            assert (await producer.status(5)).delivered
+            assert_delivered(producer, "s", [b"1", b"2", b"3", b"4", b"5"])
+        assert time.monotonic() - began < 15  # its calls alone would wait for longer
+
+    asyncio.run(main())
 
 
 _ELSEWHERE = """

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from wald import limits
 from wald.client.requests import Columns, columns_of_one, entry_of, outgoing
+from wald.core import body as bodies
 from wald.core.events import (
     WHOLE_REQUEST,
     Ack,
@@ -45,6 +46,26 @@ def test_gathered_one_by_one_they_are_the_body_of_many(given_records: list[Any])
     (together,), refused = outgoing(values, Columns(column(keys), column(of_them), column(ids)))
     assert refused == []
     assert gathered(given_records).body() == together.body
+
+
+@given(st.lists(records, min_size=1, max_size=8), st.data())
+def test_what_is_taken_back_is_not_in_it_and_the_others_keep_their_answers(
+    given_records: list[Any], data: st.DataObject
+):
+    taken_back = data.draw(st.sets(st.integers(0, len(given_records) - 1)))
+    left = [at for at in range(len(given_records)) if at not in taken_back]
+    made = gathered(given_records)
+    for at in taken_back:
+        made.withdraw(at)
+    assert len(made) == len(left)
+    assert [made.position(at) for at in left] == list(range(len(left)))
+    if left:
+        kept = bodies.decode(gathered([given_records[at] for at in left]).body())
+        found = bodies.decode(made.body())
+        assert found.values == kept.values
+        for one, other in zip(found[2:], kept[2:], strict=True):
+            assert (one or [None] * len(left)) == (other or [None] * len(left))
+        assert made.body() == made.body()
 
 
 def test_it_is_full_at_its_count_and_at_its_bytes():

@@ -45,6 +45,7 @@ from wald.clock import SystemClock
 from wald.core.body import Headers, Text
 from wald.errors import (
     Backpressure,
+    NotOurs,
     OutcomeUnknown,
     RecordRefused,
     Unavailable,
@@ -115,15 +116,20 @@ class AsyncProducer:
         _producers.add(self)
 
     def _begin(self) -> None:
-        self._session = AsyncSession(
-            self._path, self._name, patient=self._patient, chance=self._chance
-        )
+        self._session = self._new_session()
         self._room = AsyncRoom(self._session, self._clock, self._on_throttle)
-        self._asker = AsyncAsker(self._path)
+        self._asker = self._new_asker()
+
+    def _new_session(self) -> AsyncSession:
+        return AsyncSession(self._path, self._name, patient=self._patient, chance=self._chance)
+
+    def _new_asker(self) -> AsyncAsker:
+        return AsyncAsker(self._path)
 
     def _deadline(self, timeout: float | None) -> Deadline:
         self._session.enter()
-        return Deadline(self._clock, self._timeout_s if timeout is None else timeout)
+        limit_s = self._timeout_s if timeout is None else timeout
+        return self._session.deadline(self._clock, limit_s)
 
     # --- appending ------------------------------------------------------------------------------
 
@@ -156,6 +162,12 @@ class AsyncProducer:
             except Backpressure as error:
                 if not await self._room.may_try_again(stream, error, deadline):
                     raise
+            except OutcomeUnknown as error:
+                if pending.was_sent or isinstance(error, NotOurs):
+                    raise
+                pending.withdraw()
+                msg = f"nothing was sent to {self._path!r} within {deadline.timeout_s:g} s"
+                raise Unavailable(msg, path=self._path) from error
         return receipt if ack == LEVEL else await self._delivered(receipt, deadline)
 
     async def _received(self, stream: str, body: bytes | Refused, deadline: Deadline) -> Receipt:

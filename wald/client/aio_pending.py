@@ -5,7 +5,6 @@ from typing import Any
 
 from wald.client.aio_session import AsyncSession
 from wald.client.carrier import Carrier
-from wald.client.link import Deadline
 from wald.client.pending import Answer, not_ours
 from wald.errors import WaldError
 from wald.model import Receipt
@@ -48,10 +47,16 @@ class AsyncPending(Answer):
                 return not_ours()
             limit_s = self._timeout_s if timeout is None else timeout
             try:
-                await self._session.claim(self._carrier, Deadline(self._clock, limit_s))
+                deadline = self._session.deadline(self._clock, limit_s)
+                await self._session.claim(self._carrier, deadline)
             except WaldError as error:
                 return error
         return self._error()
+
+    def withdraw(self) -> None:
+        """Take the record back, which was not sent."""
+        self._carrier.asked = True
+        self._session.withdraw(self._carrier, self._at)
 
     def __await__(self) -> Generator[Any, None, Receipt]:
         return self.result().__await__()

@@ -1,6 +1,5 @@
 """An asynchronous producer that waits for room: the twin of ``client.room``."""
 
-import asyncio
 from collections.abc import Sequence
 
 from wald.client.aio_session import AsyncSession
@@ -88,5 +87,5 @@ class AsyncRoom:
             return False
         if self._on_throttle is not None:
             self._on_throttle(stream, pause_s)
-        await asyncio.sleep(pause_s)
+        await self._session.sleep(pause_s)
         return True

@@ -30,7 +30,7 @@ from wald.errors import (
     WaldError,
 )
 from wald.model import StreamId
-from wald.ports import Chance
+from wald.ports import Chance, Clock
 
 _WOKEN = 2 * limits.SUBMIT_TOGETHER_RECORDS  # of those that wait for room, at a time
 
@@ -283,6 +283,12 @@ class AsyncSession:
         self._link.send(self.outbox.frame(request))
         return request
 
+    def withdraw(self, gathered: Carrier, at: int) -> None:
+        """Take back one of the records that were not sent yet."""
+        gathered.withdraw(at)
+        if not len(gathered):
+            self._give_up(gathered, Closed("it was taken back"))
+
     def _give_up(self, gathered: Carrier, error: WaldError) -> None:
         """It will never be sent."""
         if self._gathered is gathered:
@@ -411,19 +417,31 @@ class AsyncSession:
                 told = error if isinstance(error, Backpressure) else told
                 left_s = deadline.left_s()
                 pause_s = self._dialogue.pause_s(told or error, failures, left_s, self._chance)
-                await asyncio.sleep(pause_s)
+                await self.sleep(pause_s)
         self._check_open()
         return self._link
 
-    async def _connect(self) -> None:
+    def deadline(self, clock: Clock, timeout_s: float) -> Deadline:
+        """Return the deadline of a call that begins now."""
+        return Deadline(clock, timeout_s)
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await asyncio.sleep(seconds)
+
+    async def _make_link(self) -> AsyncLink:
         if len(os.fsencode(self._path)) > limits.SOCKET_PATH_MAX_BYTES:
-            msg = (
-                f"a socket's path has at most {limits.SOCKET_PATH_MAX_BYTES} bytes: {self._path!r}"
-            )
+            bound = limits.SOCKET_PATH_MAX_BYTES
+            msg = f"a socket's path has at most {bound} bytes: {self._path!r}"
             raise Unavailable(msg, hint="name a shorter path", path=self._path)
         link = AsyncLink(self)
         loop = asyncio.get_running_loop()
         await loop.create_unix_connection(lambda: link, self._path)
+        return link
+
+    async def _connect(self) -> None:
+        link = await self._make_link()
+        loop = asyncio.get_running_loop()
         self._greeting = link
         self._for_greeting = loop.create_future()
         try:

@@ -30,13 +30,18 @@ class Answer:
         request = self._carrier.request
         return request is not None and request.done
 
+    @property
+    def was_sent(self) -> bool:
+        """Whether the record went out, or will never."""
+        return self._carrier.request is not None
+
     def _error(self) -> WaldError | None:
         """Return what is wrong, behind a wait for it; None for a receipt."""
         request = self._carrier.request
         if request is None:
             msg = "the record was not sent within the time; it goes out as soon as there is room"
             return self._unknown(msg)
-        found = answered(request, self.stream, self._at)
+        found = answered(request, self.stream, self._carrier.position(self._at))
         if isinstance(found, OutcomeUnknown) and not request.done:
             return self._unknown(found.message)
         return found if isinstance(found, WaldError) else None
@@ -44,7 +49,7 @@ class Answer:
     def _receipt(self) -> Receipt:
         request = self._carrier.request
         assert request is not None
-        found = answered(request, self.stream, self._at)
+        found = answered(request, self.stream, self._carrier.position(self._at))
         assert isinstance(found, Receipt)
         return found
 

@@ -45,6 +45,7 @@ class Gathered:
         "_keys",
         "_size",
         "_values",
+        "_withdrawn",
         "request",
         "stream",
     )
@@ -58,9 +59,10 @@ class Gathered:
         self._headers: list[Headers | None] | None = None
         self._dedup_ids: list[Text | None] | None = None
         self._size = 0
+        self._withdrawn: list[int] = []
 
     def __len__(self) -> int:
-        return len(self._values)
+        return len(self._values) - len(self._withdrawn)
 
     @property
     def is_full(self) -> bool:
@@ -92,14 +94,26 @@ class Gathered:
     def _is_plain(self) -> bool:
         return self._keys is None and self._headers is None and self._dedup_ids is None
 
+    def withdraw(self, at: int) -> None:
+        """Leave a record out that was not sent yet; the others keep their indexes."""
+        assert self.request is None
+        self._withdrawn.append(at)
+
+    def position(self, at: int) -> int:
+        """Return where in the request the record of an index is."""
+        return at - sum(each < at for each in self._withdrawn)
+
     def body(self) -> bytes:
         """Return the body of the request."""
         codes, values = self._codes, self._values
-        one = codes[0] if codes.count(codes[0]) == len(codes) else None
         if len(values) == 1 and self._is_plain:
             return bodies.encode_one(codes[0], values[0])
+        one = codes[0] if codes.count(codes[0]) == len(codes) else None
         content = bytes(codes) if one is None else one
-        return bodies.encode(Body(content, values, self._keys, self._headers, self._dedup_ids))
+        body = Body(content, values, self._keys, self._headers, self._dedup_ids)
+        if self._withdrawn:
+            body = bodies.only(body, [at for at in range(len(values)) if at not in self._withdrawn])
+        return bodies.encode(body)
 
     def sent_as(self, request: Request) -> None:
         """It is on its way: the request holds the bytes from now on."""

@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from wald.testing.async_fake_producer import AsyncFakeProducer
     from wald.testing.clock import ManualClock
     from wald.testing.delivered import assert_delivered
     from wald.testing.fake_producer import FakeProducer
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from wald.testing.sink_contract import SinkContract, Workbench
 
 __all__ = [
+    "AsyncFakeProducer",
     "FakeProducer",
     "LocalDaemon",
     "ManualClock",
@@ -36,6 +38,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "AsyncFakeProducer": "async_fake_producer",
     "FakeProducer": "fake_producer",
     "LocalDaemon": "local_daemon",
     "ManualClock": "clock",

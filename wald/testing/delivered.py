@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from wald.testing.fake_producer import FakeProducer
+from wald.testing.on_demand import OnDemand
 
 if TYPE_CHECKING:
     from wald.testing.local_daemon import LocalDaemon
@@ -12,7 +12,7 @@ _SHOWN = 5
 
 
 def assert_delivered(
-    where: "LocalDaemon | FakeProducer",
+    where: "LocalDaemon | OnDemand",
     stream: str,
     values: Sequence[object],
     *,
@@ -31,7 +31,7 @@ def assert_delivered(
         WaitTimeout: not all was delivered in time.
     """
     __tracebackhide__ = True
-    if isinstance(where, FakeProducer):
+    if isinstance(where, OnDemand):
         expected, found = list(values), where.values(stream)
     else:
         from wald.testing.local_daemon import as_delivered  # noqa: PLC0415 - the daemon's machine

@@ -5,7 +5,7 @@ in docs/protocol.md. What goes wrong is said beforehand.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from wald import limits
@@ -104,8 +104,19 @@ class MemoryDaemon:
         """End all connections, and answer no new one."""
         self.running = False
         for link in self._links:
-            link.broken = True
+            link.end()
         self._links.clear()
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether an answer is lost, or the next one will be: who waits for it waits in vain."""
+        return self.lost_answers > 0 or any(link.silent and not link.broken for link in self._links)
+
+    def end_silence(self) -> None:
+        """End the connections over which an answer was lost: who comes back gets it."""
+        for link in self._links:
+            if link.silent:
+                link.end()
 
     def start(self) -> None:
         """Answer again, with everything that was stored."""
@@ -256,10 +267,17 @@ class MemoryLink:
         self._daemon = daemon
         self._reader = FrameReader(Side.DAEMON)
         self._events: deque[Event] = deque()
+        self.told: Callable[[], None] = _tell_nobody  # called when there is something to read
 
     def give(self, event: Event) -> None:
         """Let an event arrive."""
         self._events.append(event)
+        self.told()
+
+    def end(self) -> None:
+        """The daemon ends it."""
+        self.broken = True
+        self.told()
 
     def send(self, data: bytes, deadline: Deadline) -> None:  # noqa: ARG002 - there is always room
         """Send all of it; it is answered at once."""
@@ -284,6 +302,11 @@ class MemoryLink:
         """Whether there is something to read, if only the end."""
         return bool(self._events) or self.broken
 
+    @property
+    def has_events(self) -> bool:
+        """Whether there is something to read, and not only the end."""
+        return bool(self._events)
+
     def events(self) -> Iterator[Event]:
         """Return what is there."""
         if not self._events:
@@ -298,6 +321,10 @@ class MemoryLink:
     def close(self) -> None:
         """End it."""
         self.broken = True
+
+
+def _tell_nobody() -> None:
+    pass
 
 
 def _record(stream: str, lsn: Lsn, body: Body, at: int) -> MemoryRecord:

@@ -14,7 +14,7 @@ from typing import Self, TypeVar, overload
 
 from wald import limits
 from wald.client.aio_asking import AsyncAsker
-from wald.client.aio_pending import AsyncPending
+from wald.client.aio_pending import AsyncPending, take_back
 from wald.client.aio_room import AsyncRoom
 from wald.client.aio_session import AsyncSession
 from wald.client.carrier import answered, receipt_of
@@ -165,7 +165,7 @@ class AsyncProducer:
             except OutcomeUnknown as error:
                 if pending.was_sent or isinstance(error, NotOurs):
                     raise
-                pending.withdraw()
+                take_back(pending)
                 msg = f"nothing was sent to {self._path!r} within {deadline.timeout_s:g} s"
                 raise Unavailable(msg, path=self._path) from error
         return receipt if ack == LEVEL else await self._delivered(receipt, deadline)

@@ -53,10 +53,12 @@ class AsyncPending(Answer):
                 return error
         return self._error()
 
-    def withdraw(self) -> None:
-        """Take the record back, which was not sent."""
-        self._carrier.asked = True
-        self._session.withdraw(self._carrier, self._at)
-
     def __await__(self) -> Generator[Any, None, Receipt]:
         return self.result().__await__()
+
+
+def take_back(pending: AsyncPending) -> None:
+    """Leave the record of a pending out, which was not sent."""
+    session, carrier, at = pending._session, pending._carrier, pending._at  # noqa: SLF001 - ours
+    carrier.asked = True
+    session.withdraw(carrier, at)

@@ -16,6 +16,7 @@ from wald.core.events import (
     AppendFlag,
     Capability,
     Failed,
+    Goodbye,
     Hello,
     Received,
     RefusedRecords,
@@ -91,6 +92,17 @@ def test_levels_may_be_mixed_in_one_read_and_share_an_ack(door: Door):
         ack = peer.next()
         assert isinstance(ack, Ack)
         assert (ack.first, ack.through) == (1, 5)
+
+
+def test_who_leaves_in_the_same_breath_gets_its_ack_and_the_end(door: Door):
+    with door.peer() as peer:
+        greeted(peer)
+        stream = peer.open()
+        peer.send(request(stream, 1, b"a", 7, b"b"), Goodbye().encode())
+        refused, ack, goodbye = peer.rest()
+        assert isinstance(refused, RefusedRecords)
+        assert isinstance(ack, Ack)
+        assert goodbye == Goodbye()
 
 
 def test_a_client_that_lost_what_was_received_skips_it_and_goes_on(door: Door):

@@ -112,7 +112,7 @@ class Connection(Channel):
     def _process(self, data: bytes) -> int:
         """Take the complete frames; return where the unfinished rest begins."""
         at = self._take_frames(data)
-        if self._received_due:
+        if self._received_due and self.phase is not _CLOSING:  # else its ACK is on its way
             self._say_received()
         return at
 
@@ -314,8 +314,6 @@ class Connection(Channel):
     def _say_received(self) -> None:
         """Answer before the flush what asked for it; what of it is refused is said before."""
         self._received_due = False
-        if self._transport is None:
-            return
         self._seal()
         refused, self._refused = self._refused, []
         for each in refused:

@@ -51,7 +51,6 @@ SINKS: Mapping[str, str] = {
     "redis": "wald.sinks.redis",
     "sqlite": "wald.sinks.sqlite",
 }
-EXTRAS: Mapping[str, str] = {"dynamodb": "aws"}  # where an extra is not named as the type
 ENTRY_POINT_GROUP = "wald.sinks"
 _PIPE_READ_BYTES = 65_536
 _LINE_MAX_BYTES = 16 << 20
@@ -78,7 +77,7 @@ def sink_factory(sink: SinkSettings) -> SinkFactory:
             return cast("SinkFactory", found.load())
     except ImportError as error:
         msg = f"sink {sink.name!r}: its type {kind!r} cannot be loaded: {error}"
-        raise ConfigError(msg, hint=f"pip install 'wald[{EXTRAS.get(kind, kind)}]'") from error
+        raise ConfigError(msg, hint=f"pip install 'wald[{kind}]'") from error
     others = sorted({*SINKS, *entry_points(group=ENTRY_POINT_GROUP).names})
     msg = f"sink {sink.name!r}: there is no type {kind!r}"
     raise WrongSetting(msg, hint=f"known types: {', '.join(others)}")

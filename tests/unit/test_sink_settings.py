@@ -1,6 +1,9 @@
 """What every sink shares: its settings, read with suggestions and bounds; fields into columns."""
 
 import json
+import subprocess
+import sys
+from importlib import import_module
 
 import msgpack
 import pytest
@@ -232,3 +235,29 @@ def test_other_content_and_rules_that_it_cannot_follow_are_not_for_it_either():
     good = Record(1, 0, 1, msgpack.packb({"x": 1}))
     for columns in ({"a": "*"}, {"a": "x", "b": "x"}, {"a": 'x"'}):
         assert QuickRows(FieldRules(columns)).batch([good]) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "drivers", "extra"),
+    [
+        ("redis", {"url": "redis://h"}, ("redis",), "redis"),
+        ("dynamodb", {"partition_key": "id"}, ("boto3", "botocore"), "aws"),
+    ],
+)
+def test_settings_are_read_without_the_driver_but_not_where_there_is_none(
+    kind: str,
+    settings: dict[str, object],
+    drivers: tuple[str, ...],
+    extra: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The supervisor reads them too, and delivers nothing."""
+    code = (
+        f"import sys; from wald.sinks.{kind} import make; make('r', 'e', {settings!r}).close();"
+        f"sys.exit(bool({set(drivers)!r} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=drivers[0]) as raised:
+        import_module(f"wald.sinks.{kind}").make("r", "e", settings)
+    assert raised.value.hint == f"pip install 'wald[{extra}]'"

@@ -2,11 +2,14 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from wald.model import Finding, Severity, Systemic, Unknown
-from wald.sinks.dynamodb.link import CallFailed, Link
+from wald.sinks.dynamodb.calls import CallFailed
 from wald.sinks.dynamodb.options import Options
+
+if TYPE_CHECKING:
+    from wald.sinks.dynamodb.link import Link
 
 LANE_ATTRIBUTE: Final = "lane"  # the partition key of the progress table
 _OK, _WARNING, _ERROR = Severity.OK, Severity.WARNING, Severity.ERROR
@@ -41,12 +44,12 @@ def creation(table: str) -> str:
     )
 
 
-def check(options: Options, link: Link) -> Sequence[Finding]:
+def check(options: Options, link: "Link") -> Sequence[Finding]:
     """Look at the table, and at that of the progress items."""
     return [*_looked(options, link)]
 
 
-def _looked(options: Options, link: Link) -> Iterator[Finding]:
+def _looked(options: Options, link: "Link") -> Iterator[Finding]:
     wanted = [options.partition_key]
     if options.sort_key is not None:
         wanted.append(options.sort_key)
@@ -60,7 +63,7 @@ def _looked(options: Options, link: Link) -> Iterator[Finding]:
         yield Finding(_WARNING, "dynamodb.overwrites", msg, hint)
 
 
-def _table(link: Link, name: str, wanted: Sequence[str], how: str) -> Finding:
+def _table(link: "Link", name: str, wanted: Sequence[str], how: str) -> Finding:
     try:
         table = link.call("describe_table", TableName=name)["Table"]
     except CallFailed as failed:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from wald import limits
 from wald.model import (
@@ -32,11 +32,14 @@ from wald.model import (
     TooLarge,
     Unknown,
 )
+from wald.sinks.dynamodb.calls import ANSWER_TIMEOUT_S, CONDITION_FAILED, CallFailed
 from wald.sinks.dynamodb.checking import check, grants
 from wald.sinks.dynamodb.items import LOG_ATTRIBUTE, LSN_ATTRIBUTE, Put, key_of, puts_of
-from wald.sinks.dynamodb.link import ANSWER_TIMEOUT_S, CONDITION_FAILED, CallFailed, Link
 from wald.sinks.dynamodb.notes import EXTRA_FIELDS, NOT_NEWER, Notes
 from wald.sinks.dynamodb.options import Options
+
+if TYPE_CHECKING:
+    from wald.sinks.dynamodb.link import Link
 
 MAX_RECORDS: Final = 500  # 20 calls
 MAX_RECORDS_IF_NEWER: Final = 100  # a call each, some side by side
@@ -78,7 +81,7 @@ class KeyedSink:
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self._link = Link(options)
+        self._made: Link | None = None
         self._notes = Notes()
         self._crew: ThreadPoolExecutor | None = None
 
@@ -95,7 +98,16 @@ class KeyedSink:
         crew, self._crew = self._crew, None
         if crew is not None:
             crew.shutdown(cancel_futures=True)
-        self._link.close()
+        if self._made is not None:
+            self._made.close()
+
+    @property
+    def _link(self) -> "Link":
+        if self._made is None:
+            from wald.sinks.dynamodb.link import Link  # noqa: PLC0415 - 25 MB, where it delivers
+
+            self._made = Link(self._options)
+        return self._made
 
     def check(self) -> Sequence[Finding]:
         """Look at the table."""
@@ -180,7 +192,7 @@ def _as_failure(failed: CallFailed) -> Systemic | Unknown:
 class _Batches:
     """Writes items by BatchWriteItem: unconditional, in calls of 25, each key once a call."""
 
-    def __init__(self, options: Options, link: Link, left_s: Clock) -> None:
+    def __init__(self, options: Options, link: "Link", left_s: Clock) -> None:
         self._options = options
         self._table = options.table
         self._link = link
@@ -265,7 +277,7 @@ def calls_of(puts: Sequence[Put]) -> Iterator[list[Put]]:
 class _Conditional:
     """Puts items one by one, each only where no newer one of the same log is."""
 
-    def __init__(self, options: Options, link: Link, left_s: Clock, notes: Notes) -> None:
+    def __init__(self, options: Options, link: "Link", left_s: Clock, notes: Notes) -> None:
         self._table = options.table
         self._link = link
         self._left_s = left_s

@@ -1,10 +1,9 @@
-"""The client of one lane, and what the service's errors mean; the only importer of the driver.
+"""The client of one lane; the only importer of the driver.
 
 Its own retries are off: each call is one request, and every attempt is seen and counted.
 """
 
 import threading
-from collections.abc import Mapping
 from math import ceil
 from typing import Any, Final
 
@@ -13,47 +12,15 @@ from botocore import exceptions as driver
 from botocore.config import Config
 
 from wald import limits
-from wald.model import Outcome, Systemic, SystemicKind, TooLarge, Unknown
+from wald.model import Outcome, Systemic, SystemicKind, Unknown
+from wald.sinks.dynamodb.calls import ANSWER_TIMEOUT_S, LOGIN_HINT, CallFailed, answered
 from wald.sinks.dynamodb.options import Options
 
-ANSWER_TIMEOUT_S: Final = 10.0  # of what is not an attempt
 CONNECTIONS_MAX: Final = 16
 _TIMEOUTS_S: Final = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)  # a client has one for its life
 _MAKING: Final = threading.Lock()  # sessions share a loader that is not of many threads
 
 _K = SystemicKind
-_KINDS: Mapping[str, SystemicKind] = {
-    "ProvisionedThroughputExceededException": _K.BUSY,
-    "ProvisionedThroughputExceeded": _K.BUSY,
-    "ThrottlingException": _K.BUSY,
-    "ThrottlingError": _K.BUSY,
-    "RequestLimitExceeded": _K.BUSY,
-    "TransactionInProgressException": _K.BUSY,
-    "TransactionConflict": _K.BUSY,
-    "TransactionConflictException": _K.BUSY,
-    "ReplicatedWriteConflictException": _K.BUSY,
-    "LimitExceededException": _K.BUSY,
-    "InternalServerError": _K.UNREACHABLE,
-    "InternalFailure": _K.UNREACHABLE,
-    "ServiceUnavailable": _K.UNREACHABLE,
-    "AccessDeniedException": _K.AUTHENTICATION,
-    "AccessDenied": _K.AUTHENTICATION,
-    "ExpiredTokenException": _K.AUTHENTICATION,
-    "IncompleteSignatureException": _K.AUTHENTICATION,
-    "InvalidClientTokenId": _K.AUTHENTICATION,
-    "InvalidSignatureException": _K.AUTHENTICATION,
-    "MissingAuthenticationTokenException": _K.AUTHENTICATION,
-    "UnrecognizedClientException": _K.AUTHENTICATION,
-    "ResourceNotFoundException": _K.CONFIGURATION,
-    "ResourceInUseException": _K.BUSY,
-}
-REFUSALS: Final = frozenset(
-    {"ValidationException", "ValidationError", "ItemCollectionSizeLimitExceededException",
-     "ItemCollectionSizeLimitExceeded", "SerializationException"}
-)  # fmt: skip
-CONDITION_FAILED: Final = frozenset({"ConditionalCheckFailedException", "ConditionalCheckFailed"})
-CANCELLED: Final = "TransactionCanceledException"
-_JUDGED: Final = REFUSALS | CONDITION_FAILED | {CANCELLED}  # of what was sent, not of the service
 _NEVER_SENT = (
     driver.EndpointConnectionError,
     driver.ConnectTimeoutError,
@@ -69,34 +36,6 @@ _NO_LOGIN = (
     driver.UnauthorizedSSOTokenError,
     driver.SSOTokenLoadError,
 )
-_LOGIN_HINT = "look at the credentials of the sink, of the environment, or of the machine's role"
-SERVER_ERROR_STATUS: Final = 500
-TOO_LARGE_STATUS: Final = 413
-
-
-class CallFailed(Exception):
-    """A request came to something else than an answer.
-
-    Attributes:
-        outcome: what is said of it; None where the service judged what was sent.
-        code, message: of the service.
-        reasons: of a cancelled transaction: one for each of its items.
-        item: what a condition met; None if nothing was told.
-    """
-
-    def __init__(
-        self,
-        outcome: Outcome | None,
-        code: str = "",
-        message: str = "",
-        response: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(code)
-        self.outcome = outcome
-        self.code = code
-        self.message = message
-        self.reasons = tuple((response or {}).get("CancellationReasons", ()))
-        self.item: Mapping[str, Any] | None = (response or {}).get("Item")
 
 
 class Link:
@@ -122,7 +61,7 @@ class Link:
         try:
             answer = getattr(self._client(timeout_s), operation)(**request)
         except driver.ClientError as error:
-            raise _answered(error) from error
+            raise answered(error.response) from error
         except (driver.BotoCoreError, OSError, ValueError) as error:
             raise CallFailed(_unanswered(error)) from error
         self._count(answer.get("ConsumedCapacity"))
@@ -184,37 +123,10 @@ def _plain(text: str | None) -> str | None:
     return None if text is None else str(text)
 
 
-def _answered(error: Any) -> CallFailed:  # noqa: ANN401 - the driver's
-    """Return what an error that the service answered means."""
-    said = error.response.get("Error", {})
-    code, text = str(said.get("Code", "")), str(said.get("Message", ""))
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    words = f"{code}: {text}"[: limits.ERROR_TEXT_MAX_CHARS]
-    outcome: Outcome | None = systemic(code, words)
-    if status == TOO_LARGE_STATUS or "payload size" in text:
-        outcome = TooLarge(words)
-    elif outcome is None and status >= SERVER_ERROR_STATUS:
-        outcome = Systemic(_K.UNREACHABLE, words)
-    elif outcome is None and code not in _JUDGED:
-        outcome = Systemic(_K.CONFIGURATION, words)
-    return CallFailed(outcome, code, words, error.response)
-
-
-def systemic(code: str, words: str) -> Systemic | None:
-    """Return the trouble that a code of the service tells of; None if it is none."""
-    kind = _KINDS.get(code)
-    if kind is None:
-        return None
-    hint = _LOGIN_HINT if kind is _K.AUTHENTICATION else ""
-    if code == "ResourceNotFoundException":
-        hint = "make the table, or correct table, region and endpoint_url; see 'wald check'"
-    return Systemic(kind, words, hint)
-
-
 def _unanswered(error: Exception) -> Outcome:
     words = str(error)[: limits.ERROR_TEXT_MAX_CHARS]
     if isinstance(error, _NO_LOGIN):
-        return Systemic(_K.AUTHENTICATION, words, _LOGIN_HINT)
+        return Systemic(_K.AUTHENTICATION, words, LOGIN_HINT)
     if isinstance(error, driver.NoRegionError):
         return Systemic(_K.CONFIGURATION, words, 'say region = "eu-central-1"')
     if isinstance(error, _NEVER_SENT):

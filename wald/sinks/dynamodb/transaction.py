@@ -8,7 +8,7 @@ progress item holds for ever.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from wald import limits
 from wald.model import (
@@ -29,19 +29,21 @@ from wald.model import (
     SystemicKind,
     Unknown,
 )
-from wald.sinks.dynamodb.checking import LANE_ATTRIBUTE, check, grants
-from wald.sinks.dynamodb.items import Put, puts_of
-from wald.sinks.dynamodb.link import (
+from wald.sinks.dynamodb.calls import (
     ANSWER_TIMEOUT_S,
     CANCELLED,
     CONDITION_FAILED,
     REFUSALS,
     CallFailed,
-    Link,
     systemic,
 )
+from wald.sinks.dynamodb.checking import LANE_ATTRIBUTE, check, grants
+from wald.sinks.dynamodb.items import Put, puts_of
 from wald.sinks.dynamodb.notes import EXTRA_FIELDS, Notes
 from wald.sinks.dynamodb.options import Options
+
+if TYPE_CHECKING:
+    from wald.sinks.dynamodb.link import Link
 
 MAX_RECORDS: Final = 99  # of 100 actions one is the progress item
 MAX_BYTES: Final = 3 * limits.MIB  # of 4, as items count them
@@ -55,7 +57,7 @@ class TransactionSink:
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self._link = Link(options)
+        self._made: Link | None = None
         self._notes = Notes()
 
     @property
@@ -68,7 +70,16 @@ class TransactionSink:
 
     def close(self) -> None:
         """Close the connections; harmless to repeat."""
-        self._link.close()
+        if self._made is not None:
+            self._made.close()
+
+    @property
+    def _link(self) -> "Link":
+        if self._made is None:
+            from wald.sinks.dynamodb.link import Link  # noqa: PLC0415 - 25 MB, where it delivers
+
+            self._made = Link(self._options)
+        return self._made
 
     def check(self) -> Sequence[Finding]:
         """Look at both tables."""

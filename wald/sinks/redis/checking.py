@@ -1,12 +1,15 @@
 """What ``wald check`` says of a stream and its server: looked at, nothing written."""
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from wald.model import Finding, Severity, Systemic, Unknown
 from wald.sinks.redis import scripts
-from wald.sinks.redis.link import CallFailed, Link
+from wald.sinks.redis.calls import CallFailed
 from wald.sinks.redis.options import Options
+
+if TYPE_CHECKING:
+    from wald.sinks.redis.link import Link
 
 _OK, _WARNING, _ERROR = Severity.OK, Severity.WARNING, Severity.ERROR
 _SAFE_POLICIES: Final = ("noeviction", "volatile-")
@@ -25,7 +28,7 @@ def grants(options: Options) -> str:
     return f"ACL SETUSER {user} on {patterns} {GRANTS}"
 
 
-def check(options: Options, link: Link) -> Sequence[Finding]:
+def check(options: Options, link: "Link") -> Sequence[Finding]:
     """Look at server and stream."""
     try:
         return [*_found(options, link)]
@@ -38,7 +41,7 @@ def check(options: Options, link: Link) -> Sequence[Finding]:
         return [Finding(_ERROR, "redis.unreachable", message, "")]
 
 
-def _found(options: Options, link: Link) -> Iterator[Finding]:
+def _found(options: Options, link: "Link") -> Iterator[Finding]:
     beside = scripts.key_beside(options.stream_key)
     assert beside is not None
     kind = _text(link.call("TYPE", options.stream_key))
@@ -59,7 +62,7 @@ def _found(options: Options, link: Link) -> Iterator[Finding]:
     yield from _of_the_disk(options, link)
 
 
-def _of_the_disk(options: Options, link: Link) -> Iterator[Finding]:
+def _of_the_disk(options: Options, link: "Link") -> Iterator[Finding]:
     """Say what of that which was acknowledged a crash of the server may forget."""
     settings = {name: _setting(link, name) for name in ("appendonly", "appendfsync")}
     appends, syncs = settings["appendonly"], settings["appendfsync"]
@@ -81,14 +84,14 @@ def _of_the_disk(options: Options, link: Link) -> Iterator[Finding]:
         yield Finding(_WARNING, "redis.evicts", msg, "set maxmemory-policy noeviction")
 
 
-def _server(link: Link) -> str:
+def _server(link: "Link") -> str:
     lines = _text(link.call("INFO", "server")).splitlines()
     facts = dict(line.split(":", 1) for line in lines if ":" in line)
     name = "Valkey" if "valkey_version" in facts else "Redis"
     return f"{name} {facts.get('valkey_version') or facts.get('redis_version', '')}".strip()
 
 
-def _has_waitaof(link: Link) -> bool:
+def _has_waitaof(link: "Link") -> bool:
     try:
         (found,) = link.call("COMMAND", "INFO", "WAITAOF")
     except (CallFailed, ValueError):
@@ -96,7 +99,7 @@ def _has_waitaof(link: Link) -> bool:
     return bool(found)
 
 
-def _setting(link: Link, name: str) -> str:
+def _setting(link: "Link", name: str) -> str:
     """Return a setting of the server; empty where it does not tell, as many hosted ones do."""
     try:
         answer = link.call("CONFIG", "GET", name)

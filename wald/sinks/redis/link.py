@@ -13,10 +13,10 @@ from redis.connection import Connection, SSLConnection, UnixDomainSocketConnecti
 from redis.retry import Retry
 
 from wald import limits
-from wald.model import Outcome, Systemic, SystemicKind, TooLarge, Unknown
+from wald.model import Systemic, SystemicKind, TooLarge, Unknown
+from wald.sinks.redis.calls import ANSWER_TIMEOUT_S, CallFailed
 from wald.sinks.redis.options import Options
 
-ANSWER_TIMEOUT_S: Final = 10.0  # of what is not an attempt
 _RESP: Final = 2  # every server speaks it, and the scripts answer in it
 
 _K = SystemicKind
@@ -52,20 +52,6 @@ _AUTHENTICATION_HINT = "look at username and password, and at the server's ACL"
 # errors that the server answered: the command had no effect
 _ANSWERED = (driver.ResponseError, driver.AuthenticationError, driver.BusyLoadingError)
 _DROPS: Final = frozenset({"READONLY", "MOVED", "LOADING", "MASTERDOWN"})  # another server may come
-
-
-class CallFailed(Exception):
-    """A command came to something else than an answer.
-
-    Attributes:
-        outcome: what is said of it.
-        is_missing: the server lacks the command, or what it works on.
-    """
-
-    def __init__(self, outcome: Outcome, *, is_missing: bool = False) -> None:
-        super().__init__()
-        self.outcome = outcome
-        self.is_missing = is_missing
 
 
 class Link:

@@ -3,13 +3,15 @@
 See ``wald.sinks.redis.scripts`` for what lies where, and why that is one transaction.
 """
 
+import importlib.util
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from wald import limits
+from wald.errors import ConfigError
 from wald.model import (
     Attempt,
     Capabilities,
@@ -28,10 +30,13 @@ from wald.model import (
     Unknown,
 )
 from wald.sinks.redis import scripts
+from wald.sinks.redis.calls import ANSWER_TIMEOUT_S, CallFailed
 from wald.sinks.redis.checking import check, grants
 from wald.sinks.redis.entries import entries_of
-from wald.sinks.redis.link import ANSWER_TIMEOUT_S, CallFailed, Link
 from wald.sinks.redis.options import Options, read_options
+
+if TYPE_CHECKING:
+    from wald.sinks.redis.link import Link
 
 MAX_RECORDS: Final = 2_000  # a script holds up everybody else at the server: about 20 ms
 MAX_BYTES: Final = 8 * limits.MIB
@@ -46,9 +51,13 @@ def make(route: str, stream: str, settings: Mapping[str, object]) -> "RedisSink"
     """Make the sink of a route; connects lazily.
 
     Raises:
-        ConfigError: a setting is unknown, missing or wrong.
+        ConfigError: a setting is unknown, missing or wrong, or there is no driver.
     """
-    return RedisSink(read_options(route, stream, settings))
+    options = read_options(route, stream, settings)
+    if importlib.util.find_spec("redis") is None:
+        msg = f"route {route!r}: a redis sink needs the module redis"
+        raise ConfigError(msg, hint="pip install 'wald[redis]'")
+    return RedisSink(options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +74,7 @@ class RedisSink:
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self._link = Link(options)
+        self._made: Link | None = None
         self._no_waitaof_on = -1  # the connection whose server has no WAITAOF to offer
 
     @property
@@ -75,7 +84,8 @@ class RedisSink:
 
     def close(self) -> None:
         """Close the connection; harmless to repeat."""
-        self._link.close()
+        if self._made is not None:
+            self._made.close()
 
     def check(self) -> Sequence[Finding]:
         """Look at server and stream without writing."""
@@ -84,6 +94,14 @@ class RedisSink:
     def grants(self) -> Sequence[str]:
         """Return the command that gives the user what the route needs."""
         return [grants(self._options)]
+
+    @property
+    def _link(self) -> "Link":
+        if self._made is None:
+            from wald.sinks.redis.link import Link  # noqa: PLC0415 - 20 MB, only where it delivers
+
+            self._made = Link(self._options)
+        return self._made
 
     # --- delivering -----------------------------------------------------------------------------
 

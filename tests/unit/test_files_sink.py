@@ -29,6 +29,8 @@ from wald.model import (
     Unknown,
 )
 from wald.sinks.files import make, sink
+from wald.sinks.files.encoding import Ndjson
+from wald.sinks.files.options import read_options
 from wald.sinks.files.partitions import escaped, path_of
 from wald.sinks.files.place import HIDDEN
 
@@ -305,6 +307,30 @@ def test_values_go_as_they_are_a_line_each(root, open_sink):
     (path,) = published(root)
     assert path.read_text().splitlines()[1:] == ['{"a":1.5}', '{ "a": 1.50 }', '"AP8="']
     assert lines(root)[0] == {**VALUE, "y": "AQ=="}
+
+
+ALIKE = [
+    VALUE,
+    {"d": msgpack.Timestamp(0, 120_456_000), "e": msgpack.ExtType(3, b"1.50"), "f": 1e16},
+    {"n": float("nan"), "i": [float("inf"), float("-inf")], "u": (1 << 64) - 1, "ä": "\u2028"},
+    {1: "x", None: "z"},
+    {True: "y"},
+    {1.5: "x"},
+    [1, [2, {}]],
+    "text",
+    None,
+]
+
+
+@pytest.mark.parametrize("value", ALIKE, ids=repr)
+def test_a_line_says_the_same_by_the_quick_way_and_by_the_careful_one(value):
+    encoder = Ndjson(read_options("r", "events", {"path": "x", "mode": "columns"}))
+    records = [record(1, value)]
+    quick = encoder.join(encoder.make(LOG_ID, records).parts)
+    encoder._quick = False
+    careful = encoder.join(encoder.make(LOG_ID, records).parts)
+    assert json.loads(quick) == json.loads(careful)
+    assert quick.count(b"\n") == careful.count(b"\n") == 1
 
 
 def test_columns_of_ndjson_follow_the_rules_of_fields(root, open_sink):

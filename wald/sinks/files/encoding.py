@@ -11,9 +11,10 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import msgpack
+import msgspec
 
 from wald.model import Content, Record, RejectedRecord
 from wald.sinks.fields import ByField
@@ -71,32 +72,33 @@ class Ndjson:
             self._quick = True
 
     def make(self, log_id: bytes, records: Sequence[Record]) -> Made:
-        """Return a line of text for each record."""
+        """Return a line for each record, without its end."""
         quick = self._quickly(records) if self._quick else None
         if quick is not None:
             return quick
         made = one_by_one(records, lambda record: self._line(log_id, record))
-        return Made([line for (line,) in made.rows], made.refused, made.extra_fields)
+        lines = [str(line).encode() for (line,) in made.rows]
+        return Made(lines, made.refused, made.extra_fields)
 
     def join(self, parts: Sequence[object]) -> bytes:
         """Return the lines, each with its end."""
-        return "\n".join([*map(str, parts), ""]).encode()
+        return b"\n".join([*cast("Sequence[bytes]", parts), b""])
 
     @staticmethod
     def _quickly(records: Sequence[Record]) -> Made | None:
         """Return the lines of values that are all msgpack; None if each must be looked at."""
         if set(map(_CONTENT, records)) != {Content.MSGPACK}:
             return None
-        encode, unpackb, hook = _ENCODER.encode, msgpack.unpackb, extension
+        encode, unpackb, hook = _QUICK.encode, msgpack.unpackb, extension
         try:
-            lines = [
-                encode(unpackb(value, ext_hook=hook, strict_map_key=False))
-                for value in map(_VALUE, records)
-            ]
-            "".join(lines).encode()
-        except BAD_VALUE:
+            return Made(
+                [
+                    encode(unpackb(value, ext_hook=hook, strict_map_key=False))
+                    for value in map(_VALUE, records)
+                ]
+            )
+        except (msgspec.MsgspecError, *BAD_VALUE):
             return None
-        return Made(lines)
 
     @staticmethod
     def _value(_: bytes, record: Record) -> tuple[Row, int]:
@@ -117,9 +119,7 @@ class Ndjson:
         return (_checked(to_json(named)),), extra
 
 
-_ENCODER = json.JSONEncoder(
-    separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=plain
-)
+_QUICK = msgspec.json.Encoder(enc_hook=plain)  # NaN is null, bytes are base64, as elsewhere
 
 
 def _text(record: Record) -> str:

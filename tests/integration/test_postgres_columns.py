@@ -166,6 +166,8 @@ def test_quick_and_careful_ways_make_the_same_rows(types):
         ({}, {"a": 1}, (1, None, None)),
         ({"on_missing_field": "default"}, {"a": 1}, (1, "x", 7)),
         ({"on_missing_field": "default"}, {"a": 1, "b": None}, (1, None, 7)),
+        ({"on_missing_field": "default"}, {}, (None, "x", 7)),
+        ({}, {}, (None, None, None)),
         ({"on_missing_field": "reject"}, {"a": 1, "b": "y"}, [(2, "field.missing")]),
         ({"on_extra_field": "reject"}, {"a": 1, "z": 2}, [(2, "field.extra")]),
         ({"columns": {"a": "a", "b": "*"}}, {"a": 1, "z": [2]}, (1, '{"z":[2]}', 7)),

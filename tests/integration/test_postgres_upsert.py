@@ -78,6 +78,12 @@ def test_defaults_are_those_of_the_table(at):
     assert at.sql(ROWS) == [(1, "a", 7, 1), (2, None, 1, 2), (3, None, None, 3)]
 
 
+def test_a_key_may_be_the_tables_own(at):
+    sink = at.into(DDL.replace("(id int", "(id int DEFAULT 5"), **UPSERT, on_missing_field="default")
+    assert at.deliver(sink, {}, {"seat": "a"}) == Delivered()
+    assert at.sql(ROWS) == [(5, "a", 7, 2)]
+
+
 def test_types_and_keys_of_several_columns(at):
     at.sql("CREATE DOMAIN code AS text; CREATE TYPE mood AS ENUM ('sad', 'ok')")
     sink = at.into(

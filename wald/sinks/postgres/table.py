@@ -147,6 +147,9 @@ class Sending:
         with self._session.connection.cursor() as cursor:
             for left_out, rows in runs:
                 self.begun_at = self.taken
+                if len(left_out) == len(self._table.columns):
+                    self._insert_defaults(rows)  # a COPY of no columns is none
+                    continue
                 with cursor.copy(self._statement(left_out)) as copy:
                     self._write(copy, rows, defaults=bool(left_out))
         self.extra_fields = making.extra_fields
@@ -166,6 +169,11 @@ class Sending:
                 write(tuple(_said(row)) if defaults else row)
         finally:
             self.taken = taken
+
+    def _insert_defaults(self, rows: Iterable[Row]) -> None:
+        for _ in rows:
+            self.taken += 1
+            self._session.run(f"INSERT INTO {self._table.into} DEFAULT VALUES")
 
     def _statement(self, left_out: tuple[int, ...]) -> bytes:
         names = [name for place, name in enumerate(self._table.columns) if place not in left_out]

@@ -141,6 +141,7 @@ def test_what_does_not_fit_is_named_in_the_servers_words(types, kind, value, cod
     outcome = at.deliver(sink, good, {"c": value}, good)
     assert named(outcome) == [(2, code)]
     assert words in outcome.records[0].message
+    assert "Failing row" not in outcome.message
     assert named(at.probe(sink, good, {"c": value}, good)) == [(2, code)]
     assert at.sql("SELECT count(*) FROM t") == [(0,)]
 

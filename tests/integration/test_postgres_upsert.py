@@ -79,7 +79,9 @@ def test_defaults_are_those_of_the_table(at):
 
 
 def test_a_key_may_be_the_tables_own(at):
-    sink = at.into(DDL.replace("(id int", "(id int DEFAULT 5"), **UPSERT, on_missing_field="default")
+    sink = at.into(
+        DDL.replace("(id int", "(id int DEFAULT 5"), **UPSERT, on_missing_field="default"
+    )
     assert at.deliver(sink, {}, {"seat": "a"}) == Delivered()
     assert at.sql(ROWS) == [(5, "a", 7, 2)]
 

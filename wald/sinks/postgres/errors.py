@@ -55,6 +55,7 @@ _ADVICE = {
     "42501": "wald check --print-grants says what the owner of the database must run",
     "42P10": "make a unique index of exactly the columns in 'conflict'",
 }
+_SHOWS_ROW = frozenset({"23502", "23514"})  # the detail is the whole row: the dead letter has it
 # what a failed connection says, which has no SQLSTATE; in English, else it is out of reach
 _REFUSED_LOGIN = re.compile(
     r"authentication failed|no pg_hba\.conf entry|role .* (does not exist|is not permitted)"
@@ -148,5 +149,6 @@ def describe(error: Exception) -> str:
     else:
         context = (diag.context or "").partition(", column ")[2].partition("\n")[0]
         where = f"column {context}" if context else ""
-        words = ": ".join(filter(None, (diag.message_primary, diag.message_detail, where)))
+        detail = None if diag.sqlstate in _SHOWS_ROW else diag.message_detail
+        words = ": ".join(filter(None, (diag.message_primary, detail, where)))
     return " ".join(words.split())[: limits.ERROR_TEXT_MAX_CHARS] or type(error).__name__

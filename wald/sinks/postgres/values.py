@@ -37,6 +37,7 @@ WORDS: values.Words = (
 )
 DOCUMENT_COLUMNS = ("log_id", "lsn", "key", "time", "headers", "value")
 _JSON = frozenset({"json", "jsonb"})
+_AT_ONCE_RECORDS = 64  # made by one call each, while the processor's cache still has them
 _ESCAPED = str.maketrans({"\\": "\\\\", '"': '\\"'})
 
 
@@ -193,7 +194,21 @@ class _FieldRows:
     def __iter__(self) -> Iterator[Row]:
         """Yield the rows; nearly all are made the quick way, the others with care."""
         refused: list[RejectedRecord] = []
-        records, fields = self._records, self._fields
+        for start in range(0, len(self._records), _AT_ONCE_RECORDS):
+            records = self._records[start : start + _AT_ONCE_RECORDS]
+            made = None if self._fields.changes or refused else self._fields.quick.batch(records)
+            if made is None:
+                yield from self._one_by_one(records, refused)
+            else:
+                self.extra_fields += made.extra_fields
+                yield from made.rows
+        if refused:
+            raise RefusedRows(tuple(refused))
+
+    def _one_by_one(
+        self, records: Sequence[Record], refused: list[RejectedRecord]
+    ) -> Iterator[Row]:
+        fields = self._fields
         changes, extra_fields = fields.changes, 0
         for index, quick, extra in fields.quick.rows(records):
             row = self._changed(quick, records[index]) if changes and quick is not None else quick
@@ -203,9 +218,7 @@ class _FieldRows:
                 extra_fields += extra
             if row is not None and not refused:
                 yield row
-        if refused:
-            raise RefusedRows(tuple(refused))
-        self.extra_fields = extra_fields
+        self.extra_fields += extra_fields
 
     def _changed(self, row: Row, record: Record) -> Row | None:
         try:

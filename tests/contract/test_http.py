@@ -7,6 +7,7 @@ import pytest
 from tests.contract import http_bench
 from tests.servers.web_server import WebServer
 from wald.testing import SinkContract, Workbench
+from wald.testing.sink_contract.trouble import TroubleLines
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,9 @@ class TestPlain(SinkContract):
         return http_bench.plain(server)
 
 
-class TestPerRecord(SinkContract):
+class TestPerRecord(TroubleLines):
+    """What differs from the one before: which record is refused, and how it is told."""
+
     @pytest.fixture
     def bench(self, server: WebServer) -> Workbench:
         return http_bench.per_record(server)

@@ -20,6 +20,7 @@ _OF_HTTP = {"query", "wait_end_of_query", "database", "user", "password"}
 
 class _Asked(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body of an answer are two writes
     session: Any = None
     lock = threading.Lock()
 

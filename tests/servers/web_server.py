@@ -156,6 +156,7 @@ Act = dict[str, Any]
 
 class _Taker(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body of an answer are two writes
 
     def do_POST(self) -> None:
         body, server = self._body(), self.server

@@ -141,6 +141,7 @@ def test_a_pause_is_kept_with_what_is_sent_again(status):
         ({"title": "Bad", "status": 400}, "Bad"),
         ({"unheard": "of"}, '{"unheard": "of"}'),
         ("line one\nline\x1b[31m two", "line one line [31m two"),
+        ("<html><head><title>502 Bad\nGateway</title></head><body>...", "502 Bad Gateway"),
         ("", ""),
         ("kein Platz für 2 Sitze", "kein Platz für 2 Sitze"),
     ],

@@ -6,6 +6,7 @@ and no refusal, it is ``Unknown``.
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -27,6 +28,7 @@ from wald.sinks.http.items import Answered, find_items
 from wald.sinks.http.options import Options
 from wald.sinks.http.statuses import HINTS, KINDS, Meaning, status_row
 
+_TITLE = re.compile(rb"<title>(.{1,200}?)</title>", re.IGNORECASE | re.DOTALL)
 _HTML = (b"<!doctype html", b"<html")
 _MESSAGE_FIELDS = ("message", "error", "detail", "title", "reason", "description", "msg")
 _PARTIAL_STATUS = 207
@@ -214,7 +216,7 @@ def _json(body: bytes) -> object:
 
 
 def _words(answer: Answer) -> str:
-    """Return what an answer says in its own words: the message in its JSON, or its beginning."""
+    """Return an answer's own words: the message in its JSON, a page's title, or its beginning."""
     found = _json(answer.body)
     while isinstance(found, dict):
         inner = next((found[name] for name in _MESSAGE_FIELDS if found.get(name)), None)
@@ -223,6 +225,9 @@ def _words(answer: Answer) -> str:
         found = inner
     if isinstance(found, str):
         return _one_line(found)
+    title = _TITLE.search(answer.body[: limits.HTTP_READ_BYTES])
+    if title:
+        return _one_line(title[1].decode(errors="replace"))
     return _one_line(answer.body[: limits.ERROR_TEXT_MAX_CHARS].decode(errors="replace"))
 
 

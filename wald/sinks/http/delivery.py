@@ -62,6 +62,7 @@ class Delivery:
         options, token = self._options, self._token
         url = requests.url_of(options, attempt)
         timeout_s = attempt.timeout_s or limits.ATTEMPT_TIMEOUT_S
+        began_s = self._transport.now_s()
         worn = None if token is None else token.now
         text = None if worn is None else worn.text
         headers = requests.headers_of(options, attempt, body, text)
@@ -69,7 +70,8 @@ class Delivery:
         refused = isinstance(answer, Answer) and answer.status == _UNAUTHORIZED
         if refused and token is not None and worn is not None and token.renew(worn):
             headers = requests.headers_of(options, attempt, body, token.now.text)
-            answer = self._transport.send(options.method, url, headers, body, timeout_s)
+            left_s = timeout_s - (self._transport.now_s() - began_s)
+            answer = self._transport.send(options.method, url, headers, body, left_s)
         return answer
 
     def _hide(self, text: str) -> str:

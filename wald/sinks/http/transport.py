@@ -57,6 +57,7 @@ class Transport:
     """
 
     def __init__(self, options: Options, now_s: Callable[[], float]) -> None:
+        self.now_s = now_s
         self._options = options
         self._request = _Request(now_s)
         self._used_s = 0.0

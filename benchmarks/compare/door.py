@@ -78,8 +78,7 @@ def idle_mib(running: Daemon) -> float:
         for _ in range(IDLE):
             one = stack.enter_context(socket.socket(socket.AF_UNIX))
             one.connect(str(running.socket))
-            one.sendall(Hello(1).encode())
-            assert one.recv(200)
+            greet(one)
         return (ingest.memory_info().rss - before) / MIB
 
 
@@ -106,6 +105,11 @@ def connected(path: str) -> socket.socket:
     return one
 
 
+def greet(one: socket.socket) -> None:
+    one.sendall(Hello(1).encode())
+    assert one.recv(200), "no WELCOME"
+
+
 def byte_by_byte(path: str, stop: Event) -> None:
     while not stop.is_set():
         with contextlib.suppress(OSError), connected(path) as one:
@@ -119,7 +123,7 @@ def never_reading(path: str, stop: Event) -> None:
     pings = Ping(1, bytes(64)).encode() * 1_000
     while not stop.is_set():
         with contextlib.suppress(OSError), connected(path) as one:
-            one.sendall(Hello(1).encode())
+            greet(one)
             while not stop.is_set():
                 one.sendall(pings)
         stop.wait(0.1)
@@ -129,7 +133,7 @@ def reading_slowly(path: str, stop: Event) -> None:
     pings = Ping(1, bytes(64)).encode() * 1_000
     while not stop.is_set():
         with contextlib.suppress(OSError), connected(path) as one:
-            one.sendall(Hello(1).encode())
+            greet(one)
             while not stop.wait(0.02):
                 with contextlib.suppress(TimeoutError):
                     one.settimeout(0.01)

@@ -97,7 +97,7 @@ def assert_told(error: ConfigError) -> None:
     assert len(error.message) < 2_000
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(DOCUMENTS)
 def test_any_document_is_accepted_or_refused(document: dict[str, Any]) -> None:
     try:
@@ -114,7 +114,7 @@ def loaded(text: str) -> Loaded | None:
         return None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_any_slip_in_a_real_file_is_accepted_or_refused(data: st.DataObject) -> None:
     text = SHIPPED.replace("\n#", "\n") if data.draw(st.booleans()) else SHIPPED
@@ -125,7 +125,7 @@ def test_any_slip_in_a_real_file_is_accepted_or_refused(data: st.DataObject) -> 
     loaded(text)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.text(max_size=200))
 def test_any_text_is_accepted_or_refused(text: str) -> None:
     loaded(text)

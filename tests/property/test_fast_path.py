@@ -221,7 +221,7 @@ def stored(site: Site) -> bytes:
     return data
 
 
-@settings(max_examples=120)
+@settings(max_examples=120, deadline=None)
 @given(st.lists(STEPS, min_size=4, max_size=30))
 def test_fast_and_general_path_store_and_answer_the_same(steps: list[Step]):
     reads = reads_of(steps)

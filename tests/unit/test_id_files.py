@@ -61,6 +61,18 @@ def test_ids_that_could_not_be_written_go_to_another_file(fs: SimFileSystem, kin
     assert remembered(again) == ["id-1", "id-2", "id-3", "id-4"]
 
 
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_directory_whose_name_could_not_be_made_durable_is_tried_again(
+    fs: SimFileSystem, at: int
+):
+    store = store_of(fs)
+    store.add(new_ids(1), 1)
+    fs.fail(at, kind="sync_directory")
+    store.persist()
+    fs.crash()
+    assert remembered(store_of(fs, load=True)) == ["id-1", "id-2"]
+
+
 def test_a_disk_without_room_refuses_and_keeps_what_is_to_be_written(fs: SimFileSystem):
     store = store_of(fs)
     store.add(new_ids(1), 1)

@@ -72,6 +72,7 @@ class IdStore:
         self._file: File | None = None
         self._size_bytes = 0
         self._number = 0
+        self._is_named = False  # whether the directory's own name is durable
         self._last_lsns: dict[int, Lsn] = {}  # of each file, the highest it holds
 
     def load(self, state: LogState) -> None:
@@ -169,9 +170,11 @@ class IdStore:
 
     def _begin(self) -> File:
         fs = self._fs
-        if fs.stat(self._directory) is None:
-            fs.make_directory(self._directory)
+        if not self._is_named:
+            if fs.stat(self._directory) is None:
+                fs.make_directory(self._directory)
             fs.sync_directory(self._directory.rpartition("/")[0])
+            self._is_named = True
         self._number += 1
         self._file = fs.create(self._path(self._number))
         self._size_bytes = 0

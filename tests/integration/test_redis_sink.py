@@ -185,7 +185,39 @@ def test_a_stream_that_others_write_is_not_taken(empty):
             assert isinstance(outcome, Systemic)
             assert outcome.kind is SystemicKind.OWNED
             assert "has entries of others" in outcome.message
+            assert "DEL" not in outcome.hint
     assert empty.call("EXISTS", BESIDE) == 0
+
+
+def test_an_entry_that_somebody_adds_later_hides_nothing_of_ours(empty):
+    """Above its id, a time, the server would take nothing of ours: it would be passed over."""
+    with sink_of(empty) as sink:
+        assert sink.deliver(attempt(1, records(5, 4))) == Delivered()
+        stray = empty.call("XADD", "events", "*", "a", "b")
+        for outcome in (sink.read_row(KEY), sink.deliver(attempt(2, records(9, 2)))):
+            assert isinstance(outcome, Systemic)
+            assert outcome.kind is SystemicKind.OWNED
+            assert "DEL events {events}:wald" in outcome.hint
+        assert [each.code for each in sink.check() if each.severity is Severity.ERROR] == [
+            "redis.owned"
+        ]
+        empty.call("XDEL", "events", stray)
+        assert isinstance(sink.read_row(KEY), Systemic), "its id is still the highest"
+        empty.call("DEL", "events", BESIDE)
+        assert sink.read_row(KEY) is None
+        assert sink.deliver(attempt(1, records(5, 6))) == Delivered()
+        assert ids(empty) == [f"{lsn}-0" for lsn in range(5, 11)]
+
+
+def test_another_layout_goes_on_in_a_stream_that_was_read_and_emptied(empty):
+    with sink_of(empty) as sink:
+        assert sink.deliver(attempt(1, records(5, 4))) == Delivered()
+        empty.call("XTRIM", "events", "MAXLEN", 0)
+        later = KEY._replace(layout=1)
+        assert sink.read_row(later) is None
+        assert sink.deliver(attempt(1, records(9, 2), key=later)) == Delivered()
+        assert ids(empty) == ["9-0", "10-0"]
+        assert sink.read_row(KEY) == attempt(1, records(5, 4)).row
 
 
 # --- errors ---------------------------------------------------------------------------------------

@@ -190,6 +190,8 @@ def _judge(failed: CallFailed, puts: Sequence[Put]) -> Outcome:
     """Return what a transaction came to; its first action was the row's, then ``puts``."""
     if failed.code != CANCELLED:
         return failed.outcome or _refused_whole(failed)
+    if not failed.reasons:
+        return Unknown(failed.message)
     of_the_row, *reasons = failed.reasons
     if of_the_row.get("Code") in CONDITION_FAILED:
         return _row_moved(of_the_row)

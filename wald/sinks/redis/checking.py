@@ -52,11 +52,11 @@ def _found(options: Options, link: "Link") -> Iterator[Finding]:
     answer = link.call("EVAL", scripts.READ, 2, options.stream_key, beside, "")
     last, log, route, _, newest = map(_text, answer)
     server = f"{_server(link)}, stream {options.stream_key!r}"
-    if log:
-        yield Finding(_OK, "redis.found", f"{server} of route {route} of log {log}")
-    elif last != scripts.NOTHING and not newest:
+    if newest == "" or (log and newest not in {scripts.OURS, log}):
         msg = f"{server} has entries of others (highest id {last}), and takes none below them"
         yield Finding(_ERROR, "redis.owned", msg, "a stream has one owner: say another stream_key")
+    elif log:
+        yield Finding(_OK, "redis.found", f"{server} of route {route} of log {log}")
     else:
         yield Finding(_OK, "redis.found", f"{server} will be made" if kind == "none" else server)
     yield from _of_the_disk(options, link)

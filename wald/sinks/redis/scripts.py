@@ -7,12 +7,14 @@ stream ``S`` lies one hash, in the same slot of a cluster:
     field               value
     log                 the log id (32 hex digits) of the stream's one owner
     route               its route id
+    high                the highest LSN that we added
     row:LAYOUT.LANE     the progress row: batch_no rev_id owner hi_lsn anchor_crc anchor_ns dead_rev
 
 Entries have the ids ``LSN-0``. The server takes no id at or below the highest that it ever had,
 and keeps that when entries are trimmed: what is in the stream already is passed over, also where
-the hash was lost. A redriven record, whose LSN is long passed, gets ``HIGHEST-n`` instead, and the
-next ordinary one stands above it. LSNs are compared as decimal texts: they have 63 bits, and the
+the hash was lost. A higher id of somebody else would let all of ours be passed over: then nothing
+is written. A redriven record, whose LSN is long passed, gets ``HIGHEST-n`` instead, and the next
+ordinary one stands above it. LSNs are compared as decimal texts: they have 63 bits, and the
 numbers of Lua have 53.
 """
 
@@ -20,10 +22,14 @@ from typing import Final
 
 from wald.model import NO_REVISION, Anchor, LaneKey, ProgressRow
 
-NOTHING: Final = "0-0"  # the highest id of a stream that never had an entry
+OURS: Final = "ours"
 _ROW_WORDS: Final = 7
 
 _LAST = """
+local function above(a, b)
+  return #a > #b or (#a == #b and a > b)
+end
+
 local function last_id()
   local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
   if info.err then
@@ -35,43 +41,45 @@ local function last_id()
   end
 end
 
-local function newest_log()
+-- the log id in the entry of the highest id; '' if it has none, or is not there any more
+local function log_of(last)
   local found = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
-  if #found == 0 then return '' end
+  if #found == 0 or found[1][1] ~= last then return '' end
   local fields = found[1][2]
   for i = 1, #fields, 2 do
     if fields[i] == 'log_id' then return fields[i + 1] end
   end
   return ''
 end
+
+local function lsn_of(id)
+  return string.match(id, '^(%d+)')
+end
 """
 
 # KEYS: stream, hash. ARGV: row field.
-# -> last id, log, route, row, log id of the newest entry
+# -> last id, log, route, row, whose the newest entry is if it stands above all that we added
 READ = f"""{_LAST}
 local last, failed = last_id()
 if failed then return failed end
-local held = redis.call('HMGET', KEYS[2], 'log', 'route', ARGV[1])
-local newest = ''
-if not held[1] and last ~= '0-0' then newest = newest_log() end
-return {{last, held[1] or '', held[2] or '', held[3] or '', newest}}
+local held = redis.call('HMGET', KEYS[2], 'log', 'route', ARGV[1], 'high')
+local newest = false
+if above(lsn_of(last), held[4] or '0') then newest = log_of(last) end
+return {{last, held[1] or '', held[2] or '', held[3] or '', newest or 'ours'}}
 """
 
 # KEYS: stream, hash. ARGV: log, route, row field, beginning of the row before ('' for none), the
 # row after, maxlen ('' for none), then for each record: LSN, number of words, field, value, ...
-# -> 'done', added, passed over | 'moved', row | 'owned', log, route | 'foreign', last id
+# -> 'done', added, passed over | 'moved', row | 'owned', log, route | 'foreign', last id, log
 DELIVER = f"""{_LAST}
-local function above(a, b)
-  return #a > #b or (#a == #b and a > b)
-end
-
 local last, failed = last_id()
 if failed then return failed end
-local held = redis.call('HMGET', KEYS[2], 'log', 'route', ARGV[3])
-if held[1] then
-  if held[1] ~= ARGV[1] or held[2] ~= ARGV[2] then return {{'owned', held[1], held[2] or ''}} end
-elseif last ~= '0-0' and newest_log() ~= ARGV[1] then
-  return {{'foreign', last}}
+local held = redis.call('HMGET', KEYS[2], 'log', 'route', ARGV[3], 'high')
+if held[1] and (held[1] ~= ARGV[1] or held[2] ~= ARGV[2]) then
+  return {{'owned', held[1], held[2] or ''}}
+end
+if above(lsn_of(last), held[4] or '0') and log_of(last) ~= ARGV[1] then
+  return {{'foreign', last, held[1] or ''}}
 end
 local row = held[3] or ''
 if (row == '') ~= (ARGV[4] == '') or string.sub(row, 1, #ARGV[4]) ~= ARGV[4] then
@@ -99,7 +107,7 @@ while at < #ARGV do
   at = at + 2 + words
 end
 if ARGV[6] ~= '' then redis.call('XTRIM', KEYS[1], 'MAXLEN', '~', ARGV[6]) end
-redis.call('HSET', KEYS[2], 'log', ARGV[1], 'route', ARGV[2], ARGV[3], ARGV[5])
+redis.call('HSET', KEYS[2], 'log', ARGV[1], 'route', ARGV[2], 'high', high, ARGV[3], ARGV[5])
 return {{'done', added, known}}
 """
 

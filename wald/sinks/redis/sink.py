@@ -115,8 +115,8 @@ class RedisSink:
             last, log, route, row, newest = map(_text, answer)
             if log and (log, route) != _owner(key):
                 return self._owned(place, log, route)
-            if not log and last != scripts.NOTHING and newest != key.log_id.hex():
-                return self._foreign(place, last)
+            if newest not in {scripts.OURS, key.log_id.hex()}:
+                return self._foreign(place, last, log)
             return scripts.parse_row(row)
         except CallFailed as failed:
             return _told(failed.outcome)
@@ -189,12 +189,15 @@ class RedisSink:
         msg = f"target-owned: stream {place.stream!r} is of route {route} of log {log}"
         return Systemic(SystemicKind.OWNED, msg, _OWNED_HINT)
 
-    def _foreign(self, place: _Place, last: str) -> Systemic:
+    def _foreign(self, place: _Place, last: str, log: str) -> Systemic:
         msg = (
             f"target-owned: stream {place.stream!r} has entries of others (highest id {last}), and "
             "takes none below them"
         )
-        return Systemic(SystemicKind.OWNED, msg, _OWNED_HINT)
+        hint = _OWNED_HINT
+        if log:  # it is ours, and somebody added to it
+            hint += f", or DEL {place.stream} {place.beside}: what the log holds comes again"
+        return Systemic(SystemicKind.OWNED, msg, hint)
 
     # --- until it lasts -------------------------------------------------------------------------
 

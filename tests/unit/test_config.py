@@ -587,3 +587,12 @@ def test_two_routes_of_a_stream_to_one_table_are_refused(
         load_text(texts, places, {})
     assert "routes.b" in caught.value.hint
     assert "wald.toml" in caught.value.message
+
+
+def test_two_logins_to_one_database_are_one_table() -> None:
+    text = _TWO_ROUTES.format("s", "", "").replace('"sqlite"', '"postgres"')
+    text = re.sub(r"path = .*", 'url = "postgresql://me@db/app"', text, count=1)
+    text = re.sub(r"path = .*", 'url = "postgres://you@db/app?sslmode=require"', text, count=1)
+    assert text.count("url =") == 2
+    with pytest.raises(ConfigError, match="same table"):
+        load_text([("wald.toml", text)], default_places({}, 0), {})

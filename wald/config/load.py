@@ -147,7 +147,7 @@ def _refuse_shared_table(settings: Settings, where: Where) -> None:
         place = where(("routes", second.name))
         msg = (
             f"{place}: the routes {first.name!r} and {second.name!r} write the records of the "
-            f"stream {second.stream!r} to the same table of the same file"
+            f"stream {second.stream!r} to the same table"
         )
         raise ConfigError(msg, hint=f"give [routes.{second.name}] another 'table', or remove it")
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from uuid import UUID
 
 import msgpack
@@ -74,6 +75,24 @@ def test_the_progress_table_goes_into_a_schema_of_its_own(at):
     assert at.sink(progress_schema="Of wald").deliver(attempt(record(1, 1))) == Delivered()
     assert at.sql('SELECT count(*) FROM "Of wald".wald_progress') == [(1,)]
     assert at.sql("SELECT to_regclass('wald.wald_progress')") == [(None,)]
+
+
+def test_lanes_that_begin_together_make_the_tables_together(at):
+    """Of two CREATE IF NOT EXISTS at the same time one fails, if nobody lets them take turns."""
+    sinks = [at.sink() for _ in range(8)]
+    barrier, outcomes = threading.Barrier(len(sinks)), []
+
+    def begin(lane, sink):
+        barrier.wait(60)
+        made = attempt(record(1 + lane, lane), key=KEY._replace(lane=lane))
+        outcomes.append((sink.read_row(made.key), sink.deliver(made)))
+
+    threads = [threading.Thread(target=begin, args=each) for each in enumerate(sinks)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes == [(None, Delivered())] * len(sinks)
 
 
 # --- documents ----------------------------------------------------------------------------------

@@ -347,17 +347,24 @@ def test_valkey_is_waited_for_until_its_disk_has_it(place):
         server.kill()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_server_that_cannot_be_waited_for_is_warned_of(place, kind):
-    server = RedisServer(place, kind, appendonly="no").start()
+@pytest.mark.parametrize(
+    ("kind", "settings", "expected"),
+    [
+        ("redis", {"appendonly": "no"}, ["no-aof"]),
+        ("valkey", {"appendonly": "no"}, ["no-aof"]),
+        ("redis", {"appendfsync": "everysec"}, ["no-waitaof"]),
+        ("valkey", {"appendfsync": "everysec"}, ["waits"]),
+        ("redis", {}, []),
+        ("valkey", {"maxmemory_policy": "allkeys-lru"}, ["evicts"]),
+    ],
+)
+def test_a_server_that_may_forget_is_warned_of(place, kind, settings, expected):
+    server = RedisServer(place, kind, **settings).start()
     try:
         with sink_of(server) as sink:
-            assert [each.code for each in sink.check()] == ["redis.found", "redis.no-aof"]
+            found = [each.code for each in sink.check()]
+            assert found == ["redis.found", *[f"redis.{code}" for code in expected]]
             assert sink.deliver(attempt(1, records(5, 1))) == Delivered()
-            server.call("CONFIG", "SET", "appendonly", "yes", "appendfsync", "everysec")
-            server.call("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
-            wanted = {"redis": "redis.no-waitaof", "valkey": "redis.waits"}[kind]
-            assert [each.code for each in sink.check()] == ["redis.found", wanted, "redis.evicts"]
     finally:
         server.kill()
 

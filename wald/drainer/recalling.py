@@ -181,8 +181,8 @@ def _name_finals(ledger: Ledger, dead_log: DeadLog, chance: Chance) -> None:
 
 
 def reserve(route: Route, memory: LaneMemory, batch: Batch) -> None:
-    """Tell how far batches are sealed, before one is that may double."""
-    if telling.is_held(memory.replay, route.settings.on_unknown):
+    """Tell how far batches are sealed, before one is that may double, whatever is done then."""
+    if telling.is_held(memory.replay, on_unknown="hold"):
         route.shared.reserve(route.birth.route_id, batch.hi)
 
 

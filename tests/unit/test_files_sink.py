@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -247,6 +248,7 @@ HOSTILE = [
     (7, "7"),
     (True, "true"),
     ([1, "/"], "%5B1%2C%22%2F%22%5D"),
+    (1.5, "1.5"),
 ]
 
 
@@ -283,6 +285,32 @@ def test_a_batch_is_divided_by_day_hour_key_and_field_in_order(root, open_sink):
         "date=2025-11-22/hour=10/key=k/a%20b=1": [1, 3, 5],
     }
     assert path_of([])(sent[0]) == ""
+
+
+def test_days_alone_divide_a_batch_that_goes_over_midnight(root, open_sink):
+    midnight_ns = 1_763_856_000_000_000_000
+    sent = [record(lsn, {"n": lsn})._replace(time_ns=midnight_ns + lsn - 3) for lsn in range(1, 6)]
+    assert open_sink(partitions=["date", "hour"]).deliver(attempt(*sent)) == Delivered()
+    found = {str(path.parent.relative_to(root)): len(texts(path)) for path in published(root)}
+    assert found == {"date=2025-11-22/hour=23": 2, "date=2025-11-23/hour=00": 3}
+
+
+def test_a_time_in_a_field_is_a_partition_by_its_text(root, open_sink):
+    sent = attempt(record(1, {"at": msgpack.Timestamp(0)}), record(2, [1]))
+    assert open_sink(partitions=["field:at"]).deliver(sent) == Delivered()
+    names = {path.parent.name for path in published(root)}
+    assert names == {"at=1970-01-01T00%3A00%3A00%2B00%3A00", "at=__null__"}
+
+
+def test_a_disk_that_is_too_slow_for_an_attempt_commits_nothing(root, open_sink):
+    opened = open_sink(partitions=["key"])
+    sent = attempt(*(record(lsn, {}, key=str(lsn)) for lsn in range(1, 5)))
+    told = opened.deliver(replace(sent, timeout_s=0.0))
+    assert isinstance(told, Systemic)
+    assert told.kind is SystemicKind.BUSY
+    assert published(root) == []
+    assert hidden(root) == [".lock"]
+    assert opened.deliver(sent) == Delivered()
 
 
 def test_a_batch_of_too_many_partitions_is_too_large(open_sink):

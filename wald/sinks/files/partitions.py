@@ -10,9 +10,11 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from urllib.parse import quote
 
+import msgpack
+
 from wald import limits
 from wald.model import Record
-from wald.sinks.values import BAD_VALUE, decode, plain, to_json
+from wald.sinks.values import decode, plain, to_json
 
 CLOCK_PARTS = ("date", "hour")
 KEY_PART = "key"
@@ -80,13 +82,7 @@ def _moment(record: Record) -> datetime:
 
 
 def _field(record: Record, name: str) -> object:
-    """Return a field; None where there is none. A record that cannot be read is refused before."""
-    try:
-        fields = decode(record)
-    except BAD_VALUE:
-        return None
+    """Return a field of a record that has a form in a file; None where there is none."""
+    fields = decode(record)
     found = fields.get(name) if isinstance(fields, dict) else None
-    try:
-        return found if isinstance(found, bytes | str | None) else to_json(found)
-    except TypeError:
-        return plain(found)
+    return plain(found) if isinstance(found, msgpack.Timestamp) else found

@@ -90,9 +90,18 @@ ASKS: dict[str, tuple[Mapping[str, Any], str]] = {
         "ann bob staff",
     ),
     "deliveries of another": ({"op": "drain.delivered", "stream": "signups"}, "bob staff"),
+    "records of a stream that one only appends to": (
+        {"op": "drain.tail", "stream": "orders"},
+        "bob staff",
+    ),
+    "records of a stream that one reads": ({"op": "drain.tail", "stream": "audit"}, "ann bob"),
     "dead letters of a route whose stream one reads": (
         {"op": "drain.dlq", "route": "audit-db"},
         "ann bob",
+    ),
+    "an orphan with the name of a stream that one reads": (
+        {"op": "drain.dlq", "route": "audit"},
+        "bob staff",
     ),
     "dead letters of all routes": ({"op": "drain.dlq"}, "bob staff"),
     "a stream's name beside a route is not believed": (

@@ -129,7 +129,7 @@ def check_operation(
         access: the rules.
         caller: who asks.
         request: with its name under ``op``.
-        streams: of each route the stream; a route that is not named has the stream's name.
+        streams: of each route the stream; empty: each route has its stream's name.
 
     Raises:
         AccessDenied: the caller may not.
@@ -141,7 +141,7 @@ def check_operation(
     said = request.get(named) if named else None
     stream = said if isinstance(said, str) else ""
     if named == "route":
-        stream = streams.get(stream, stream)
+        stream = streams.get(stream, "" if streams else stream)  # none of an orphan
     allowed = (
         access.may_somewhere(caller, verb)
         if name == "status"

@@ -34,6 +34,15 @@ _SETTINGS = (
     "listen_addresses = '127.0.0.1'",
     "deadlock_timeout = 100ms",
 )
+_EMPTY = """
+GRANT ALL ON DATABASE "{0}" TO PUBLIC;
+DO $$ DECLARE found text; BEGIN
+  FOR found IN SELECT quote_ident(nspname) FROM pg_namespace WHERE nspname !~ '^pg_|^inform' LOOP
+    EXECUTE 'DROP SCHEMA ' || found || ' CASCADE';
+  END LOOP;
+END $$;
+CREATE SCHEMA public; GRANT ALL ON SCHEMA public TO PUBLIC
+"""
 _ACCESS = (
     "local all postgres trust",
     "local replication postgres trust",
@@ -126,6 +135,8 @@ class Postgres:
         self.data = place / "data"
         self.port = port or free_port()
         self.process: subprocess.Popen[bytes] | None = None
+        self.roles: set[str] = set()
+        self.databases: set[str] = set()
 
     def make(self) -> None:
         """Make the cluster: ``postgres`` may log in, all others by password."""
@@ -200,10 +211,10 @@ class Postgres:
             return cursor.fetchall() if cursor.description else []
 
     def role(self, name: str, password: str) -> None:
-        """Make a role that logs in by a password, or let it."""
-        if not self.sql("SELECT 1 FROM pg_roles WHERE rolname = %s", name):
-            self.sql(f"CREATE ROLE {name}")
-        self.sql(f"ALTER ROLE {name} LOGIN PASSWORD '{password}'")
+        """Make a role that logs in by a password."""
+        if name not in self.roles:
+            self.sql(f"CREATE ROLE {name} LOGIN PASSWORD '{password}'")
+            self.roles.add(name)
 
     def fresh_database(self, name: str) -> str:
         """Make a database, in the place of one of that name; everybody may make tables there."""
@@ -211,18 +222,15 @@ class Postgres:
         self.sql(f'CREATE DATABASE "{name}"')
         self.sql(f'GRANT CREATE ON DATABASE "{name}" TO PUBLIC')
         self.sql("GRANT ALL ON SCHEMA public TO PUBLIC", database=name)
+        self.databases.add(name)
         return name
 
     def empty_database(self, name: str) -> str:
         """Let a database of that name hold an empty schema ``public`` and no other."""
-        if not self.sql("SELECT 1 FROM pg_database WHERE datname = %s", name):
+        if name not in self.databases:
             return self.fresh_database(name)
         self.sql(f'ALTER DATABASE "{name}" RESET ALL')
-        self.sql(f'GRANT ALL ON DATABASE "{name}" TO PUBLIC')
-        schemas = "SELECT quote_ident(nspname) FROM pg_namespace WHERE nspname !~ '^pg_|^inform'"
-        found = [schema for (schema,) in self.sql(schemas, database=name)]
-        drop = f"DROP SCHEMA {', '.join(found)} CASCADE; CREATE SCHEMA public"
-        self.sql(f"{drop}; GRANT ALL ON SCHEMA public TO PUBLIC", database=name)
+        self.sql(_EMPTY.format(name), database=name)
         return name
 
     def dump(self, database: str) -> str:

@@ -131,6 +131,16 @@ def test_a_redriven_record_stands_behind_all_others_under_its_own_name(empty):
     assert [entry.get(b"redrive_of") for _, entry in found] == [None, None, b"3", b"4", b"4", None]
 
 
+def test_what_a_transform_made_of_one_lsn_or_in_another_order_is_all_there(empty):
+    sent = [records(lsn, 1)[0] for lsn in (6, 6, 9, 7, 10)]
+    with sink_of(empty) as sink:
+        assert sink.deliver(attempt(1, sent)) == Delivered()
+        assert sink.deliver(attempt(2, records(11, 1))) == Delivered()
+    found = empty.client().xrange("events")
+    assert [name for name, _ in found] == [b"6-0", b"6-1", b"9-0", b"9-1", b"10-0", b"11-0"]
+    assert [entry.get(b"lsn") for _, entry in found] == [None, b"6", None, b"7", None, None]
+
+
 def test_a_batch_without_records_moves_the_row(empty):
     with sink_of(empty) as sink:
         assert sink.deliver(attempt(1, [], hi=8)) == Delivered()

@@ -7,6 +7,7 @@
 | `key` | its key, if it has one: text as UTF-8, bytes as they are |
 | `headers` | its headers as JSON, if it has any |
 | `value` | JSON text; a value that was appended as bytes stays as it is |
+| `lsn` | its LSN, where the entry's id does not say it |
 | `redrive_of` | of a dead letter that was sent again: its LSN; the entry's id is newer |
 """
 

@@ -13,9 +13,9 @@ stream ``S`` lies one hash, in the same slot of a cluster:
 Entries have the ids ``LSN-0``. The server takes no id at or below the highest that it ever had,
 and keeps that when entries are trimmed: what is in the stream already is passed over, also where
 the hash was lost. A higher id of somebody else would let all of ours be passed over: then nothing
-is written. A redriven record, whose LSN is long passed, gets ``HIGHEST-n`` instead, and the next
-ordinary one stands above it. LSNs are compared as decimal texts: they have 63 bits, and the
-numbers of Lua have 53.
+is written. A record whose LSN is passed gets ``HIGHEST-n`` instead: a redriven one, and what a
+transform made in another order or of one LSN; the next ordinary one stands above it. LSNs are
+compared as decimal texts: they have 63 bits, and the numbers of Lua have 53.
 """
 
 from typing import Final
@@ -89,20 +89,21 @@ local passed = string.match(row, '^%S+ %S+ %S+ (%d+)') or '0'
 
 local high, extra = string.match(last, '^(%d+)-(%d+)$')
 if above(passed, high) then high, extra = passed, '0' end
-local added, known, at = 0, 0, 7
+local there, added, known, at = high, 0, 0, 7
 while at < #ARGV do
   local lsn, words = ARGV[at], tonumber(ARGV[at + 1])
-  if not above(lsn, passed) then
-    extra = string.format('%d', extra + 1)
-    local id = high .. '-' .. extra
-    redis.call('XADD', KEYS[1], id, 'redrive_of', lsn, unpack(ARGV, at + 2, at + 1 + words))
-    added = added + 1
+  local redriven = not above(lsn, passed)
+  if not redriven and not above(lsn, there) then
+    known = known + 1
   elseif above(lsn, high) then
     high, extra = lsn, '0'
     redis.call('XADD', KEYS[1], lsn .. '-0', unpack(ARGV, at + 2, at + 1 + words))
     added = added + 1
   else
-    known = known + 1
+    extra = string.format('%d', extra + 1)
+    local id, name = high .. '-' .. extra, redriven and 'redrive_of' or 'lsn'
+    redis.call('XADD', KEYS[1], id, name, lsn, unpack(ARGV, at + 2, at + 1 + words))
+    added = added + 1
   end
   at = at + 2 + words
 end

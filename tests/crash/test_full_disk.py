@@ -60,16 +60,28 @@ def beside() -> Iterator[Path]:
 
 def fill(daemon: Daemon, lsns: list[int]) -> wald.DiskFull:
     """Append until there is no room, then until there is none for one more either."""
-    with wald.connect(str(daemon.socket), timeout=0.9) as producer:
+    with wald.connect(str(daemon.socket), timeout=0.9) as producer:  # less than is asked for
         with contextlib.suppress(wald.DiskFull):
             while True:
-                results = producer.append_many("s", [VALUE] * 20)
-                lsns += [each.lsn for each in results.accepted]
+                lsns += append(producer, [VALUE] * 20)
         try:
             while True:
-                lsns.append(producer.append("s", VALUE).lsn)
+                lsns += append(producer, [VALUE])
         except wald.DiskFull as full:
             return full
+
+
+def append(producer: wald.Producer, values: list[bytes]) -> list[int]:
+    """Return the LSNs of what was stored, however slow the machine is."""
+    try:
+        results = producer.append_many("s", values)
+    except wald.OutcomeUnknown as slow:
+        settled = producer.settle(slow, timeout=60)
+        assert isinstance(settled, wald.Results)
+        results = settled
+    if results.is_unsettled:
+        results = producer.settle(results, timeout=60)
+    return [each.lsn for each in results.accepted]
 
 
 def status(daemon: Daemon) -> Any:

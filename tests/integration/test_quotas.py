@@ -64,12 +64,12 @@ class Quoted(Door):
         self.delivered(**{stream: told()})
 
     def heard(self, stream: str) -> None:
-        """Wait until ingest has heard that a stream is not full any more."""
+        """Wait until ingest has heard that nothing of a stream is pending any more."""
         with wald.connect(self.path) as producer:
 
             def has_room() -> bool:
                 producer.append("tick", b"")
-                return not self.figures()["quotas"][stream]["full"]
+                return bool(self.figures()["quotas"][stream]["used"] == 0)
 
             wait_until(has_room, "ingest has heard of it")
 

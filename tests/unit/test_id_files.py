@@ -85,6 +85,37 @@ def test_a_disk_without_room_refuses_and_keeps_what_is_to_be_written(fs: SimFile
     assert remembered(store_of(fs, load=True)) == ["id-1", "id-2"]
 
 
+def test_a_full_disk_gets_no_fuller_by_what_is_tried_again(fs: SimFileSystem):
+    store = store_of(fs)
+    store.add(new_ids(1), 1)
+    store.persist()
+    store.add(new_ids(3), 2)
+    fs.fail(1, errno.ENOSPC, kind="pwritev", for_ever=True)
+    for _ in range(10):  # with every group
+        with pytest.raises(DiskFull):
+            store.persist()
+    assert len(fs.list_directory("/var/wald/ids")) == 1
+    fs.heal()
+    store.persist()
+    assert len(fs.list_directory("/var/wald/ids")) == 2
+    fs.crash()
+    assert remembered(store_of(fs, load=True)) == ["id-1", "id-2", "id-3", "id-4"]
+
+
+def test_a_failed_file_that_cannot_be_removed_is_removed_later(fs: SimFileSystem):
+    store = store_of(fs)
+    store.add(new_ids(1), 1)
+    fs.fail(1, errno.ENOSPC, kind="pwritev")
+    fs.fail(1, kind="unlink")
+    with pytest.raises(DiskFull):
+        store.persist()
+    assert len(fs.list_directory("/var/wald/ids")) == 1
+    store.persist()
+    assert fs.list_directory("/var/wald/ids") == ["ids-0000000002.log"]
+    fs.crash()
+    assert remembered(store_of(fs, load=True)) == ["id-1", "id-2"]
+
+
 def test_a_disk_that_fails_for_ever_is_told(fs: SimFileSystem):
     store = store_of(fs)
     store.add(new_ids(1), 1)

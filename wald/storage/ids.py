@@ -141,11 +141,13 @@ class IdStore:
         try:
             try:
                 self._write(data)
-            except OSError:
-                self._leave()  # whatever of it is on the disk is known twice
+            except OSError as error:
+                if error.errno in _NO_ROOM:
+                    raise
+                self._give_up()
                 self._write(data)
         except OSError as error:
-            self._leave()
+            self._give_up()
             if error.errno in _NO_ROOM:
                 msg = "no room for the dedup ids of what is stored"
                 raise DiskFull(msg, retry_after_s=limits.DISK_FULL_RETRY_S) from error
@@ -188,6 +190,20 @@ class IdStore:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def _give_up(self) -> None:
+        """Leave a file whose write failed; where it holds nothing else, it goes.
+
+        Whatever of the write is on the disk would be known twice. A full disk is tried again with
+        every group: it must not get fuller by that.
+        """
+        begun = self._file is not None and self._number not in self._last_lsns
+        self._leave()
+        if begun:
+            try:
+                self._fs.unlink(self._path(self._number))
+            except OSError:
+                self._last_lsns[self._number] = 0  # tried again
 
     def _drop_files(self) -> None:
         """Remove the oldest files, as far as all that they hold is forgotten."""

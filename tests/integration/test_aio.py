@@ -20,7 +20,7 @@ from tests.doorkeeper import DEADLINE_S, Door, short_directory
 from tests.impostor import Impostor, answered_by
 from wald import limits
 from wald.client import aio_session
-from wald.core.events import Ack, Append, OpenStream, StreamOpened
+from wald.core.events import Ack, Append, ErrorFlag, Failed, OpenStream, StreamOpened
 from wald.errors import BadFrame
 
 ROOT = Path(__file__).parents[2]
@@ -183,6 +183,32 @@ def test_what_breaks_the_protocol_fails_all_that_wait_at_once(impostor: Impostor
             DEADLINE_S,
         )
         assert {type(each) for each in found} == {BadFrame}
+        await producer.close(timeout=0.05)
+
+    asyncio.run(main())
+    thread.join(DEADLINE_S)
+
+
+def test_who_is_fenced_is_told_at_once_in_all_tasks(impostor: Impostor):
+    def script() -> None:
+        with impostor.accept() as connection:
+            for event in impostor.reader(connection):
+                if isinstance(event, OpenStream):
+                    connection.sendall(StreamOpened(event.request, 1).encode())
+                elif isinstance(event, Append):
+                    fenced = Failed("fenced", "taken", flags=ErrorFlag.CLOSING)
+                    connection.sendall(fenced.encode())
+                    return
+
+    thread = answered_by(script)
+
+    async def main() -> None:
+        producer = wald.connect_async(impostor.path, timeout=DEADLINE_S)
+        tasks = (producer.append(name, b"x") for name in ("s", "s", "other"))
+        found = await asyncio.wait_for(
+            asyncio.gather(*tasks, return_exceptions=True), DEADLINE_S / 2
+        )
+        assert {type(each) for each in found} == {wald.Fenced}
         await producer.close(timeout=0.05)
 
     asyncio.run(main())

@@ -232,10 +232,10 @@ class AsyncSession:
                     link.send(frame)
                 self._end_greeting(None)
         elif link is self._link:
+            self._dialogue.take(event)  # what it raises is told to all that wait, by ``lost``
             if isinstance(event, Failed) and event.closing:
                 link.ended = True
                 self._link = None
-            self._dialogue.take(event)
 
     def took(self, link: AsyncLink) -> None:
         """Some events were taken: answers end waits, and make room."""

@@ -181,6 +181,46 @@ def test_what_is_on_its_way_is_bounded_and_what_finds_no_room_is_not_sent(impost
     assert values == [b"%d" % number for number in range(len(values))]
 
 
+def test_a_flush_sends_what_is_gathered_though_all_that_was_sent_is_answered(impostor: Impostor):
+    go = threading.Event()
+    at_once = limits.SUBMIT_AT_ONCE_REQUESTS
+
+    def script() -> None:
+        with impostor.accept() as connection:
+            for event in impostor.reader(connection):
+                if isinstance(event, OpenStream):
+                    connection.sendall(StreamOpened(event.request, 1).encode())
+                elif isinstance(event, Append) and event.sequence >= at_once:
+                    first = 1 if event.sequence == at_once else event.sequence
+                    go.wait(DEADLINE_S)
+                    connection.sendall(Ack(first, event.sequence, first, 99).encode())
+
+    thread = answered_by(script)
+    with wald.connect(impostor.path) as producer:
+        pendings = [producer.submit("s", b"x") for _ in range(at_once + 8)]
+        go.set()
+        assert [each.result().lsn for each in pendings[:at_once]] == list(range(1, at_once + 1))
+        assert not any(each.was_sent for each in pendings[at_once:])
+        producer.flush()
+        assert all(each.is_known for each in pendings)
+    thread.join(DEADLINE_S)
+
+
+def test_a_flush_that_cannot_send_what_is_gathered_says_so(impostor: Impostor):
+    heard: list[object] = []
+    thread = answered_by(lambda: silent(impostor, heard))
+    producer = wald.connect(impostor.path)
+    pendings = [producer.submit("s", b"x") for _ in range(limits.SUBMIT_AT_ONCE_REQUESTS + 1)]
+    producer._session.outbox.lose_session()
+    assert not pendings[-1].was_sent
+    producer._session._link.shut()  # type: ignore[union-attr]
+    impostor.listening.close()
+    with pytest.raises(wald.WaitTimeout, match="what was submitted is not sent"):
+        producer.flush(0.05)
+    producer.close(timeout=0.05)
+    thread.join(DEADLINE_S)
+
+
 def test_an_answer_that_is_late_can_be_waited_for_again(impostor: Impostor):
     go = threading.Event()
 

@@ -427,9 +427,9 @@ class Producer:
         Raises:
             WaitTimeout: some still is.
         """
-        session = self._session
-        if session.outbox and not session.flush(self._deadline(timeout)):
-            msg = f"{len(session.outbox)} requests are unanswered"
+        if not self._session.flush(self._deadline(timeout)):
+            sent = len(self._session.outbox)
+            msg = f"{sent} requests are unanswered" if sent else "what was submitted is not sent"
             raise WaitTimeout(msg)
 
     def ping(self, timeout: float | None = None) -> float:

@@ -154,6 +154,45 @@ def test_at_its_quota_a_stream_is_refused_by_type_and_names_who_is_slow():
         assert producer.append("b", b"v", timeout=5).lsn == 11  # and no other stream is in its way
 
 
+@pytest.mark.usefixtures("long_pauses")
+@pytest.mark.parametrize("in_tasks", [False, True], ids=["blocking", "asynchronous"])
+def test_at_its_quota_a_stream_refuses_what_need_only_be_received_by_the_same_type(
+    *, in_tasks: bool
+):
+    with quoted(a=TEN) as door, wald.connect(door.path) as producer:
+
+        def append() -> None:
+            producer.append("a", b"v", ack="received", timeout=IN_VAIN_S)
+
+        async def append_in_a_task() -> None:
+            async with wald.connect_async(door.path) as twin:
+                await twin.append("a", b"v", ack="received", timeout=IN_VAIN_S)
+
+        producer.append_many("a", [b"v"] * 10)
+        with pytest.raises(wald.Backpressure):
+            asyncio.run(append_in_a_task()) if in_tasks else append()
+
+
+@pytest.mark.parametrize("in_tasks", [False, True], ids=["blocking", "asynchronous"])
+def test_what_need_only_be_received_waits_for_room_too(*, in_tasks: bool):
+    with quoted(a=TEN) as door:
+
+        def deliver(*_: object) -> None:
+            door.delivered(a=10)
+
+        async def append_in_a_task() -> wald.Receipt:
+            async with wald.connect_async(door.path, on_throttle=deliver) as producer:
+                return await producer.append("a", b"v", ack="received")
+
+        with wald.connect(door.path, on_throttle=deliver) as producer:
+            producer.append_many("a", [b"v"] * 10)
+            if in_tasks:
+                receipt = asyncio.run(append_in_a_task())
+            else:
+                receipt = producer.append("a", b"v", ack="received")
+        assert receipt.level == "received"
+
+
 def test_a_producer_waits_for_room_and_tells_that_it_does():
     heard: list[tuple[str, float]] = []
     with quoted(a=TEN) as door:

@@ -181,6 +181,9 @@ class AsyncProducer:
             error = request.error
             if not isinstance(error, Backpressure):
                 break
+            await self._session.finish([request], deadline)  # as ``Room.append_early``
+            if not request.done:
+                request.error = error
             if not await self._room.may_try_again(stream, error, deadline):
                 break
         if request.error is None and not request.refusals:

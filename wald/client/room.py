@@ -9,7 +9,7 @@ from wald.client.results import Sent
 from wald.client.session import Session
 from wald.core.outbox import Request
 from wald.core.patience import Patience, again_s, first_without_room
-from wald.errors import WaldError
+from wald.errors import Backpressure, WaldError
 from wald.ports import Clock
 
 OnThrottle: TypeAlias = Callable[[str, float], object]
@@ -62,11 +62,17 @@ class Room:
             self.pause(stream, deadline, urgent=urgent)
             request = self._session.send(stream, Outgoing(body, range(1)), deadline, early=True)
             self._session.receive(request, deadline)
+            if isinstance(request.error, Backpressure):
+                # what is sent before its ACK is heard is in flight behind it, and refused too
+                self._hear_out(request, request.error, deadline)
             self._hear()
-            if request.error is None or not request.done:
-                return request
             if not self._rest(stream, again_s(request.error, deadline.left_s())):
                 return request
+
+    def _hear_out(self, request: Request, refused: Backpressure, deadline: Deadline) -> None:
+        self._session.finish((request,), deadline)
+        if not request.done:
+            request.error = refused
 
     def append_all(self, stream: str, ready: Sequence[Outgoing], deadline: Deadline) -> list[Sent]:
         """Send requests in order, and again those that find no room; wait for their answers.

@@ -239,6 +239,7 @@ class Outbox:
                 for request in self._waiting:
                     if request.early and request.sequence <= event.through:
                         request.received = True
+                        request.error = self._why_refused(request)
             case RefusedRecords() | DuplicateRecords():
                 self._note(event)
             case Throttle():
@@ -267,12 +268,15 @@ class Outbox:
             request.body = b""
             request.first_lsn = lsn
             request.durable_lsn = ack.durable_lsn
-            request.error = None  # who gave up waiting may ask again
-            if request.refusals:
-                pause_s = self.pauses_s.get(request.stream, limits.QUOTA_PAUSE_MAX_S)
-                request.error = refused_at_the_door(request.refusals, pause_s)
+            request.error = self._why_refused(request)  # who gave up waiting may ask again
             request.done = True
             lsn += request.stored
+
+    def _why_refused(self, request: Request) -> WaldError | None:
+        if not request.refusals:
+            return None  # nearly always
+        pause_s = self.pauses_s.get(request.stream, limits.QUOTA_PAUSE_MAX_S)
+        return refused_at_the_door(request.refusals, pause_s)
 
     def _not_stored(self, failed: Failed) -> None:
         """This request and all behind it were not stored: their sequences are free again."""
@@ -285,7 +289,7 @@ class Outbox:
 
     def _fail_one(self, request: Request, error: WaldError) -> None:
         if request.received:  # nobody waits for it any more
-            self.lost_records += request.records
+            self.lost_records += request.stored
         request.fail(error)
 
     def _fail(self, failed: Failed) -> None:

@@ -117,6 +117,9 @@ class Transport:
         )
         try:
             return self._read(response)
+        except BaseException:
+            response.close()  # what was not read must not be taken for the next answer
+            raise
         finally:
             response.release_conn()
 

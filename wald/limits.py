@@ -22,6 +22,7 @@ DEDUP_ID_MAX_BYTES: Final = 256
 DEDUP_IDS_COUNT: Final = 100_000  # of a stream that compares them, unless it says otherwise
 DEDUP_IDS_MAX: Final = 10_000_000  # about 140 bytes of memory each, beside the id itself
 DEDUP_FILE_BYTES: Final = 4 * MIB  # of ids; then another file begins, and the oldest may go
+DEDUP_FILES_COUNT: Final = 4  # from so many on they hold at most twice the ids that are remembered
 STREAM_NAME_MAX_BYTES: Final = 64
 STREAM_NAME: Final = re.compile(rf"[a-z0-9][a-z0-9._-]{{0,{STREAM_NAME_MAX_BYTES - 1}}}")
 PRODUCER_NAME_MAX_BYTES: Final = 128

@@ -5,8 +5,9 @@ import errno
 import pytest
 
 from tests.logtools import STREAM, first_group, new_fs
+from wald import limits
 from wald.core.ids import DedupPolicy, IdTable, NewIds
-from wald.core.state import LogState
+from wald.core.state import LogState, stream_opened
 from wald.errors import DiskFull
 from wald.model import LostRange
 from wald.storage.ids import IdStore
@@ -152,6 +153,57 @@ def test_a_file_that_the_disk_cannot_give_is_told_of(fs: SimFileSystem):
     again = store_of(fs, load=True)
     assert remembered(again) == ["id-3", "id-4"]
     assert again.notes == ["ids-0000000001.log cannot be read at byte 0"]
+
+
+def test_files_stay_in_proportion_to_what_is_remembered_though_another_stream_remembers_for_long(
+    fs: SimFileSystem,
+):
+    hour_ns, settings = 3600 * 10**9, {"orders": DedupPolicy(1e9), "clicks": DedupPolicy(3600.0)}
+    state, lsn = LogState(), 3
+    for section in [*first_group(), stream_opened(2, "clicks")]:
+        state.apply(section, 1, 1)
+    store = IdStore(fs, "/var/wald", IdTable(settings))
+    store.load(state)
+    for stream, name in ((STREAM, "orders"), (2, "clicks")):
+        store.table.of(stream, name)
+    store.add([NewIds(STREAM, [1, 2], ["kept", "too"])], 5)
+    for hour in range(1, 40):
+        clicks = list(range(lsn, lsn + 100))
+        store.add([NewIds(2, clicks, [f"click-{each}" for each in clicks])], hour * hour_ns)
+        store.persist()
+        store.close()  # as if the file were full
+        store.table.forget_old((hour + 1) * hour_ns + 1)
+        lsn += 100
+        assert len(fs.list_directory("/var/wald/ids")) <= limits.DEDUP_FILES_COUNT
+    fs.crash()
+    again = IdStore(fs, "/var/wald", IdTable(settings))
+    again.load(state)
+    assert remembered(again) == ["kept", "too"]
+    orders = again.table.known(STREAM)
+    assert orders is not None
+    assert (orders.all()[0], orders.oldest_ns) == ([1, 2], 5)
+    assert again.notes == []
+
+
+@pytest.mark.parametrize("kind", ["pread", "pwritev", "sync", "unlink"])
+def test_what_is_carried_over_is_known_though_the_disk_fails_in_it(fs: SimFileSystem, kind: str):
+    store = store_of(fs)
+    other = store.table.of(2, "orders")
+    assert other is not None
+    store.add([*new_ids(1), NewIds(2, [3, 4, 5, 6], list("abcd"))], 1)
+    for lsn in (7, 8, 9):
+        store.persist()
+        store.close()
+        store.add([NewIds(2, [lsn], [str(lsn)])], lsn)
+    other.forget_lost(LostRange(3, 9, 1, 0, "as if their time had passed"))
+    fs.fail(1 if kind in {"pread", "unlink"} else 2, kind=kind)  # the first is not of it
+    store.persist()
+    assert "ids-0000000001.log" in fs.list_directory("/var/wald/ids")
+    store.add(new_ids(10), 10)
+    store.persist()
+    assert "ids-0000000001.log" not in fs.list_directory("/var/wald/ids")
+    fs.crash()
+    assert remembered(store_of(fs, load=True)) == ["id-1", "id-2", "id-10", "id-11"]
 
 
 def test_strange_names_and_ids_of_other_streams_are_left_alone(fs: SimFileSystem):

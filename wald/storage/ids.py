@@ -13,10 +13,13 @@ reads anyway; what it reads twice is known already. Nothing here is of a group t
 
 Each process begins a new file, and so does each failed write: nothing is ever written behind bytes
 whose fate is unknown. Each write begins on a page of its own, so that a torn one harms no earlier
-one. A file goes when all its ids are forgotten.
+one. A file goes when all its ids are forgotten; or, where they are many and little of them is
+remembered, once that is written anew: one stream that remembers for long would keep the files that
+others fill. So entries of later files may be of earlier LSNs.
 """
 
 import errno
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import Final, NamedTuple, cast
@@ -74,6 +77,7 @@ class IdStore:
         self._number = 0
         self._is_named = False  # whether the directory's own name is durable
         self._last_lsns: dict[int, Lsn] = {}  # of each file, the highest it holds
+        self._counts: Counter[int] = Counter()  # of each file, how many ids it holds
 
     def load(self, state: LogState) -> None:
         """Read what the processes before this one wrote.
@@ -84,18 +88,20 @@ class IdStore:
         if not self.table or self._fs.stat(self._directory) is None:
             return
         names = {stream.stream_id: stream.name for stream in state.streams.values()}
+        found: list[_Timed] = []
         for name in self._fs.list_directory(self._directory):
             number = _number(name)
             if number is None:
                 continue
             self._number = max(self._number, number)
             self._last_lsns[number] = 0
-            for each in self._read(name):
-                last = each.new.lsns[-1]
-                self._last_lsns[number] = max(self._last_lsns[number], last)
-                stream = self.table.of(each.new.stream, names.get(each.new.stream, ""))
-                if stream is not None:
-                    stream.add(each.new.lsns, each.new.ids, each.time_ns)
+            entries = list(_entries(self._read(name), name, self.notes))
+            self._note(number, entries)
+            found += entries
+        for new, time_ns in sorted(found, key=_first_lsn):
+            stream = self.table.of(new.stream, names.get(new.stream, ""))
+            if stream is not None:
+                stream.add(new.lsns, new.ids, time_ns)
         for _, stream in self.table:
             stream.crowded_out = 0  # files hold more than is remembered: that was told before
 
@@ -123,8 +129,7 @@ class IdStore:
         self.persist()
         gone = [number for number in older if number in self._last_lsns]
         for number in gone:
-            self._fs.unlink(self._path(number))
-            del self._last_lsns[number]
+            self._unlink(number)
         if gone:
             self._fs.sync_directory(self._directory)
 
@@ -152,10 +157,10 @@ class IdStore:
                 msg = "no room for the dedup ids of what is stored"
                 raise DiskFull(msg, retry_after_s=limits.DISK_FULL_RETRY_S) from error
             raise
-        last = max(each.new.lsns[-1] for each in self._pending)
-        self._last_lsns[self._number] = max(self._last_lsns.get(self._number, 0), last)
+        self._note(self._number, self._pending)
         self._pending.clear()
         self._drop_files()
+        self._carry_over()
         if self._size_bytes >= limits.DEDUP_FILE_BYTES:
             self._leave()
 
@@ -201,7 +206,7 @@ class IdStore:
         self._leave()
         if begun:
             try:
-                self._fs.unlink(self._path(self._number))
+                self._unlink(self._number)
             except OSError:
                 self._last_lsns[self._number] = 0  # tried again
 
@@ -213,34 +218,87 @@ class IdStore:
             if number == self._number or self._last_lsns[number] >= needed_from:
                 return
             try:
-                self._fs.unlink(self._path(number))
+                self._unlink(number)
             except OSError:
                 return  # tried again
-            del self._last_lsns[number]
 
-    def _read(self, name: str) -> Iterator[_Timed]:
-        """Yield what a file holds; what cannot be read is noted."""
-        file = self._fs.open(f"{self._directory}/{name}")
+    def _carry_over(self) -> None:
+        """Write what the oldest file holds of use anew, and remove it, where files hold too much.
+
+        So that what is on the disk stays in proportion to what is remembered. One file at a time,
+        and where it fails, it is tried again.
+        """
+        oldest = min(self._last_lsns)
+        remembered = sum(len(ids) for _, ids in self.table)
+        if (
+            len(self._last_lsns) < limits.DEDUP_FILES_COUNT
+            or self._counts.total() <= 2 * remembered
+            or oldest == self._number
+        ):
+            return
         try:
-            data = file.pread(file.size(), 0)
+            data = self._data_of(self._path(oldest))
+            useful = [each for each in map(self._useful, _entries(data)) if each.new.ids]
+            if useful:
+                self._write(b"".join(map(_packed, useful)))
+                self._note(self._number, useful)
+            self._unlink(oldest)
+        except OSError:
+            self._give_up()
+
+    def _useful(self, each: _Timed) -> _Timed:
+        """Return what of an entry is remembered."""
+        known = self.table.known(each.new.stream)
+        pairs = zip(each.new.lsns, each.new.ids, strict=True)
+        kept = [pair for pair in pairs if known is not None and known.get(pair[1]) == pair[0]]
+        lsns, ids = [lsn for lsn, _ in kept], [dedup_id for _, dedup_id in kept]
+        return each._replace(new=NewIds(each.new.stream, lsns, ids))
+
+    def _note(self, number: int, entries: Sequence[_Timed]) -> None:
+        """Note what a file holds."""
+        for new, _ in entries:
+            self._last_lsns[number] = max(self._last_lsns.get(number, 0), new.lsns[-1])
+            self._counts[number] += len(new.lsns)
+
+    def _unlink(self, number: int) -> None:
+        self._fs.unlink(self._path(number))
+        self._last_lsns.pop(number, None)
+        self._counts.pop(number, None)
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return self._data_of(f"{self._directory}/{name}")
         except OSError as error:
             if error.errno != errno.EIO:
                 raise
-            data = b"?"
+            return b"?"
+
+    def _data_of(self, path: str) -> bytes:
+        file = self._fs.open(path)
+        try:
+            return file.pread(file.size(), 0)
         finally:
             file.close()
-        at = 0
-        while at < len(data):
-            found = _unpacked(data, at)
-            if found is not None:
-                each, at = found
-                yield each
-                continue
-            page_end = frame.padded(at + 1, limits.ALIGNMENT_MIN_BYTES)
-            if any(data[at:page_end]):
-                # (what a crash or a failed write cut off was written again elsewhere)
-                self.notes.append(f"{name} cannot be read at byte {at:,}")
-            at = page_end
+
+
+def _entries(data: bytes, name: str = "", notes: list[str] | None = None) -> Iterator[_Timed]:
+    """Yield what a file holds; what cannot be read is noted."""
+    at = 0
+    while at < len(data):
+        found = _unpacked(data, at)
+        if found is not None:
+            each, at = found
+            yield each
+            continue
+        page_end = frame.padded(at + 1, limits.ALIGNMENT_MIN_BYTES)
+        if notes is not None and any(data[at:page_end]):
+            # (what a crash or a failed write cut off was written again elsewhere)
+            notes.append(f"{name} cannot be read at byte {at:,}")
+        at = page_end
+
+
+def _first_lsn(each: _Timed) -> Lsn:
+    return each.new.lsns[0]
 
 
 def _packed(each: _Timed) -> bytes:

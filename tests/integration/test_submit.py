@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from tests.impostor import Impostor, answered_by
 from wald import limits
 from wald.core import body as bodies
 from wald.core.events import Ack, Append, OpenStream, StreamOpened
+from wald.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 
@@ -363,6 +364,82 @@ def test_the_end_of_the_interpreter_is_bounded_and_tells_what_is_left(impostor: 
     thread.join(DEADLINE_S)
     assert done.returncode == 0
     assert "was closed with 300 submitted records unanswered" in done.stderr
+
+
+_CALLS: list[tuple[str, Callable[[wald.Producer], object]]] = [
+    ("append", lambda producer: producer.append("s", b"from within")),
+    ("received", lambda producer: producer.append("s", b"from within", ack="received")),
+    ("submit", lambda producer: producer.submit("s", b"from within")),
+    ("append_many", lambda producer: producer.append_many("s", [b"from within"])),
+    ("flush", lambda producer: producer.flush()),
+    ("ping", lambda producer: producer.ping()),
+    ("session", lambda producer: producer.session),
+    ("close", lambda producer: producer.close()),
+]
+_EACH_CALL = pytest.mark.parametrize(
+    "call", [row[1] for row in _CALLS], ids=[row[0] for row in _CALLS]
+)
+
+
+@_EACH_CALL
+def test_a_signal_handler_is_refused_what_would_wait_for_the_call_that_it_interrupts(
+    impostor: Impostor, call: Callable[[wald.Producer], object]
+):
+    handled = threading.Event()
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def script() -> None:
+        with impostor.accept() as connection:
+            for event in impostor.reader(connection):
+                if isinstance(event, OpenStream):
+                    connection.sendall(StreamOpened(event.request, 1).encode())
+                if isinstance(event, Append):
+                    signal.pthread_kill(main, signal.SIGUSR1)
+                    handled.wait(DEADLINE_S)
+                    connection.sendall(Ack(event.sequence, event.sequence, 7, 7).encode())
+
+    producer = wald.connect(impostor.path, timeout=DEADLINE_S)
+    told: list[wald.WaldError] = []
+
+    def handle(*_: object) -> None:
+        try:
+            call(producer)
+        except wald.WaldError as error:
+            told.append(error)
+        handled.set()
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        thread = answered_by(script)
+        assert producer.append("s", b"x").lsn == 7
+        producer.close()
+        thread.join(DEADLINE_S)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert [type(error) for error in told] == [InputError]
+    assert "signal handler" in told[0].hint
+
+
+@_EACH_CALL
+def test_what_runs_while_a_session_is_at_work_is_refused_too(
+    call: Callable[[wald.Producer], object],
+):
+    """As a finalizer may: here it is whoever gives the jitter."""
+
+    class Chance(random.Random):
+        def uniform(self, a: float, b: float) -> float:
+            with pytest.raises(InputError):
+                call(producer)
+            return super().uniform(a, b)
+
+    with short_directory() as directory:
+        producer = wald.Producer(
+            str(directory / "none"), timeout=0.1, wait_for_daemon=True, chance=Chance(1)
+        )
+        with pytest.raises(wald.Unavailable):
+            producer.append("s", b"x")
+        producer.close()
 
 
 class StoppedError(BaseException):

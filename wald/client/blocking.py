@@ -47,13 +47,7 @@ from wald.clock import SystemClock
 from wald.core import body as bodies
 from wald.core.body import Body, Headers, Text
 from wald.core.outbox import Request
-from wald.errors import (
-    OutcomeUnknown,
-    RecordRefused,
-    Unavailable,
-    WaitTimeout,
-    WaldError,
-)
+from wald.errors import OutcomeUnknown, RecordRefused, Unavailable, WaitTimeout, WaldError
 from wald.model import Lsn, Receipt, Refused
 from wald.ports import Chance, Clock
 
@@ -94,7 +88,8 @@ class Producer:
 
     Every call raises, beside what it says itself: ``Unavailable`` (nothing was sent),
     ``OutcomeUnknown`` (sent, not answered), ``Backpressure`` and ``DiskFull`` (nothing stored, come
-    back), ``Fenced``, ``ProtocolMismatch``, ``Closed``.
+    back), ``Fenced``, ``ProtocolMismatch``, ``Closed``; ``InputError`` in a signal handler that
+    interrupts another call.
     """
 
     def __init__(

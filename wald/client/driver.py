@@ -11,9 +11,11 @@ from wald import limits
 from wald.client.link import Carries, Deadline, Link
 from wald.core.dialogue import Dialogue
 from wald.core.events import Event, Failed, StreamOpened
-from wald.errors import Backpressure, Closed, Unavailable
+from wald.errors import Backpressure, Closed, InputError, Unavailable
 from wald.model import StreamId
 from wald.ports import Chance
+
+_REENTERED_HINT = "in a signal handler set a flag, or use a producer that nothing else uses"
 
 
 class Driver:
@@ -42,13 +44,25 @@ class Driver:
         self.outbox = self._dialogue.outbox
         self._path = path
         self._chance = chance
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # it knows whose it is; nobody takes it twice: see ``_turn``
         self._changed = threading.Condition(self._lock)
         self._link: Carries | None = None
-        self._reading = False
+        self._reading = 0  # the thread that reads for all
         self._waiting = 0  # threads that are to be told of a change; never too low
         self._closed = False
         self._streams = self._dialogue.streams
+
+    def _turn(self) -> threading.RLock:
+        """Return the lock, for a call of the producer to hold.
+
+        Raises:
+            InputError: this thread is in the middle of a call, and this is a signal handler or a
+                finalizer: it would wait for what goes on only when it ends.
+        """
+        if self._lock._is_owned() or self._reading == threading.get_ident():  # type: ignore[attr-defined]  # noqa: SLF001 - as Condition asks it
+            msg = "this thread is in the middle of another call of the producer; nothing was sent"
+            raise InputError(msg, hint=_REENTERED_HINT)
+        return self._lock
 
     def _open(self, stream: str, deadline: Deadline) -> StreamId:
         """Return the durable id of a stream."""
@@ -116,7 +130,7 @@ class Driver:
             self._waiting -= 1
 
     def _read(self, link: Carries, timeout_s: float) -> None:
-        self._reading = True
+        self._reading = threading.get_ident()
         self._lock.release()
         try:
             link.wait(timeout_s)
@@ -124,7 +138,7 @@ class Driver:
             return
         finally:
             self._lock.acquire()
-            self._reading = False
+            self._reading = 0
             if self._waiting:
                 self._changed.notify_all()
         if self._link is not link:

@@ -58,12 +58,12 @@ class Session(Driver):
 
     def connect(self, deadline: Deadline) -> None:
         """Connect, if there is no connection."""
-        with self._lock:
+        with self._turn():
             self._connected(deadline)
 
     def flush(self, deadline: Deadline) -> bool:
         """Send what is gathered, and wait until nothing is unanswered; False at the deadline."""
-        with self._lock:
+        with self._turn():
             try:
                 self._send_gathered(deadline)
                 return self._drive(lambda: not self.outbox, deadline)
@@ -74,7 +74,7 @@ class Session(Driver):
 
     def ping(self, deadline: Deadline) -> None:
         """Wait for a sign of life."""
-        with self._lock:
+        with self._turn():
             self._call(self._dialogue.ping, deadline)
 
     @property
@@ -100,7 +100,7 @@ class Session(Driver):
         Returns:
             How many submitted records have no answer.
         """
-        if not self._lock.acquire(timeout=max(deadline.left_s(), 0.001)):
+        if not self._turn().acquire(timeout=max(deadline.left_s(), 0.001)):
             return self.owes  # another thread is at it, and has its own deadline
         try:
             if self._closed:
@@ -149,7 +149,7 @@ class Session(Driver):
         The caller waits: where nothing is amiss, and no other thread reads, it takes the short way.
         """
         request = None
-        with self._lock:
+        with self._turn():
             link = self._link
             stream_id = self._streams.get(stream)
             if not (
@@ -194,7 +194,7 @@ class Session(Driver):
             WaldError: the error of ``behind``, or why nothing could be sent.
         """
         request = None
-        with self._lock:
+        with self._turn():
             while request is None:
                 self._send_gathered(deadline)
                 link = self._link
@@ -212,7 +212,7 @@ class Session(Driver):
 
     def receive(self, request: Request, deadline: Deadline) -> None:
         """Wait until the daemon has a request; else it gets the error ``OutcomeUnknown``."""
-        with self._lock:
+        with self._turn():
             self._finish((request,), deadline, received=True)
 
     def finish(self, requests: Sequence[Request], deadline: Deadline) -> None:
@@ -220,7 +220,7 @@ class Session(Driver):
 
         They stay on their way: their sequences are in use. Who asks again waits again.
         """
-        with self._lock:
+        with self._turn():
             self._finish(requests, deadline)
 
     def _finish(
@@ -259,7 +259,7 @@ class Session(Driver):
         Raises:
             WaldError: the record was not taken, and will not be sent.
         """
-        with self._lock:
+        with self._turn():
             outbox = self.outbox
             if len(outbox) >= limits.SUBMIT_AT_ONCE_REQUESTS:
                 self._look_now_and_then(deadline)
@@ -287,7 +287,7 @@ class Session(Driver):
 
         The request has the error ``OutcomeUnknown`` if there is no answer yet.
         """
-        with self._lock:
+        with self._turn():
             if gathered.request is None:
                 with contextlib.suppress(Unavailable, Backpressure):
                     self._send_gathered(deadline)
@@ -298,7 +298,7 @@ class Session(Driver):
 
     def look(self, gathered: Carrier, deadline: Deadline) -> bool:
         """Tell whether the answer is there, reading what has arrived, and waiting for nothing."""
-        with self._lock, contextlib.suppress(WaldError):
+        with self._turn(), contextlib.suppress(WaldError):
             if self._link is None:
                 self._connected(deadline)
             if self._gathered is gathered and self.outbox.has_room:

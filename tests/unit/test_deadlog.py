@@ -21,7 +21,7 @@ from wald.storage.deadlog import (
     encode_entry,
 )
 from wald.system import PosixFileSystem
-from wald.testing.simfs import SimFileSystem
+from wald.testing.simfs import SimFileSystem, Stopped
 
 DATA = "/data"
 A, B = b"a" * 16, b"b" * 16
@@ -237,3 +237,32 @@ def test_a_final_entry_is_read_back_and_is_no_part_of_a_chain(tmp_path):
     assert log.finals() == [named]
     assert [place.offset for place in log.steps(b"1" * 16) or ()] == [0]
     log.close()
+
+
+def numbered(number):
+    return DeadEntry(bytes([number]) * 16, NO_REVISION, (BODY,))
+
+
+def test_an_entry_that_is_torn_takes_none_before_it_along():
+    for seed in range(60):  # what is being written may become garbage, by sector or by page
+        torn = SimFileSystem(Random(seed), directories=(DATA,))
+        log = DeadLog(torn, DATA)
+        places = [log.append(numbered(number)) for number in (1, 2, 3)]
+        torn.stop(1, kind="sync")
+        with pytest.raises(Stopped):
+            log.append(numbered(4))
+        torn.crash()
+        again = DeadLog(torn, DATA)
+        assert [again.read(place) for place in places] == [numbered(n) for n in (1, 2, 3)], seed
+        assert [found for _, found in again.entries()][:3] == [numbered(n) for n in (1, 2, 3)]
+
+
+def test_files_of_before_have_no_room_between_their_entries(fs):
+    fs.make_directory(f"{DATA}/dead")
+    file = fs.create(f"{DATA}/dead/dead-0000000001.log")
+    file.pwritev([b"".join(encode_entry(numbered(n)) for n in (1, 2, 3))], 0)
+    file.close()
+    log = DeadLog(fs, DATA)
+    found = list(log.entries())
+    assert [each for _, each in found] == [numbered(n) for n in (1, 2, 3)]
+    assert [log.read(place) for place, _ in found] == [each for _, each in found]

@@ -10,7 +10,7 @@ from wald import limits
 from wald.core import packed as codec
 from wald.errors import DataDirectoryUnusable
 from wald.model import NO_REVISION, Record
-from wald.storage.deadlog import DeadEntry, DeadLog, encode_entry
+from wald.storage.deadlog import DEAD_ALIGNMENT_BYTES, DeadEntry, DeadLog, encode_entry
 from wald.storage.packed import packed_path, read_tail
 from wald.storage.scrub import inspect_rest
 
@@ -89,14 +89,15 @@ def test_a_packed_file_cut_short_names_what_is_gone(held):
 def test_every_flipped_bit_of_the_dead_log_is_found(held):
     path = f"{DATA}/dead/dead-0000000001.log"
     length = len(encode_entry(ENTRY))
-    for at in Random(5).sample(range(2 * length), 60):
+    page = DEAD_ALIGNMENT_BYTES
+    for at in Random(5).sample([*range(length), *range(page, page + length)], 60):
         flip(held, path, at)
         report = look(held)
         if report.damages:
             assert report.damages[0].file == "dead/dead-0000000001.log"
-            assert report.damages[0].offset_bytes == at // length * length
+            assert report.damages[0].offset_bytes == at // page * page
         else:  # a length that points behind the end looks like an entry that was being written
-            assert at % length in range(8, 12)
+            assert at % page in range(8, 12)
         flip(held, path, at)
 
 

@@ -1,6 +1,10 @@
 """The dead log: bodies of records set aside, append-only, in files of the drainer's own.
 
-    file dead/dead-%010d.log | entry | entry | ...
+    file dead/dead-%010d.log | entry | room | entry | room | ...
+
+An entry begins on a page of its own (DEAD_ALIGNMENT_BYTES): the page that is being written may
+tear in a power cut, and must hold nothing that is durable already. Files of an older release have
+no room between entries.
 
     entry (DEAD_HEADER_BYTES, then the body)
       0  magic u32 b"WDED"   4  version u16   6  0 u16   8  length u32   12  crc u32 (of bytes
@@ -40,7 +44,9 @@ DEAD_MAGIC = 0x44454457  # "WDED" as bytes on disk
 DEAD_VERSION = 1
 _HEAD = Struct("<IHHI")
 _CRC = Struct("<I")
+_MAGIC = Struct("<I")
 DEAD_HEADER_BYTES = _HEAD.size + _CRC.size
+DEAD_ALIGNMENT_BYTES = 4096
 _NO_ROOM = frozenset({28, 122})  # ENOSPC, EDQUOT
 UNKNOWN_REASON = "unknown"
 
@@ -232,7 +238,7 @@ class DeadLog:
         place = DeadPlace(self._number, self._end)
         self._file.pwritev([data], self._end)
         self._file.sync()
-        self._end += len(data)
+        self._end = _aligned(self._end + len(data))
         return place
 
     def _begin_file(self) -> None:
@@ -278,7 +284,7 @@ class DeadLog:
                     except FormatDamaged:
                         break
                     yield DeadPlace(number, offset), entry
-                    offset = end
+                    offset = next_offset(file, end)
             finally:
                 file.close()
 
@@ -380,6 +386,16 @@ class DeadLog:
 
     def _path(self, number: int) -> str:
         return f"{self._directory}/dead-{number:010d}.log"
+
+
+def next_offset(file: File, end: int) -> int:
+    """Return where the entry begins that follows one which ends here, if there is another one."""
+    of_before = file.pread(_MAGIC.size, end) == _MAGIC.pack(DEAD_MAGIC)
+    return end if of_before else _aligned(end)
+
+
+def _aligned(offset: int) -> int:
+    return -(-offset // DEAD_ALIGNMENT_BYTES) * DEAD_ALIGNMENT_BYTES
 
 
 def _read_at(file: File, offset: int) -> tuple[DeadEntry, int]:

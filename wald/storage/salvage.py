@@ -200,4 +200,4 @@ def _dead(file: File) -> Iterator[Item]:
             return
         for record in entry.excluded:
             yield Found(0, "", record)
-        offset += length
+        offset = deadlog.next_offset(file, offset + length)

@@ -182,6 +182,6 @@ def _entries(file: File, name: str) -> tuple[int, FileDamage | None]:
             if len(head) < DEAD_HEADER_BYTES:
                 return entries, None
             return entries, FileDamage(name, offset, damage.message)
-        offset += length
+        offset = deadlog.next_offset(file, offset + length)
         entries += 1
     return entries, None

@@ -125,7 +125,8 @@ RETRY_BASE_S: Final = 0.1
 RETRY_CAP_S: Final = 30.0
 HISTORY_BATCHES_PER_LANE: Final = 1_024
 LEDGER_MAP_BYTES: Final = 1 << 30
-LEDGER_WALK_S: Final = 60.0  # reading all of it before it is opened; a damaged one may be endless
+LEDGER_WALK_S: Final = 60.0  # of a processor, for each part: a damaged ledger may be endless
+LEDGER_WALK_PART_BYTES: Final = 256 * MIB
 LEDGERS_ASIDE_MAX: Final = 4  # damaged ones that are kept; the oldest goes
 STOP_DELIVER_S: Final = 5.0
 FILES_PER_BATCH_MAX: Final = 256  # partitions of one batch; with more it is halved
@@ -136,7 +137,7 @@ TAKE_OVER_MAX_RECORDS: Final = 10_000  # that may or may not be at the target: s
 ADVANCE_EVERY_S: Final = 5.0  # an idle lane's checkpoint moves over foreign LSNs (T6)
 PROGRESS_EVERY_S: Final = 0.5
 SEALED_AHEAD_LSN: Final = 20_000  # so far ahead is told how far batches that may double are sealed
-STANDS_TOLD_MAX_COUNT: Final = 3_000  # lanes at targets without a row, told beside the ledger
+STANDS_TOLD_MAX_COUNT: Final = 2_900  # lanes at targets without a row, told beside the ledger
 HINT_EVERY_S: Final = 0.25  # the frontier by way of ``ingest.page``, while ingest does not tell it
 GUARDED_AFTER_CRASHES_COUNT: Final = 2  # in a row: then the batch gets a process of its own
 GUARDED_MEMORY_BYTES: Final = 1024 * MIB  # of address space
@@ -288,7 +289,7 @@ assert (  # an answer is one line, in base64
     TAIL_ANSWER_BYTES + TAIL_VALUE_MAX_BYTES * 4 // 3 + 6 * (HEADERS_MAX_BYTES + 2 * KEY_MAX_BYTES)
     < CONTROL_LINE_MAX_BYTES - 16 * KIB
 )
-assert ROUTES_MAX * (20 + 11) + STANDS_TOLD_MAX_COUNT * 26 < PROGRESS_SLOT_BYTES - 1024
+assert ROUTES_MAX * (20 + 11 + 20) + STANDS_TOLD_MAX_COUNT * 26 < PROGRESS_SLOT_BYTES - 1024
 assert RECORD_MAX_BYTES < REQUEST_MAX_BYTES < GROUP_MAX_BYTES
 assert SUBMIT_AT_ONCE_REQUESTS < WINDOW_REQUESTS
 assert SUBMIT_TOGETHER_RECORDS <= REFUSALS_KEPT_PER_REQUEST

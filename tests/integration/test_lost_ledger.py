@@ -5,9 +5,12 @@ Real logs, ledgers and pages; ``tests/model/test_delivery_simulation.py`` plays 
 
 import json
 import os
+import random
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +18,16 @@ from typing import Any
 import pytest
 
 import wald
-from tests.backlog import FS, Backlog
+from tests.backlog import CLOCK, FS, Backlog
 from tests.daemon import Daemon, wait_until
 from wald import limits
 from wald.config import RouteSettings
 from wald.drainer.batch_desk import BatchDesk
+from wald.drainer.frontier import FrontierBoard
+from wald.drainer.opening import Doors, open_shared
+from wald.drainer.process import run
+from wald.drainer.released import ProgressPage
+from wald.drainer.route_offline import OfflineRoutes
 from wald.drainer.stands import StandsPage
 from wald.model import Decision, ReplayClass
 from wald.storage.ledger import StoreLedger
@@ -157,6 +165,89 @@ def test_each_lane_goes_on_where_it_was_also_behind_a_change_of_lanes(site: Site
     site.append(4)
     assert site.deliver()["delivered"] == 44
     assert sorted(site.target.lsns) == site.lsns
+
+
+def in_doubt(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Append, and lose the answer of what was sent; nothing of it is told but the bound."""
+    site.append(8)
+    site.deliver()
+    site.append(4)
+    site.target.lost_answers = 1
+    with monkeypatch.context() as killed:
+        killed.setattr(StandsPage, "write", lambda *_: None)
+        killed.setattr("wald.drainer.released.ProgressPage.write", lambda *_: None)
+        assert site.deliver()["parked"] == "uncertain"
+
+
+@pytest.mark.parametrize("site", [(ReplayClass.NONE, "hold")], indirect=True)
+def test_a_drainer_that_ends_before_it_knows_the_routes_forgets_nothing_that_was_told(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_doubt(site, monkeypatch)
+    stop = threading.Event()
+    stop.set()
+    make = lambda *_: RecordingSink(site.target, replay=site.replay)  # noqa: E731
+    chance = random.Random(1)
+    settings = site.backlog.settings
+    run(settings, make_sink=make, fs=FS, clock=CLOCK, chance=chance, ready=print, stop=stop)
+    shutil.rmtree(site.ledger_directory)
+    assert site.deliver()["parked"] == "uncertain"
+    assert site.target.lsns == site.lsns
+
+
+@pytest.mark.parametrize("site", [(ReplayClass.NONE, "hold")], indirect=True)
+def test_what_may_have_been_sent_ends_where_the_log_does_and_not_where_a_hint_does(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_doubt(site, monkeypatch)
+    shutil.rmtree(site.ledger_directory)
+    (Path(site.backlog.data_dir) / "ingest.page").unlink()  # it was not flushed
+    make = lambda *_: RecordingSink(site.target, replay=site.replay)  # noqa: E731
+    doors = Doors(site.backlog.settings, make, FS, CLOCK, random.Random(1))
+    with ExitStack() as stack:  # as a drainer does that begins before ingest, behind a power cut
+        progress = ProgressPage(FS, site.backlog.data_dir)
+        stack.callback(progress.close)
+        shared = open_shared(
+            doors, site.backlog.log.log_id, FrontierBoard(), lambda: 1, progress, stack
+        )
+        assert shared.told is not None
+        assert shared.told.unsure_through(1, limits.LSN_MAX) == site.lsns[-1]
+
+
+@pytest.mark.parametrize("site", [(ReplayClass.KEYED, "hold")], indirect=True)
+@pytest.mark.parametrize("ledger", ["lost", "older"])
+def test_a_route_that_was_held_back_stays_so_without_its_ledger(
+    site: Site, ledger: str, tmp_path: Path
+) -> None:
+    site.append(4)
+    site.deliver()
+    shutil.copytree(site.ledger_directory, tmp_path / "copy")
+    offline(site, "drain.pause")
+    site.append(4)
+    site.deliver()
+    for _ in range(2):  # the second time nothing runs in between
+        shutil.rmtree(site.ledger_directory)
+        if ledger == "older":
+            shutil.copytree(tmp_path / "copy", site.ledger_directory)
+        assert site.deliver()["state"] == "paused"
+        assert site.target.lsns == site.lsns[:4]
+    shutil.copytree(site.ledger_directory, tmp_path / "held")
+    offline(site, "drain.resume")
+    if ledger == "older":  # than the resumption
+        site.deliver()
+        site.append(4)
+    shutil.rmtree(site.ledger_directory)
+    if ledger == "older":
+        shutil.copytree(tmp_path / "held", site.ledger_directory)
+    site.deliver()
+    assert site.target.lsns == site.lsns
+
+
+def offline(site: Site, op: str) -> None:
+    held = site.ledger()
+    desk = OfflineRoutes(FS, site.backlog.data_dir, held, CLOCK, dict, random.Random(1))
+    desk.ask(op, route="events")
+    held.close()
 
 
 CONFIGURATION = """

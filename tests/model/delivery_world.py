@@ -243,7 +243,7 @@ class World:
         self.page = _Page(self)
         dead_log, end = _DeadLog(self), self.scene.frontiers[self.visible].lsn
         released = {1: self.released} if self.released else {}
-        told = begin_life(self.ledger, dead_log, self.page, released, end, self.chance)
+        told = begin_life(self.ledger, dead_log, self.page, released, lambda: end, self.chance)
         shared = Shared(
             self.scene.fs,
             DATA,
@@ -708,7 +708,9 @@ class _Page(StandsPage):
         super().reserve(route_id, lsn)
         self._world.tick("behind a bound that was told")
 
-    def write(self, stands: Mapping[str, Sequence[Stand]], living: Collection[RouteId]) -> None:
+    def write(
+        self, stands: Mapping[str, Sequence[Stand]], living: Collection[RouteId] | None
+    ) -> None:
         self._world.tick("before stands are told")
         super().write(stands, living)
         self._world.tick("behind stands that were told")

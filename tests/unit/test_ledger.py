@@ -277,6 +277,21 @@ def test_a_data_file_that_was_cut_is_refused_and_does_not_kill_the_process(tmp_p
     assert (done.returncode, done.stdout) == (0, "ledger.damaged True\n"), done.stderr
 
 
+def test_a_ledger_that_is_slow_to_read_is_not_taken_for_a_damaged_one(tmp_path, monkeypatch):
+    open_lmdb(tmp_path).close()
+    monkeypatch.setattr(limits, "LEDGER_WALK_S", 0.01)  # no interpreter begins in that time
+    open_lmdb(tmp_path).close()
+
+
+def test_a_ledger_that_has_no_end_is_damaged(tmp_path, monkeypatch):
+    open_lmdb(tmp_path).close()
+    monkeypatch.setattr(limits, "LEDGER_WALK_S", 0.01)
+    begin, read = module._WALK.split("try:", 1)
+    monkeypatch.setattr(module, "_WALK", f"{begin}while True: pass\ntry:{read}")
+    with pytest.raises(LedgerDamaged, match="to its end"):
+        open_lmdb(tmp_path)
+
+
 def raw(path):
     return lmdb.open(str(path / "ledger"), max_dbs=32, lib_version=0)
 

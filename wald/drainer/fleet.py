@@ -1,5 +1,6 @@
 """The routes of a drainer: begun when they are born, ended when they die, held back, given up."""
 
+import contextlib
 import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -140,6 +141,10 @@ class Fleet:
         since = [self._paused[each] for each in (ALL_ROUTES, route_id) if each in self._paused]
         return min(since, default=None)
 
+    def _tell_paused(self) -> None:
+        with contextlib.suppress(OSError, ValueError):  # told again before long
+            self.shared.tell_paused(self._paused)
+
     def _hold(self) -> None:
         for route_id, route in self.routes.items():
             route.template.crew.hold(self._held_since(route_id))
@@ -149,11 +154,17 @@ class Fleet:
         """Since when everything is held back; None if it is not."""
         return self._paused.get(ALL_ROUTES)
 
+    @property
+    def paused(self) -> Mapping[RouteId, int]:
+        """What is held back, ``ALL_ROUTES`` for everything, and since when."""
+        return self._paused
+
     def pause(self, route_id: RouteId) -> int:
         """Hold a route back, or with ``ALL_ROUTES`` everything, durably; return since when."""
         now_ns = self.shared.clock.wall_ns()
         self._paused[route_id] = self._orders.pause(route_id, now_ns)
         self._hold()
+        self._tell_paused()
         return self._paused[route_id]
 
     def resume(self, route_id: RouteId) -> bool:
@@ -161,6 +172,7 @@ class Fleet:
         found = self._orders.resume(route_id)
         self._paused.pop(route_id, None)
         self._hold()
+        self._tell_paused()
         for each, route in self.routes.items():
             if route_id == each and agree_to_rewind(self.shared, each, route.each()):
                 found = True

@@ -6,19 +6,22 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 from wald import limits
 from wald.config import Settings
-from wald.drainer.frontier import FrontierBoard, read_hint
+from wald.drainer.frontier import FrontierBoard
 from wald.drainer.packed_files import PackedFiles
 from wald.drainer.recalling import begin_life
 from wald.drainer.released import ProgressPage
 from wald.drainer.route import MakeSink, Shared
 from wald.errors import DataDirectoryHeld, LedgerDamaged, LedgerFailed
+from wald.model import Lsn
 from wald.ports import Chance, Clock, FileSystem
 from wald.storage import identity
 from wald.storage.batches import FrozenFiles, open_revisions
 from wald.storage.deadlog import DeadLog
+from wald.storage.inspect import inspect_log
 from wald.storage.ledger import StoreLedger
 from wald.storage.ledger_aside import set_aside
 from wald.storage.lmdb_store import open_ledger
@@ -68,8 +71,7 @@ def open_shared(
     FrozenFiles(doors.fs, data_dir).sweep(open_revisions(ledger))
     dead_log = DeadLog(doors.fs, data_dir)
     stack.callback(dead_log.close)
-    ends = [read_hint(doors.fs, data_dir), board.current()]
-    through = max((end.lsn for end in ends if end is not None), default=0)
+    through = partial(_end_of_log, doors.fs, data_dir, board)
     told = begin_life(
         ledger, dead_log, progress.stands, progress.all_released(), through, doors.chance
     )
@@ -96,9 +98,19 @@ def open_shared(
         tell_layouts=progress.tell_layouts,
         told=told,
         reserve=progress.stands.reserve,
+        tell_paused=progress.stands.hold,
         packed=packed,
         trace_sample=doors.settings.trace_sample,
     )
+
+
+def _end_of_log(fs: FileSystem, data_dir: str, board: FrontierBoard) -> Lsn:
+    """Return an LSN above which nothing was delivered.
+
+    A hint does not say it: it is not flushed, and behind a power cut it may be older.
+    """
+    frontier, report = board.current(), inspect_log(fs, data_dir)
+    return max(report.end_lsn, report.hint_lsn, frontier.lsn if frontier else 0)
 
 
 def whole_ledger(fs: FileSystem, data_dir: str, log_id: bytes) -> StoreLedger:

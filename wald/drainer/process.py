@@ -9,7 +9,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from typing import Any
 
@@ -227,8 +227,15 @@ class Drainer:
         told = checkpoints, self._packing.floors(checkpoints), self._fleet.unburied()
         if now_ns >= self._stands_ns:
             self._stands_ns = now_ns + round(limits.PROGRESS_EVERY_S * _NS)
-            self._progress.stands.write(self._fleet.stands(), self._fleet.route_ids())
+            self._progress.stands.write(self._fleet.stands(), self._living())
+            self._progress.stands.hold(self._fleet.paused)
         if any(told) and told != self._said_progress:
             self._progress_ns = now_ns + round(limits.PROGRESS_EVERY_S * _NS)
-            self._progress.write(checkpoints, self._fleet.route_ids(), *told[1:])
+            self._progress.write(checkpoints, self._living(), *told[1:])
             self._said_progress = told
+
+    def _living(self) -> Collection[RouteId] | None:
+        """Return the routes that live; None until all are known: then nothing is forgotten."""
+        ids = self._fleet.route_ids()
+        is_known = self._answers.followed is not None and self._catalogue.routes.keys() <= set(ids)
+        return ids if is_known else None

@@ -11,7 +11,7 @@ then of each lane up to where it is unsure, then T12, then that it is done.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from wald import limits
@@ -36,6 +36,7 @@ from wald.model import (
 )
 from wald.ports import Chance, Ledger
 from wald.storage.deadlog import Chain, DeadEntry, DeadLog, Final
+from wald.storage.orders import Orders
 
 _log = logging.getLogger("wald.drain")
 _LIFE, _TOLD = "life", "told"
@@ -46,7 +47,7 @@ def begin_life(
     dead_log: DeadLog,
     page: StandsPage,
     released: dict[RouteId, Lsn],
-    through: Lsn,
+    through: Callable[[], Lsn],
     chance: Chance,
 ) -> Told | None:
     """Begin a drainer: find out whether the ledger is the one of the drainer before.
@@ -56,7 +57,7 @@ def begin_life(
         dead_log: its companion.
         page: what was told beside it.
         released: where every lane of a route was at least, as ``progress`` says.
-        through: where the log ends.
+        through: returns where the log ends; asked only if need be.
         chance: for the names of entries.
 
     Returns:
@@ -72,15 +73,18 @@ def begin_life(
         or _is_behind(ledger, routes)
     )
     if went_back:
-        ledger.note(_TOLD, Told(page.life, through, routes, bounded=page.life > 0).packed())
+        ledger.note(_TOLD, Told(page.life, through(), routes, bounded=page.life > 0).packed())
+        if page.paused is not None:
+            Orders(ledger.store).hold_exactly(page.paused)
         _log.error("the ledger is older than what was delivered: lanes go on behind what was told")
     elif not known:
         _name_finals(ledger, dead_log, chance)
     life = max(known, page.life) + 1
     ledger.note(_LIFE, life)  # before the page: a page that is ahead says that the ledger is older
-    sealed = {} if page.life else dict.fromkeys(routes, through)
+    sealed = {} if page.life or not routes else dict.fromkeys(routes, through())
     try:
         page.begin_life(life, sealed)
+        page.hold(Orders(ledger.store).paused())
     except OSError as error:
         msg = f"'progress' cannot be written: {error.strerror}"
         raise LedgerFailed(msg, hint="make room, or mend the data directory") from error

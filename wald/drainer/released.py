@@ -57,7 +57,7 @@ class ProgressPage:
     def write(
         self,
         checkpoints: Mapping[str, Lsn],
-        living: Collection[RouteId],
+        living: Collection[RouteId] | None,
         floors: Mapping[str, Lsn] = MappingProxyType({}),
         dropped: Collection[RouteId] = (),
     ) -> None:
@@ -65,13 +65,15 @@ class ProgressPage:
 
         Ingest writes the death of the routes that were ``dropped``.
 
-        Of routes that live no more nothing is remembered.
+        Of routes that live no more nothing is remembered; where ``living`` is None, of all.
 
         Raises:
             OSError, ValueError: it cannot be written; the next call tries anew.
         """
         self._raise(checkpoints)
-        names = {str(route_id) for route_id in living}
+        names = self._released.keys() | self._layouts.keys()
+        if living is not None:
+            names &= {str(route_id) for route_id in living}
         self._released = {route: lsn for route, lsn in self._released.items() if route in names}
         said: dict[str, Any] = {"routes": dict(checkpoints), "released": dict(self._released)}
         said["floors"] = dict(floors)

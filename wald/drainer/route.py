@@ -84,6 +84,7 @@ class Shared:
     tell_layouts: Callable[[RouteId, Sequence[Layout]], None] = lambda *_: None
     told: Told | None = None  # what a ledger that went back does not know
     reserve: Callable[[RouteId, Lsn], None] = lambda *_: None  # tells how far batches are sealed
+    tell_paused: Callable[[Mapping[RouteId, int]], None] = lambda _: None
     faults: FaultBoard = field(default_factory=FaultBoard)
     targets: Targets = field(default_factory=Targets)
     packed: PackedFiles = field(default_factory=PackedFiles)

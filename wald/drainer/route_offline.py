@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from wald.drainer.released import ProgressPage
+from wald.drainer.stands import StandsPage
 from wald.drainer.takeover import decide_by_name
 from wald.errors import InputError
 from wald.model import RouteId
@@ -66,16 +67,30 @@ class OfflineRoutes:
         return self._operations[op](request)
 
     def _pause(self, request: Mapping[str, object]) -> dict[str, Any]:
-        return {"paused_ns": self._orders.pause(self._chosen(request), self._clock.wall_ns())}
+        route_id = self._chosen(request)
+        since_ns = self._orders.pause(route_id, self._clock.wall_ns())
+        self._tell_paused(lambda told: {**told, route_id: since_ns})
+        return {"paused_ns": since_ns}
 
     def _resume(self, request: Mapping[str, object]) -> dict[str, Any]:
-        resumed, paused = self._orders.resume(self._chosen(request)), self._orders.paused()
+        route_id = self._chosen(request)
+        resumed, paused = self._orders.resume(route_id), self._orders.paused()
+        self._tell_paused(lambda told: {each: ns for each, ns in told.items() if each != route_id})
         names = {birth.route_id: birth.name for birth in self._ledger.births()}
         return {
             "resumed": resumed,
             "paused_all_ns": paused.get(ALL_ROUTES),
             "still_paused": sorted(names[each] for each in paused if each in names),
         }
+
+    def _tell_paused(self, change: Callable[[dict[RouteId, int]], dict[RouteId, int]]) -> None:
+        """Tell it beside the ledger too; what a ledger that was lost does not know stays told."""
+        page = StandsPage(self._fs, self._data_dir)
+        try:
+            told = self._orders.paused() if page.paused is None else page.paused
+            page.hold(change(told))
+        finally:
+            page.close()
 
     def _take_over(self, request: Mapping[str, object]) -> dict[str, Any]:
         """Decide, for whoever this directory is to the targets now; lanes do it when they begin."""

@@ -4,7 +4,8 @@ A second page in the file ``progress``, behind the slots of the first:
 
     {"life": the number of the drainer, one more at each start,
      "sealed": {route: no batch that may double was sealed beyond this LSN},
-     "stands": {route: [[layout, lane, LSN, batch], ...]}}    see ``core.told``
+     "stands": {route: [[layout, lane, LSN, batch], ...]},    see ``core.told``
+     "paused": {route: since when, ns}}    what is held back, 0 for all; absent if never told
 
 ``life`` stands in the ledger too: a ledger with a lower one is older than what is told here. The
 bound on what was sealed is durable before a batch is, and some way ahead, so that few batches wait
@@ -38,6 +39,8 @@ class StandsPage:
         self.life = life if isinstance(life, int) else 0
         self._sealed: dict[str, Lsn] = sealed if isinstance(sealed, dict) else {}
         self._stands: dict[str, list[list[int]]] = stands if isinstance(stands, dict) else {}
+        paused = said.get("paused")
+        self._paused: dict[str, int] | None = paused if isinstance(paused, dict) else None
 
     def told(self, released: Mapping[RouteId, Lsn]) -> dict[RouteId, ToldRoute]:
         """Return what was told of each route, with where every lane of it was at least."""
@@ -76,18 +79,47 @@ class StandsPage:
                 ahead = {str(route_id): lsn + limits.SEALED_AHEAD_LSN}
                 self._write(self.life, {**self._sealed, **ahead}, self._stands)
 
-    def write(self, stands: Mapping[str, Sequence[Stand]], living: Collection[RouteId]) -> None:
+    @property
+    def paused(self) -> dict[RouteId, int] | None:
+        """What is held back, and since when; None if that was never told."""
+        if self._paused is None:
+            return None
+        return {int(route): since_ns for route, since_ns in self._paused.items()}
+
+    def hold(self, paused: Mapping[RouteId, int]) -> None:
+        """Tell what is held back; durable on return.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        with self._lock:
+            held = sorted(paused, key=lambda each: (each != 0, -each))  # all, then the newest
+            told = {str(each): paused[each] for each in held[: limits.ROUTES_MAX]}
+            if told != self._paused:
+                before, self._paused = self._paused, told
+                try:
+                    self._write(self.life, self._sealed, self._stands)
+                except OSError:
+                    self._paused = before
+                    raise
+
+    def write(
+        self, stands: Mapping[str, Sequence[Stand]], living: Collection[RouteId] | None
+    ) -> None:
         """Tell how far lanes are, durably; routes that are not named stay as they were told.
+
+        Of routes that live no more nothing is kept; where ``living`` is None, of all.
 
         Raises:
             OSError: it cannot be written; the next call tries anew.
         """
         rows = {route: [list(stand) for stand in those] for route, those in stands.items()}
-        names = {str(route_id) for route_id in living}
         with self._lock:
-            told = {
-                route: each for route, each in {**self._stands, **rows}.items() if route in names
-            }
+            told = {**self._stands, **rows}
+            names = told.keys() | self._sealed.keys()
+            if living is not None:
+                names &= {str(route_id) for route_id in living}
+            told = {route: each for route, each in told.items() if route in names}
             sealed = {route: lsn for route, lsn in self._sealed.items() if route in names}
             if told != self._stands:
                 self._write(self.life, sealed, told)
@@ -101,7 +133,9 @@ class StandsPage:
 
     def _write(self, life: int, sealed: dict[str, Lsn], stands: dict[str, list[list[int]]]) -> None:
         page = self._page = self._page or self._open()
-        said = {"life": life, "sealed": sealed, "stands": _bounded(stands)}
+        said: dict[str, object] = {"life": life, "sealed": sealed, "stands": _bounded(stands)}
+        if self._paused is not None:
+            said["paused"] = self._paused
         try:
             page.write(said, sync=True)
         except OSError:

@@ -7,6 +7,7 @@ A drop stays when its route is gone: it says what became of records that were ac
 newest ``limits.DROPS_KEPT_MAX`` are remembered.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -54,6 +55,17 @@ class Orders:
         return self._store.read(
             lambda txn: {_route_of(at): int(unpack(row)) for at, row in txn.scan("paused")}
         )
+
+    def hold_exactly(self, paused: Mapping[RouteId, int]) -> None:
+        """Hold back what is named, since when it says, and nothing else."""
+
+        def work(txn: Transaction) -> None:
+            for at in [at for at, _ in txn.scan("paused")]:
+                txn.delete("paused", at)
+            for route_id, since_ns in paused.items():
+                txn.put("paused", ROUTE.pack(route_id), pack(since_ns))
+
+        self._store.write(work)
 
     def drop(self, route_id: RouteId, drop: Drop) -> Drop:
         """Give a route up; returns what stands, old or new."""

@@ -189,6 +189,21 @@ def test_what_breaks_the_protocol_fails_all_that_wait_at_once(impostor: Impostor
     thread.join(DEADLINE_S)
 
 
+def test_answers_that_come_too_late_are_not_kept(door: Door):
+    async def main() -> None:
+        async with wald.connect_async(door.path) as producer:
+            await producer.append("s", b"first")
+            for _ in range(20):
+                ping = asyncio.ensure_future(producer.ping())
+                await asyncio.sleep(0)
+                ping.cancel()
+            await producer.ping()
+            assert not producer._session._dialogue._answers
+            assert not producer._session._dialogue._asked
+
+    asyncio.run(main())
+
+
 def test_who_is_fenced_is_told_at_once_in_all_tasks(impostor: Impostor):
     def script() -> None:
         with impostor.accept() as connection:

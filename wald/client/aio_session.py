@@ -313,11 +313,14 @@ class AsyncSession:
             link = await self._connected(deadline)
             number, frame = ask()
             link.send(frame)
-            while not dialogue.is_answered(number) and self._link is link:
-                if not await self._change(None, deadline):
-                    msg = f"the daemon did not answer within {deadline.timeout_s:g} s"
-                    raise Unavailable(msg)
-            answer = dialogue.answer(number)
+            try:
+                while not dialogue.is_answered(number) and self._link is link:
+                    if not await self._change(None, deadline):
+                        msg = f"the daemon did not answer within {deadline.timeout_s:g} s"
+                        raise Unavailable(msg)
+                answer = dialogue.answer(number)
+            finally:
+                dialogue.forget(number)
             if answer is not None:
                 return answer
 

@@ -85,22 +85,29 @@ class Driver:
             link = self._connected(deadline)
             number, frame = ask()
             try:
-                link.send(frame, deadline)
-            except OSError:
-                self._hear_out(link)
-                continue
-            except BaseException:
-                self._lose(link)
-                raise
-            if not self._drive(
-                lambda: dialogue.is_answered(number) or self._link is not link,  # noqa: B023 - used at once
-                deadline,
-            ):
-                msg = f"the daemon did not answer within {deadline.timeout_s:g} s"
-                raise Unavailable(msg)
-            answer = dialogue.answer(number)
+                answer = self._answer(link, number, frame, deadline)
+            finally:
+                dialogue.forget(number)
             if answer is not None:
                 return answer
+
+    def _answer(self, link: Carries, number: int, frame: bytes, deadline: Deadline) -> Event | None:
+        """Send a frame, and wait for its answer; None if the connection ended."""
+        dialogue = self._dialogue
+        try:
+            link.send(frame, deadline)
+        except OSError:
+            self._hear_out(link)
+            return None
+        except BaseException:
+            self._lose(link)
+            raise
+        if not self._drive(
+            lambda: dialogue.is_answered(number) or self._link is not link, deadline
+        ):
+            msg = f"the daemon did not answer within {deadline.timeout_s:g} s"
+            raise Unavailable(msg)
+        return dialogue.answer(number)
 
     # --- reading for all ------------------------------------------------------------------------
 

@@ -79,6 +79,7 @@ class Dialogue:
         self._capabilities = int(CAPABILITIES | (Capability.THROTTLE if throttle else 0))
         self._log_id = b""
         self._last_call = 0
+        self._asked: set[int] = set()
         self._answers: dict[int, Event] = {}
 
     # --- a connection begins --------------------------------------------------------------------
@@ -147,8 +148,8 @@ class Dialogue:
 
     def ping(self) -> tuple[int, bytes]:
         """Return the number of a sign of life asked for, and its frame."""
-        self._last_call += 1
-        return self._last_call, Ping(self._last_call).encode()
+        number = self._ask()
+        return number, Ping(number).encode()
 
     def open_stream(self, name: str) -> tuple[int, bytes]:
         """Return the number of the question for a stream's id, and its frame.
@@ -163,8 +164,13 @@ class Dialogue:
         if limits.STREAM_NAME.fullmatch(name) is None:
             msg = f"{name!r} is not a stream's name"
             raise UnknownStream(msg)
+        number = self._ask()
+        return number, OpenStream(number, name).encode()
+
+    def _ask(self) -> int:
         self._last_call += 1
-        return self._last_call, OpenStream(self._last_call, name).encode()
+        self._asked.add(self._last_call)
+        return self._last_call
 
     def is_answered(self, number: int) -> bool:
         """Tell whether the answer is there."""
@@ -182,6 +188,11 @@ class Dialogue:
                 raise UnknownStream(answer.message, hint=answer.hint)
             raise error_of(answer)
         return answer
+
+    def forget(self, number: int) -> None:
+        """Nobody waits for an answer any more: it would be kept for ever."""
+        self._asked.discard(number)
+        self._answers.pop(number, None)
 
     # --- what arrives ---------------------------------------------------------------------------
 
@@ -202,10 +213,10 @@ class Dialogue:
                     raise error
             case Failed() if event.answers == FrameType.APPEND:
                 self.outbox.take(event)
-            case Failed() | Pong() | StreamOpened():
+            case Failed() | Pong() | StreamOpened() if event.request in self._asked:
                 self._answers[event.request] = event
             case _:
-                pass  # a goodbye: the end of the connection follows
+                pass  # what nobody waits for; or a goodbye: the end of the connection follows
 
     # --- nobody answers -------------------------------------------------------------------------
 

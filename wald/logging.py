@@ -21,7 +21,7 @@ from wald.client.encoding import BAD_VALUE, encode_value
 from wald.client.identity import socket_of
 from wald.client.pending import Pending
 from wald.clock import SystemClock
-from wald.errors import Backpressure, WaldError
+from wald.errors import Backpressure, RecordRefused, WaldError
 from wald.ports import Clock
 
 __all__ = ["Handler"]
@@ -120,6 +120,8 @@ class Handler(logging.Handler):
             value["dropped"] = untold
         try:
             sent = self._producer.submit(self.stream, value, timeout=self._left_s(began_ns))
+        except RecordRefused:
+            self.dropped += 1  # the next one may well be taken
         except WaldError as error:
             self.dropped += 1
             pause_s = error.retry_after_s if isinstance(error, Backpressure) else 0.0
@@ -170,12 +172,17 @@ class Handler(logging.Handler):
 
     def flush(self) -> None:
         """Wait until what was submitted is answered; bounded."""
-        if not self._producer.is_closed and self._under_way:
-            try:
+        # who logs meanwhile waits at the gate, within the budget: the producer's lock has no bound
+        if self._producer.is_closed or not self._gate.acquire(timeout=limits.EXIT_TIMEOUT_S):
+            return
+        try:
+            if self._under_way:
                 self._producer.flush(limits.EXIT_TIMEOUT_S)
-            except WaldError:
-                return  # what is left is counted when it is known
-            self._count_refused()
+                self._count_refused()
+        except WaldError:
+            pass  # what is left is counted when it is known
+        finally:
+            self._gate.release()
 
     def close(self) -> None:
         """Wait for what was submitted, bounded, and close; later records are dropped."""

@@ -17,6 +17,7 @@ from tests.doorkeeper import DEADLINE_S, Door, short_directory
 from tests.impostor import Impostor, answered_by
 from wald import limits
 from wald.client.encoding import decode_value
+from wald.core.events import Ack, Append, OpenStream, StreamOpened
 from wald.testing import FakeProducer
 
 BUDGET_S = 0.05
@@ -205,6 +206,61 @@ def test_a_daemon_that_hangs_holds_nobody_up_beyond_the_budget(logger: logging.L
         handler.close()
         thread.join(DEADLINE_S)
         impostor.listening.close()
+
+
+def test_a_flush_that_hangs_holds_nobody_up_beyond_the_budget(
+    logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(limits, "EXIT_TIMEOUT_S", DEADLINE_S)
+    ended, greets = threading.Event(), threading.Event()
+
+    def script(impostor: Impostor) -> None:
+        with impostor.accept() as connection:
+            for event in impostor.reader(connection):
+                if isinstance(event, OpenStream):
+                    connection.sendall(StreamOpened(event.request, 1).encode())
+                if isinstance(event, Append):
+                    break
+        with impostor.listening.accept()[0] as again:
+            impostor.read(again)
+            greets.set()  # and waits for an answer
+            ended.wait(DEADLINE_S)
+        with impostor.accept() as connection:
+            for event in impostor.reader(connection):
+                if isinstance(event, Append):
+                    connection.sendall(Ack(event.sequence, event.sequence, 1, 1).encode())
+
+    with short_directory() as directory:
+        impostor = Impostor(directory)
+        thread = answered_by(lambda: script(impostor))
+        handler = wald.logging.Handler(path=impostor.path, budget=BUDGET_S)
+        handler._producer._timeout_s = DEADLINE_S
+        handler._budget_s = DEADLINE_S  # for the first
+        logger.addHandler(handler)
+        logger.info("x")
+        handler._budget_s = BUDGET_S
+        flushing = threading.Thread(target=handler.flush)
+        flushing.start()
+        assert greets.wait(DEADLINE_S)
+        logger.info("y")
+        assert flushing.is_alive()
+        assert handler.dropped == 1
+        ended.set()
+        flushing.join(DEADLINE_S)
+        logger.removeHandler(handler)
+        handler.close()
+        thread.join(DEADLINE_S)
+        impostor.listening.close()
+
+
+def test_one_that_is_refused_does_not_silence_the_next(logger: logging.Logger):
+    producer, handler = fake(logger)
+    large = {f"part{n}": "x" * limits.LOGGING_TEXT_MAX_CHARS for n in range(20)}
+    logger.info("too large", extra=large)
+    logger.info("fits")
+    handler.flush()
+    assert [each["message"] for each in producer.values("logs")] == ["fits"]  # type: ignore[index]
+    assert handler.dropped == 1
 
 
 def test_after_close_it_drops_and_a_childs_records_are_its_own(door: Door, logger: logging.Logger):

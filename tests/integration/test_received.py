@@ -1,13 +1,15 @@
 """Ack level ``received``: answered before the flush, lost by a kill, and what a client skips."""
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import wald
-from tests.doorkeeper import Door, Peer, short_directory
+from tests.doorkeeper import DEADLINE_S, Door, Peer, short_directory
+from tests.impostor import Impostor, answered_by
 from wald.core import body as bodies
 from wald.core.body import Body
 from wald.core.events import (
@@ -15,12 +17,16 @@ from wald.core.events import (
     Append,
     AppendFlag,
     Capability,
+    ErrorFlag,
     Failed,
+    FrameType,
     Goodbye,
     Hello,
+    OpenStream,
     Received,
     RefusedRecords,
     Skip,
+    StreamOpened,
     Welcome,
 )
 from wald.errors import InputError
@@ -198,6 +204,67 @@ def test_what_was_received_is_sent_again_to_a_daemon_that_begins_anew(door: Door
         door.stop()
         door.start()
         assert producer.append("s", b"last").lsn == 3
+
+
+def resumed(impostor: Impostor, resent: list[Append]) -> None:
+    """Say of a record that it is received, go, and hear what is sent to the next daemon."""
+    with impostor.accept() as connection:
+        for event in impostor.reader(connection):
+            if isinstance(event, OpenStream):
+                connection.sendall(StreamOpened(event.request, 1).encode())
+            if isinstance(event, Append):
+                connection.sendall(Received(event.sequence).encode())
+                break
+    with impostor.accept() as connection:
+        for event in impostor.reader(connection):
+            if isinstance(event, Append):
+                resent.append(event)
+                connection.sendall(Ack(event.sequence, event.sequence, 1, 1).encode())
+
+
+@pytest.mark.parametrize("in_tasks", [False, True], ids=["blocking", "asynchronous"])
+def test_a_close_waits_until_what_was_received_is_durable(directory: Path, *, in_tasks: bool):
+    impostor, resent = Impostor(directory), list[Append]()
+    thread = answered_by(lambda: resumed(impostor, resent))
+
+    def append() -> None:
+        with wald.connect(impostor.path) as producer:
+            assert producer.append("s", b"early", ack="received").level == "received"
+
+    async def append_in_a_task() -> None:
+        async with wald.connect_async(impostor.path) as producer:
+            assert (await producer.append("s", b"early", ack="received")).level == "received"
+
+    asyncio.run(append_in_a_task()) if in_tasks else append()
+    assert [event.sequence for event in resent] == [1]
+    thread.join(DEADLINE_S)
+    impostor.listening.close()
+
+
+def test_what_was_received_and_found_no_room_is_told(directory: Path):
+    impostor, gone_on = Impostor(directory), threading.Event()
+
+    def script() -> None:
+        with impostor.accept() as connection:
+            for event in impostor.reader(connection):
+                if isinstance(event, OpenStream):
+                    connection.sendall(StreamOpened(event.request, 1).encode())
+                if isinstance(event, Append):
+                    full = Failed(
+                        "disk-full", "full", "", 1000, ErrorFlag.NOT_STORED, FrameType.APPEND, 1
+                    )
+                    connection.sendall(Received(event.sequence).encode())
+                    gone_on.wait(DEADLINE_S)
+                    connection.sendall(full.encode())
+
+    thread = answered_by(script)
+    with wald.connect(impostor.path) as producer:
+        assert producer.append("s", b"early", ack="received").level == "received"
+        gone_on.set()
+        producer.flush()
+        assert producer.session.lost_records == 1
+    thread.join(DEADLINE_S)
+    impostor.listening.close()
 
 
 def test_the_asynchronous_twin_goes_on_as_soon(door: Door):

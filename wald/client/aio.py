@@ -187,6 +187,7 @@ class AsyncProducer:
             if not await self._room.may_try_again(stream, error, deadline):
                 break
         if request.error is None and not request.refusals:
+            request.left = True
             return receipt_of(stream, request)
         failed = answered(request, stream, 0)
         assert isinstance(failed, WaldError)
@@ -325,7 +326,8 @@ class AsyncProducer:
         """Return the session with the daemon; connects if need be."""
         session = self._session
         await session.connect(self._deadline(None))
-        return SessionInfo(session.outbox.session, self._name, session.outbox.last_sequence)
+        outbox = session.outbox
+        return SessionInfo(outbox.session, self._name, outbox.last_sequence, outbox.lost_records)
 
     @property
     def is_closed(self) -> bool:

@@ -409,7 +409,8 @@ class Producer:
         """The session with the daemon; connects if need be."""
         session = self._session
         session.connect(self._deadline(None))
-        return SessionInfo(session.outbox.session, self._name, session.outbox.last_sequence)
+        outbox = session.outbox
+        return SessionInfo(outbox.session, self._name, outbox.last_sequence, outbox.lost_records)
 
     @property
     def is_closed(self) -> bool:

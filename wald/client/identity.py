@@ -15,6 +15,7 @@ class SessionInfo(NamedTuple):
     session_id: int
     name: str
     last_sequence: int  # the last request that was assigned, by this or an earlier process
+    lost_records: int = 0  # that were answered as received, and are not stored, or nobody knows
 
 
 def check_name(name: str) -> None:

@@ -65,6 +65,7 @@ class Room:
             if isinstance(request.error, Backpressure):
                 # what is sent before its ACK is heard is in flight behind it, and refused too
                 self._hear_out(request, request.error, deadline)
+            request.left = request.error is None
             self._hear()
             if not self._rest(stream, again_s(request.error, deadline.left_s())):
                 return request

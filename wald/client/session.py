@@ -208,12 +208,15 @@ class Session(Driver):
                 request = self._put(
                     link, stream_id, each.body, records, deadline, sequence=sequence, early=early
                 )
+            if early:
+                self._owed.append(Carrier.of(stream, request))  # nobody else waits for its ACK
         return request
 
     def receive(self, request: Request, deadline: Deadline) -> None:
         """Wait until the daemon has a request; else it gets the error ``OutcomeUnknown``."""
         with self._turn():
             self._finish((request,), deadline, received=True)
+            self._forget_answered()
 
     def finish(self, requests: Sequence[Request], deadline: Deadline) -> None:
         """Wait for the answers; requests without one get the error ``OutcomeUnknown``.

@@ -77,6 +77,7 @@ class Request:
         duplicates: records that are stored already, by their dedup ids.
         early: whether it asks to be answered before the flush.
         received: whether it is: what of it is refused is known, what is duplicate is not.
+        left: whether nobody waits for more, behind that.
         first_lsn: of its first stored record.
         durable_lsn: of the frontier when it was answered.
         error: why nothing of it is stored, or known.
@@ -90,6 +91,7 @@ class Request:
         "early",
         "error",
         "first_lsn",
+        "left",
         "received",
         "records",
         "refusals",
@@ -105,7 +107,7 @@ class Request:
         self.done = False
         self.refusals: tuple[Refusal, ...] = ()
         self.duplicates: tuple[Duplicate, ...] = ()
-        self.early = self.received = False
+        self.early = self.received = self.left = False
         self.first_lsn: Lsn = 0
         self.durable_lsn: Lsn = 0
         self.error: WaldError | None = None
@@ -288,7 +290,7 @@ class Outbox:
             self.last_sequence = request.sequence - 1
 
     def _fail_one(self, request: Request, error: WaldError) -> None:
-        if request.received:  # nobody waits for it any more
+        if request.left:
             self.lost_records += request.stored
         request.fail(error)
 

@@ -114,6 +114,31 @@ def test_who_takes_a_file_away_does_not_get_it_again(root, open_sink):
     assert [line["lsn"] for line in lines(root)] == [8]
 
 
+def test_a_backup_of_files_half_published_is_finished_also_where_it_comes_back_under_a_sink(
+    root, open_sink, tmp_path, monkeypatch
+):
+    first, second = attempt(record(7, 1)), attempt(record(8, 1), number=2, rev_id=B, prev=A)
+    real = Path.replace
+
+    def dies(self, target):
+        if self.suffix == ".tmp":
+            raise Killed
+        return real(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", dies)
+        with pytest.raises(Killed):
+            open_sink().deliver(first)
+    shutil.copytree(root, tmp_path / "backup")
+    opened = open_sink()
+    assert opened.deliver(second) == Delivered()
+    for path in [*published(root), *(root / HIDDEN).iterdir()]:
+        path.unlink()
+    shutil.copytree(tmp_path / "backup", root, dirs_exist_ok=True)
+    assert opened.deliver(second) == Delivered()
+    assert [line["lsn"] for line in lines(root)] == [7, 8]
+
+
 OPEN = os.open
 
 

@@ -31,7 +31,7 @@ AttributeValue: TypeAlias = dict[str, Any]
 Item: TypeAlias = dict[str, AttributeValue]
 
 ITEM_MAX_BYTES: Final = 400 * 1024  # of the service
-TOO_LARGE, NO_KEY = "item.too-large", "key.missing"  # codes of dead letters
+TOO_LARGE, NO_KEY, NOT_ALONE = "item.too-large", "key.missing", "key.not-alone"  # dead letters
 LSN_ATTRIBUTE, LOG_ATTRIBUTE = "wald_lsn", "wald_log"
 _DECIMAL_EXTENSION: Final = 3
 _DIGITS_MAX: Final = 38
@@ -57,13 +57,18 @@ def puts_of(
     puts: list[Put] = []
     refused: list[RejectedRecord] = []
     extra_fields = 0
+    once = options.key_from == "record-id"
+    keys: set[tuple[str, ...]] = set()
     for record in records:
         try:
             put, extra = make.put(record)
+            if once and put.key in keys:  # a transform made both of one: one would hide the other
+                raise RefusedValue(NOT_ALONE, "several records of one LSN, which is their key")
         except BAD_VALUE as error:
             refused.append(refusal(record, error, _WORDS))
         else:
             puts.append(put)
+            keys.add(put.key)
             extra_fields += extra
     return puts, tuple(refused), extra_fields
 

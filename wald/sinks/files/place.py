@@ -82,7 +82,7 @@ class Place:
         """
         kept = self._read()
         stat = self._hidden.stat()
-        if self._ready != (stat.st_dev, stat.st_ino):
+        if self._ready != (stat.st_dev, stat.st_ino) or self._is_unpublished(kept):
             if kept is not None:
                 self.commit(kept)  # it may be in the page cache only
                 self.publish(kept)
@@ -162,6 +162,12 @@ class Place:
         except FileNotFoundError:
             return None
         return _unpacked(content)
+
+    def _is_unpublished(self, kept: Kept | None) -> bool:
+        """Tell whether a row was put back from a copy that was made before its files had names."""
+        return any(
+            (self._hidden / temporary).exists() for temporary, _ in (kept.files if kept else ())
+        )
 
     def _tidy(self, kept: Kept | None) -> None:
         """Remove temporaries of this lane that no row names."""

@@ -1,6 +1,7 @@
 """Files of dedup ids: their bytes, and what a disk that fails, or is full, makes of them."""
 
 import errno
+from contextlib import closing
 
 import pytest
 
@@ -10,7 +11,7 @@ from wald.core.ids import DedupPolicy, IdTable, NewIds
 from wald.core.state import LogState, stream_opened
 from wald.errors import DiskFull
 from wald.model import LostRange
-from wald.storage.ids import IdStore
+from wald.storage.ids import IdStore, _packed, _Timed
 from wald.testing.simfs import SimFileSystem
 
 GOLDEN_IDS = "57494453010000001400000099c3220e9401cf17979cfe362a000092050992a161c40162"
@@ -204,6 +205,26 @@ def test_what_is_carried_over_is_known_though_the_disk_fails_in_it(fs: SimFileSy
     assert "ids-0000000001.log" not in fs.list_directory("/var/wald/ids")
     fs.crash()
     assert remembered(store_of(fs, load=True)) == ["id-1", "id-2", "id-10", "id-11"]
+
+
+def test_what_a_crash_cut_out_of_a_write_is_taken_from_the_groups(fs: SimFileSystem):
+    store = store_of(fs)
+    first = NewIds(STREAM, list(range(1, 21)), [f"{n:0198d}" for n in range(19)] + ["x" * 249])
+    assert len(_packed(_Timed(first, 5))) == limits.ALIGNMENT_MIN_BYTES  # the next begins a page
+    groups = [(first, 5), *((new, 6) for new in new_ids(21))]
+    for new, time_ns in groups:
+        store.add([new], time_ns)
+    store.persist()
+    with closing(fs.open("/var/wald/ids/ids-0000000001.log", write=True)) as file:
+        file.pwritev([bytes(512)], 0)  # a sector that did not get there
+    again = store_of(fs)
+    state = LogState()
+    for section in first_group():
+        state.apply(section, 1, 1)
+    again.load(state, groups)
+    for new, time_ns in groups:  # as a start does
+        again.add([new], time_ns)
+    assert remembered(again) == [*map(str, first.ids), "id-21", "id-22"]
 
 
 def test_strange_names_and_ids_of_other_streams_are_left_alone(fs: SimFileSystem):

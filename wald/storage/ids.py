@@ -79,8 +79,13 @@ class IdStore:
         self._last_lsns: dict[int, Lsn] = {}  # of each file, the highest it holds
         self._counts: Counter[int] = Counter()  # of each file, how many ids it holds
 
-    def load(self, state: LogState) -> None:
+    def load(self, state: LogState, behind: Sequence[tuple[NewIds, int]] = ()) -> None:
         """Read what the processes before this one wrote.
+
+        Args:
+            state: for the names of streams.
+            behind: what stands in the groups behind the newest snapshot, with commit times. A crash
+                may have cut out of the files what is older than something that they hold of it.
 
         Raises:
             OSError: as the system does.
@@ -88,7 +93,7 @@ class IdStore:
         if not self.table or self._fs.stat(self._directory) is None:
             return
         names = {stream.stream_id: stream.name for stream in state.streams.values()}
-        found: list[_Timed] = []
+        found = [_Timed(new, time_ns) for new, time_ns in behind]
         for name in self._fs.list_directory(self._directory):
             number = _number(name)
             if number is None:

@@ -220,7 +220,7 @@ def _state(found: Found, plan: RecoveryPlan) -> LogState:
 def _ids(place: Place, options: LogOptions, found: Found, plan: RecoveryPlan) -> IdStore:
     """Return the dedup ids of all that stands before the fresh segment, durable by themselves."""
     ids = IdStore(place.fs, place.data_dir, IdTable(options.dedup), place.alignment)
-    ids.load(found.rebuilt.state)
+    ids.load(found.rebuilt.state, found.rebuilt.ids)
     _take_ids(ids, found)
     if plan.losses:
         ids.forget(plan.losses)

@@ -3,6 +3,7 @@
 It holds nothing that log, dead log and targets do not: see ``docs/how-to/restore.md``.
 """
 
+import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,13 +36,14 @@ def set_aside(fs: FileSystem, data_dir: str) -> str:
     fs.rename(f"{data_dir}/ledger", f"{data_dir}/{name}")
     fs.sync_directory(data_dir)
     for old in before[: max(0, len(before) + 1 - limits.LEDGERS_ASIDE_MAX)]:
-        _remove(fs, f"{data_dir}/{old}")
+        with contextlib.suppress(OSError):  # a person put something there: it is theirs
+            _remove(fs, f"{data_dir}/{old}")
     return name
 
 
 def _remove(fs: FileSystem, path: str) -> None:
     found = fs.stat(path)
-    if found is not None and not found.is_directory:
+    if Path(path).is_symlink() or (found is not None and not found.is_directory):
         fs.unlink(path)
         return
     for file in fs.list_directory(path):

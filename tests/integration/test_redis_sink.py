@@ -131,6 +131,22 @@ def test_a_redriven_record_stands_behind_all_others_under_its_own_name(empty):
     assert [entry.get(b"redrive_of") for _, entry in found] == [None, None, b"3", b"4", b"4", None]
 
 
+@pytest.mark.parametrize("denied", ["hset", "xtrim"])
+def test_a_user_who_may_add_and_nothing_else_doubles_no_redriven_record(empty, denied):
+    """A script is not taken back where it fails: what may fail is tried before the first entry."""
+    with sink_of(empty, maxlen=1_000) as sink:
+        assert sink.deliver(attempt(1, records(10, 2))) == Delivered()
+        again = attempt(2, records(3, 2), hi=11)
+        empty.call("ACL", "SETUSER", "default", f"-{denied}")
+        try:
+            assert isinstance(sink.deliver(again), Systemic)
+            assert isinstance(sink.deliver(again), Systemic)
+        finally:
+            empty.call("ACL", "SETUSER", "default", f"+{denied}")
+        assert sink.deliver(again) == Delivered()
+    assert ids(empty) == ["10-0", "11-0", "11-1", "11-2"]
+
+
 def test_what_a_transform_made_of_one_lsn_or_in_another_order_is_all_there(empty):
     sent = [records(lsn, 1)[0] for lsn in (6, 6, 9, 7, 10)]
     with sink_of(empty) as sink:

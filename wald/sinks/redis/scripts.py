@@ -87,6 +87,10 @@ if (row == '') ~= (ARGV[4] == '') or string.sub(row, 1, #ARGV[4]) ~= ARGV[4] the
 end
 local passed = string.match(row, '^%S+ %S+ %S+ (%d+)') or '0'
 
+-- a script is not taken back: what the user may not do fails before an entry is there
+redis.call('HSET', KEYS[2], 'log', ARGV[1], 'route', ARGV[2])
+if ARGV[6] ~= '' then redis.call('XTRIM', KEYS[1], 'MAXLEN', '~', '9223372036854775807') end
+
 local high, extra = string.match(last, '^(%d+)-(%d+)$')
 if above(passed, high) then high, extra = passed, '0' end
 local there, added, known, at = high, 0, 0, 7
@@ -108,7 +112,7 @@ while at < #ARGV do
   at = at + 2 + words
 end
 if ARGV[6] ~= '' then redis.call('XTRIM', KEYS[1], 'MAXLEN', '~', ARGV[6]) end
-redis.call('HSET', KEYS[2], 'log', ARGV[1], 'route', ARGV[2], 'high', high, ARGV[3], ARGV[5])
+redis.call('HSET', KEYS[2], 'high', high, ARGV[3], ARGV[5])
 return {{'done', added, known}}
 """
 

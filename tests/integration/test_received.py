@@ -267,6 +267,43 @@ def test_what_was_received_and_found_no_room_is_told(directory: Path):
     impostor.listening.close()
 
 
+@pytest.mark.parametrize("in_tasks", [False, True], ids=["blocking", "asynchronous"])
+def test_what_was_not_even_received_in_time_can_be_settled(directory: Path, *, in_tasks: bool):
+    impostor, given_up = Impostor(directory), threading.Event()
+
+    def script() -> None:
+        with impostor.accept() as connection:
+            for event in impostor.reader(connection):
+                if isinstance(event, OpenStream):
+                    connection.sendall(StreamOpened(event.request, 1).encode())
+                if isinstance(event, Append):
+                    assert event.sequence == 1 or given_up.wait(DEADLINE_S)
+                    connection.sendall(Received(event.sequence).encode())
+                    connection.sendall(Ack(event.sequence, event.sequence, 7, 7).encode())
+
+    def append() -> object:
+        with wald.connect(impostor.path) as producer:
+            producer.append("s", b"first")
+            with pytest.raises(wald.OutcomeUnknown) as unknown:
+                producer.append("s", b"early", ack="received", timeout=0.05)
+            given_up.set()
+            return producer.settle(unknown.value)
+
+    async def append_in_a_task() -> object:
+        async with wald.connect_async(impostor.path) as producer:
+            await producer.append("s", b"first")
+            with pytest.raises(wald.OutcomeUnknown) as unknown:
+                await producer.append("s", b"early", ack="received", timeout=0.05)
+            given_up.set()
+            return await producer.settle(unknown.value)
+
+    thread = answered_by(script)
+    receipt = asyncio.run(append_in_a_task()) if in_tasks else append()
+    assert receipt == wald.Receipt("s", 7, "durable", 7)
+    thread.join(DEADLINE_S)
+    impostor.listening.close()
+
+
 def test_the_asynchronous_twin_goes_on_as_soon(door: Door):
     async def main() -> None:
         async with wald.connect_async(door.path) as producer:

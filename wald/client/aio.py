@@ -17,7 +17,7 @@ from wald.client.aio_asking import AsyncAsker
 from wald.client.aio_pending import AsyncPending, take_back
 from wald.client.aio_room import AsyncRoom
 from wald.client.aio_session import AsyncSession
-from wald.client.carrier import answered, receipt_of
+from wald.client.carrier import Carrier, answered, receipt_of
 from wald.client.delivery import (
     DELIVERED,
     Ack,
@@ -191,6 +191,10 @@ class AsyncProducer:
             return receipt_of(stream, request)
         failed = answered(request, stream, 0)
         assert isinstance(failed, WaldError)
+        if isinstance(failed, OutcomeUnknown) and not request.done:
+            carrier = Carrier.of(stream, request)
+            clock, timeout_s = self._clock, self._timeout_s
+            failed.unsettled = AsyncPending(self._session, carrier, 0, clock, timeout_s)
         raise failed
 
     async def submit(

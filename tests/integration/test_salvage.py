@@ -106,6 +106,23 @@ def test_damage_is_planned_set_aside_reported_read_and_acknowledged(directory: P
     assert rows(directory) == lsns + more
 
 
+def test_a_copied_segment_without_a_header_says_what_is_to_be_put_beside_it(
+    directory: Path,
+) -> None:
+    daemon = Daemon(directory, to=f"sqlite:{directory}/orders.db")
+    with daemon:
+        lsns = append(daemon, "till-1")
+    (segment,) = sorted((daemon.data_dir / "log").glob("seg-*.wal"))[-1:]
+    copy = directory / "copied" / "log" / segment.name
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(bytes(64) + segment.read_bytes()[64:])
+    alone = call("log", "cat", str(copy))
+    assert (alone.returncode, "identity beside" in alone.stderr) == (74, True), alone.stderr
+    (directory / "copied" / "identity").write_bytes((daemon.data_dir / "identity").read_bytes())
+    cat = call("log", "cat", str(copy))
+    assert [json.loads(line)["lsn"] for line in cat.stdout.splitlines()] == lsns, cat.stderr
+
+
 def change_a_value(path: Path, _: random.Random) -> None:
     environment = lmdb.open(str(path.parent), max_dbs=32, lib_version=0)
     with environment.begin(write=True) as txn:

@@ -14,7 +14,7 @@ from wald.core import packed as codec
 from wald.core.frame import Section, SectionKind, SegmentKind
 from wald.core.packed import PackedHead
 from wald.core.state import LogState
-from wald.errors import DataDirectoryUnusable, FormatDamaged, InputError
+from wald.errors import DataDirectoryForeign, DataDirectoryUnusable, FormatDamaged, InputError
 from wald.model import Lsn, Record, StreamId
 from wald.ports import File, FileSystem
 from wald.storage import deadlog, segment
@@ -44,6 +44,8 @@ class Gap:
 
 
 Item: TypeAlias = Found | Gap
+
+_BESIDE = "put it into a directory log/, and a copy of its data directory's identity beside that"
 
 
 def read_file(fs: FileSystem, path: str) -> Iterator[Item]:
@@ -111,9 +113,9 @@ def _log_id_beside(fs: FileSystem, path: str) -> bytes:
     directory = str(PurePosixPath(path).parent.parent)
     try:
         return identities.required(fs, directory).log_id
-    except (FormatDamaged, DataDirectoryUnusable) as error:
+    except (FormatDamaged, DataDirectoryForeign, DataDirectoryUnusable) as error:
         msg = f"{path}: its header is damaged, and {directory} has no identity that says its log"
-        raise DataDirectoryUnusable(msg, path=path) from error
+        raise DataDirectoryUnusable(msg, hint=_BESIDE, path=path) from error
 
 
 def _block(block: SeenBlock, state: LogState) -> Iterator[Found]:

@@ -64,6 +64,7 @@ _REFUSED_LOGIN = re.compile(
 )
 _WRONG_DATABASE = re.compile(r"database .* does not exist|invalid (URI|connection|port|sslmode)")
 _PLACE = re.compile(r"(?:connection (?:failed|is bad): )?connection to server [^\n]*? failed: ")
+_ASKS_BACK = re.compile(r"\n\s*Is the server running [^\n]*")
 
 
 class Late(psycopg.OperationalError):
@@ -145,7 +146,7 @@ def describe(error: Exception) -> str:
     """Return an error as one bounded line: the server's own words, with detail and column."""
     diag = getattr(error, "diag", None)
     if diag is None or diag.message_primary is None:
-        words = _PLACE.sub("", str(error))
+        words = _ASKS_BACK.sub("", _PLACE.sub("", str(error)))
     else:
         context = (diag.context or "").partition(", column ")[2].partition("\n")[0]
         where = f"column {context}" if context else ""

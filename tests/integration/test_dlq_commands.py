@@ -96,7 +96,7 @@ def test_list_narrows_by_reason_key_lsn_and_time(daemon: Daemon) -> None:
     assert listed(daemon, "--since", "2001-02-03T04:05:06Z", "--until", "2001-02-04") == []
     assert listed(daemon, "--route", "seats") == [first, second, third]
     table = call(daemon, "list").stdout.splitlines()
-    assert table[0].split() == ["ROUTE", "LSN", "KEY", "CODE", "REASON"]
+    assert table[0].split() == ["ROUTE", "LSN", "KEY", "REASON", "MESSAGE"]
     assert "CHECK constraint failed: price > 0" in table[1]
     assert "the value is bytes, not a map of fields" in table[3]
 

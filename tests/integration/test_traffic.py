@@ -59,7 +59,10 @@ def test_status_says_records_a_request_and_what_they_cost(place: Path) -> None:
         "records_per_request": 10.0,
         "cost": 4 * 0.5 + 40,
     }
-    assert "10 records a request: 40 in 4, 40.0 KiB, since the drainer began, at an" in shown
+    assert (
+        "10 records a request: 40 records in 4 requests, 40.0 KiB, since the drainer began, at an"
+        in shown
+    )
     assert "estimated cost of 42" in shown
 
 

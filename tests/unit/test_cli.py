@@ -109,6 +109,16 @@ def test_a_reader_that_has_seen_enough_gets_no_traceback() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("arguments", [[], ["log"], ["dlq"], ["batch"], ["route"]])
+def test_the_help_of_a_group_says_what_each_command_does_to_the_end(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli.run_command([*arguments, "--help"])
+    listed = capsys.readouterr().out.partition("Commands:\n")[2]
+    assert listed.startswith("  ")
+    assert "..." not in listed
+
+
 @pytest.mark.parametrize("arguments", [[], ["log"], ["dlq"]])
 def test_a_group_without_a_command_shows_its_help(
     arguments: list[str], capsys: pytest.CaptureFixture[str]

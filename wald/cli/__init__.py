@@ -12,7 +12,7 @@ from traceback import walk_tb
 
 import click
 
-from wald.cli.output import print_error
+from wald.cli.output import Group, print_error
 from wald.errors import EXIT_INTERRUPTED, EXIT_USAGE, OutputFailed, WaldError
 
 COMMANDS = {
@@ -35,7 +35,7 @@ COMMANDS = {
 }
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Group):
     """Imports the module of a command only when it is named, or listed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -9,7 +9,7 @@ import click
 
 from wald.cli.ask import Control
 from wald.cli.options import json_option, socket_option, socket_path
-from wald.cli.output import print_json, print_table, printable, say
+from wald.cli.output import Group, print_json, print_table, printable, say
 from wald.limits import CLOCK_NS_PER_S
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _data_dir_option = click.option(
 _route_option = click.option("--route", metavar="NAME", help="Only those of this route.")
 
 
-@click.group()
+@click.group(cls=Group)
 def batch() -> None:
     """Batches: what is on its way to a target, and what nobody knows the fate of."""
 

@@ -12,19 +12,19 @@ import click
 from wald.cli.ask import Control
 from wald.cli.letters import Choice, Letters, exported, open_letters, selecting
 from wald.cli.options import Duration, json_option, socket_option, socket_path
-from wald.cli.output import counted, print_json, print_table, printable, say
+from wald.cli.output import Group, counted, print_json, print_table, printable, say
 from wald.errors import FormatDamaged, WaitTimeout
 from wald.limits import CLOCK_NS_PER_S
 
 _MESSAGE_SHOWN = 100
 _KEY_SHOWN = 30
-_HEAD = ("ROUTE", "LSN", "KEY", "CODE", "REASON")
+_HEAD = ("ROUTE", "LSN", "KEY", "REASON", "MESSAGE")
 _POLL_S = 0.25
 _LISTED = 10
 _LATE = "they come late: behind newer records, of their key too"
 
 
-@click.group()
+@click.group(cls=Group)
 def dlq() -> None:
     """Dead letters: records that a target refused for good, set aside with the reason."""
 
@@ -57,7 +57,7 @@ def list_letters(
         return
     print_table(_HEAD, [_row(entry) for entry in entries])
     if more:
-        say(f"{more:,} more: --limit {limit + more} shows all, --json each with its whole reason")
+        say(f"{more:,} more: --limit {limit + more} shows all, --json each with its whole message")
 
 
 def _row(entry: dict[str, Any]) -> tuple[str, ...]:

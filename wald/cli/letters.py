@@ -55,7 +55,7 @@ def selecting(command: _Command) -> _Command:
     """Add the options that say which dead letters are meant, and where."""
     options = (
         click.option("--route", metavar="NAME", help="Only those of this route."),
-        click.option("--reason", "reasons", metavar="CODE", multiple=True, help="Only this code."),
+        click.option("--reason", "reasons", metavar="CODE", multiple=True, help="Of this reason."),
         click.option("--since", type=Moment(), help='Set aside since: ISO 8601, or "2h" ago.'),
         click.option("--until", type=Moment(), help='Set aside before: ISO 8601, or "2h" ago.'),
         click.option("--key", "keys", metavar="KEY", multiple=True, help="Only of this key."),

@@ -11,7 +11,7 @@ import click
 from wald import limits
 from wald.cli.ask import Control
 from wald.cli.options import Size, json_option, socket_option, socket_path
-from wald.cli.output import counted, print_json, print_table, printable, say
+from wald.cli.output import Group, counted, print_json, print_table, printable, say
 from wald.cli.salvage import acknowledge, cat, salvage
 from wald.core.units import format_size
 from wald.errors import EXIT_NO
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _HEAD = ("SEGMENT", "KIND", "BYTES", "FIRST LSN", "LAST LSN", "RECORDS", "GROUPS", "ENDS WITH")
 
 
-@click.group()
+@click.group(cls=Group)
 def log() -> None:
     """Look into a log, also beside a running daemon; nothing is changed but by salvage --do."""
 

@@ -12,6 +12,7 @@ import click
 from wald import limits
 
 _SHOWN_MAX = 2_000
+_SENTENCE_CHARS = 400  # no first sentence of a help is as long
 _UNITS = {"GiB": 1024 * limits.MIB, "MiB": limits.MIB, "KiB": limits.KIB}
 
 
@@ -105,6 +106,20 @@ def size(size_bytes: int) -> str:
         if size_bytes >= unit_bytes:
             return f"{size_bytes / unit_bytes:.1f} {unit}"
     return f"{size_bytes} bytes"
+
+
+class Group(click.Group):
+    """A group of commands whose help shows the first sentence of each whole."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands; click alone would cut what is longer than its line."""
+        rows = []
+        for name in self.list_commands(ctx):
+            command = self.get_command(ctx, name)
+            assert command is not None, name
+            rows.append((name, command.get_short_help_str(_SENTENCE_CHARS).rstrip(".")))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
 
 def counted(number: int, what: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from wald.cli.output import duration, printable, size
+from wald.cli.output import counted, duration, printable, size
 
 HEAD = ("RATE", "ETA", "BREAKER")
 _SHORT_CHARS = 24  # a longer message has a line of its own below the table
@@ -71,8 +71,9 @@ def traffic(routes: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
             continue
         cost = "" if said["cost"] is None else f", at an estimated cost of {said['cost']:,.6g}"
         yield (
-            f"{name}: {said['records_per_request']:,.6g} records a request: {said['records']:,} in "
-            f"{said['requests']:,}, {size(said['bytes'])}, since the drainer began{cost}"
+            f"{name}: {said['records_per_request']:,.6g} records a request: "
+            f"{counted(said['records'], 'record')} in {counted(said['requests'], 'request')}, "
+            f"{size(said['bytes'])}, since the drainer began{cost}"
         )
 
 

@@ -10,7 +10,16 @@ from wald.cli.ask import Control
 from wald.cli.fault import fault
 from wald.cli.notes import notes, since
 from wald.cli.options import Duration, json_option, socket_option, socket_path
-from wald.cli.output import counted, duration, print_json, print_table, printable, say, took
+from wald.cli.output import (
+    Group,
+    counted,
+    duration,
+    print_json,
+    print_table,
+    printable,
+    say,
+    took,
+)
 from wald.errors import EXIT_NO, InputError, WaitTimeout
 from wald.limits import CLOCK_NS_PER_S
 from wald.system import SystemClock
@@ -41,7 +50,7 @@ all_option = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def route() -> None:
     """List routes; hold them back, let them go on; ask a target now; give up an orphan."""
 
@@ -50,7 +59,9 @@ route.add_command(fault)
 
 
 @route.command("list")
-@click.option("--lanes", "with_lanes", is_flag=True, help="One line for each lane too.")
+@click.option(
+    "--lanes", "with_lanes", is_flag=True, help="Also a line for each lane, of routes with several."
+)
 @data_dir_option
 @socket_option
 @json_option
@@ -67,10 +78,9 @@ def list_routes(
         print_json({"routes": routes, "paused_all_ns": answer["paused_all_ns"]})
         return
     print_table(_HEAD, [_row(name, each) for name, each in sorted(routes.items())])
-    if with_lanes:
-        print_table(
-            _LANE_HEAD, [row for name in sorted(routes) for row in _lane_rows(name, routes)]
-        )
+    lanes = [row for name in sorted(routes) for row in _lane_rows(name, routes)]
+    if with_lanes and lanes:
+        print_table(_LANE_HEAD, lanes)
     if answer["paused_all_ns"]:
         say(f"all routes are paused {since(answer['paused_all_ns'])}: wald route resume --all")
     for name, each in sorted(routes.items()):

@@ -85,7 +85,6 @@ PLANTED = {
         STEADY, lambda path: not re.search(r"/wd[^/]*$", path)
     ),
     "an identity that is not": Planted(STEADY, lambda path: "identity" not in path),
-    "a ledger that is not": Planted(PICKY, lambda path: "/ledger" not in path),
     "a dead log that is not": Planted(PICKY, lambda path: "/dead" not in path),
     "a target that is not": Planted(STEADY, lambda path: "events.db" not in path),
     "packed files that are not": Planted(PACKED, lambda path: "/packed" not in path),

@@ -220,3 +220,12 @@ def test_on_a_system_without_unix_sockets_the_fake_works():
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("timeout", ["5s", float("nan"), float("inf"), (5,)])
+def test_a_timeout_that_is_no_number_of_seconds_is_said_so(timeout):
+    with FakeProducer() as producer:
+        with pytest.raises(wald.errors.InputError, match="not a number of seconds"):
+            producer.append("s", b"1", timeout=timeout)
+        producer.append("s", b"2")
+        assert producer.values("s") == [b"2"]

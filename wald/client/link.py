@@ -10,7 +10,7 @@ from typing import Protocol
 from wald import limits
 from wald.core.events import Event, read_ack
 from wald.core.wire import Side, next_frame
-from wald.errors import Unavailable
+from wald.errors import InputError, Unavailable
 from wald.ports import Clock
 
 ROOT_SOCKET = "/run/wald/wald.sock"
@@ -32,8 +32,15 @@ def default_socket(environment: Mapping[str, str], uid: int) -> str:
     return f"{state}/wald/wald.sock"
 
 
+_NS_PER_S = float(limits.CLOCK_NS_PER_S)  # text times a whole number would be a longer text
+
+
 class Deadline:
-    """A point in time by the monotonic clock."""
+    """A point in time by the monotonic clock.
+
+    Raises:
+        InputError: the time-out is no number of seconds.
+    """
 
     __slots__ = ("_at_ns", "_clock", "began_ns", "timeout_s")
 
@@ -41,7 +48,11 @@ class Deadline:
         self.timeout_s = timeout_s
         self.began_ns = clock.monotonic_ns()
         self._clock = clock
-        self._at_ns = self.began_ns + int(timeout_s * limits.CLOCK_NS_PER_S)
+        try:
+            self._at_ns = self.began_ns + int(timeout_s * _NS_PER_S)
+        except (TypeError, ValueError, OverflowError) as error:
+            msg = f"timeout is {timeout_s!r}, not a number of seconds"
+            raise InputError(msg, hint="for example timeout=5, or 0.5") from error
 
     def left_s(self) -> float:
         """Return the seconds that are left; 0 when it has passed."""

@@ -596,3 +596,20 @@ def test_two_logins_to_one_database_are_one_table() -> None:
     assert text.count("url =") == 2
     with pytest.raises(ConfigError, match="same table"):
         load_text([("wald.toml", text)], default_places({}, 0), {})
+
+
+@pytest.mark.parametrize(
+    ("error", "hint"),
+    [(PermissionError(13, "Permission denied"), "sudo -u USER"), (OSError(2, "none"), "--config")],
+    ids=["may not read it: as whom", "not there: which file"],
+)
+def test_a_file_that_cannot_be_read_says_what_to_do(
+    error: OSError, hint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(_: Path) -> bytes:
+        raise error
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(ConfigError, match=r"cannot be read") as raised:
+        load_file(str(tmp_path / "wald.toml"), default_places({}, 0), {})
+    assert hint in raised.value.hint

@@ -27,6 +27,10 @@ URL_TYPES = {
     "rediss": "redis",
 }
 _SECRET_SOURCES = ("file", "env", "credential")
+_UNREAD = {  # what to do about a file that cannot be read, by whether this user may not
+    False: "name it with --config or WALD_CONFIG, or do without a file: --to sqlite:events.db",
+    True: "run the command as a user who may read it, root or the daemon's: sudo -u USER wald ...",
+}
 _SECRET_MAX_BYTES = 64 * limits.KIB
 _HEADER = re.compile(r"\s*\[([^\[\]]+)\]\s*(?:#.*)?")
 _KEY = re.compile(r"\s*([A-Za-z0-9_.\"'-]+)\s*=(.*)")
@@ -197,8 +201,7 @@ def _read(file: Path) -> str:
         return file.read_bytes().decode()
     except OSError as error:
         msg = f"{file}: cannot be read: {error.strerror}"
-        hint = "name it with --config or WALD_CONFIG, or do without a file: --to sqlite:events.db"
-        raise ConfigError(msg, hint=hint) from error
+        raise ConfigError(msg, hint=_UNREAD[isinstance(error, PermissionError)]) from error
     except UnicodeDecodeError as error:
         msg = f"{file}: not UTF-8 text"
         raise ConfigError(msg) from error

@@ -144,7 +144,9 @@ def inspect_log(fs: FileSystem, data_dir: str) -> LogReport:
         return _inspect(fs, data_dir)
     except OSError as error:
         msg = f"cannot read the data directory {data_dir}: {error.strerror or error}"
-        raise DataDirectoryUnusable(msg, path=data_dir) from error
+        raise DataDirectoryUnusable(
+            msg, hint="it is its daemon's: run the command as that user or root", path=data_dir
+        ) from error
 
 
 def _inspect(fs: FileSystem, data_dir: str) -> LogReport:

@@ -81,7 +81,9 @@ def inspect_rest(fs: FileSystem, data_dir: str, log_id: bytes) -> RestReport:
         dead = tuple(_dead(fs, data_dir, damages))
     except OSError as error:
         msg = f"cannot read the data directory {data_dir}: {error.strerror or error}"
-        raise DataDirectoryUnusable(msg, path=data_dir) from error
+        raise DataDirectoryUnusable(
+            msg, hint="it is its daemon's: run the command as that user or root", path=data_dir
+        ) from error
     return RestReport(packed, dead, tuple(damages))
 
 

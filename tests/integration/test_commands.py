@@ -593,7 +593,8 @@ def test_what_commands_tell_people(directory: Path) -> None:
     assert json.loads(call("log", "inspect", data_dir, "--json").stdout)["clean"] is True
     replayed = run("replay", "--to", f"sqlite:{directory}/x.db", "--data-dir", data_dir)
     assert replayed.stdout == (
-        "things -> to: 3 accepted = 3 delivered + 0 pending + 0 dead letters\n"
+        f"things -> sqlite:{directory}/x.db: "
+        "3 accepted = 3 delivered + 0 pending + 0 dead letters\n"
     )
 
 

@@ -168,15 +168,16 @@ def replay(
     if as_json:
         print_json(result)
     else:
-        _print(result["routes"])
+        _print(result["routes"], target)
     return EXIT_NO if result["pending"] else 0
 
 
-def _print(routes: Mapping[str, Any]) -> None:
+def _print(routes: Mapping[str, Any], target: str | None) -> None:
+    """Print the books; the sink that ``--to`` made is shown as the target that was named."""
     if not routes:
         say("no routes: nothing to deliver")
     for name, route in sorted(routes.items()):
-        click.echo(books(name, route["sink"], route))
+        click.echo(books(name, target or route["sink"], route))
         if route["pending"]:
             say(f"{name}: {route['parked'] or route['state']}: {route['last_error'] or 'stopped'}")
 

@@ -12,6 +12,7 @@ from wald.storage.notices import unseen
 from wald.storage.scrub import FileDamage, inspect_rest
 
 _OF_A_SEGMENT = "set aside in quarantine/, each lost LSN reported; all else is kept"
+_OF_AN_EMPTY_PLACE = "no record is lost by it; the file stays as it is until it retires"
 _OF_A_PACKED_FILE = "routes that still need it get dead letters 'damaged'; all else is kept"
 _OF_DEAD_LETTERS = "the dead letters of which the bodies stood there have none any more"
 _OF_A_LEDGER = (
@@ -72,7 +73,9 @@ def _of_log(damage: Damage) -> SalvageStep:
         "producers": damage.producers,
         "bytes": damage.size_bytes,
     }
-    action = _OF_A_SEGMENT if damage.segment else _OF_AN_IDENTITY
+    action = _OF_A_SEGMENT if damage.last_lsn >= damage.first_lsn else _OF_AN_EMPTY_PLACE
+    if not damage.segment:
+        action = _OF_AN_IDENTITY
     return SalvageStep(damage.file, damage.reason, action, facts)
 
 

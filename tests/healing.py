@@ -140,8 +140,23 @@ class Site:
                 shutil.copy(path, backup)
         return backup
 
+    def restore_within(self, backup: Path) -> None:
+        """Let the database itself take the content of a copy back, while others have it open.
+
+        To exchange its files under who is connecting to them at that moment is no restore: SQLite
+        maps one of them, and then dies or never returns.
+        """
+        with (
+            closing(sqlite3.connect(backup / self.database.name)) as source,
+            closing(sqlite3.connect(self.database, timeout=30.0)) as live,
+        ):
+            source.backup(live)
+
     def restore_target(self, backup: Path) -> None:
-        """Put a copy in the place of the file, as a person does: the old one is moved away."""
+        """Put a copy in the place of the file, as a person does: the old one is moved away.
+
+        Only where the lane is at rest: see ``restore_within``.
+        """
         for path in self.place.glob("target.db*"):
             path.unlink()
         for path in sorted(backup.iterdir(), reverse=True):  # the write-ahead log first

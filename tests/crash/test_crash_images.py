@@ -8,7 +8,6 @@ lost or torn, unsynced names kept or lost; wald is started on each image and del
 import os
 import random
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 from tests.crash.journal import build_recorder
 from tests.crash.run_images import try_images
 from tests.crash.workloads import WORKLOADS, Recorded, record
+from tests.servers.need import need_binary
 
 IMAGES = int(os.environ.get("WALD_CRASH_IMAGES", "14"))
 PLANTED_STEP, PLANTED_TRIES = 10, 40
@@ -30,11 +30,7 @@ PACKED = "a route that is held back, and packed"
 
 @pytest.fixture(scope="session")
 def recorder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if shutil.which("gcc") is None:
-        why = "the recorder is built with gcc: apt install gcc libc6-dev"
-        if os.environ.get("CI"):
-            pytest.fail(why)
-        pytest.skip(why)
+    need_binary("gcc", "apt install gcc libc6-dev; the recorder is built with it")
     return build_recorder(tmp_path_factory.mktemp("recorder"))
 
 

@@ -3,13 +3,12 @@
 A row for each kind of fault; ``python -m tests.crash.run_faults`` meets all, n = 1, 2, 3, ...
 """
 
-import os
-import shutil
 from typing import NamedTuple
 
 import pytest
 
 from tests.crash.faults import Fault, meet
+from tests.servers.need import need_binary
 
 
 class Row(NamedTuple):
@@ -46,17 +45,9 @@ ROWS = {
 }
 
 
-def _needs_strace() -> None:
-    if shutil.which("strace") is None:
-        why = "the faults are injected by strace: apt install strace"
-        if os.environ.get("CI"):
-            pytest.fail(why)
-        pytest.skip(why)
-
-
 @pytest.mark.parametrize("name", ROWS)
 def test_a_fault_costs_what_it_may_and_no_record(name: str) -> None:
-    _needs_strace()
+    need_binary("strace", "apt install strace; it injects the faults")
     row = ROWS[name]
     outcome = meet(row.fault)
     assert outcome.wrong == []

@@ -6,13 +6,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
+AREA ?=
 COVER_CORE ?= 100
 COVER_REST ?= 95
 PYTEST_FLAGS ?=
 unexport PYTHONDONTWRITEBYTECODE  # a start of wald takes twice as long where byte code is not kept
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format-check lint types contracts units coverage fix bench torture lock clean
+.PHONY: help setup demo test test-times check format-check lint types contracts units coverage fix bench torture lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -32,8 +33,12 @@ $(STAMP): pyproject.toml requirements.lock
 demo: $(STAMP) ## 28,298 real records through kill -9 of every process, into SQLite
 	$(BIN)/wald demo
 
-test: $(STAMP) ## all tests, on two cores
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_FLAGS)
+test: $(STAMP) ## all tests, on two cores; AREA=core|ingest|delivery|targets|crash|house: those of one area
+	files="$$($(BIN)/python -m tests.areas $(AREA))" && \
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_FLAGS) $$files
+
+test-times: $(STAMP) ## each area by itself (or AREA=...), with its time, its budget, its slowest tests
+	$(BIN)/python -m tests.areas --times --workers $(WORKERS) $(AREA)
 
 check: format-check lint types contracts test ## what must hold before a commit: format, lint, types, import contracts, tests
 

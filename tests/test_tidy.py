@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
+from tests.areas import AREAS, TESTS
 from wald import cli, limits
 
 ROOT = Path(__file__).parents[1]
@@ -101,3 +102,12 @@ def test_commands_that_read_have_json() -> None:
     for path, command in commands():
         if path not in talk:
             assert "as_json" in {parameter.name for parameter in command.params}, path
+
+
+def test_each_test_file_is_in_exactly_one_area() -> None:
+    for path in TESTS.rglob("test_*.py"):
+        areas = [name for name, area in AREAS.items() if path in area.files()]
+        assert len(areas) == 1, f"{path.relative_to(TESTS)} is in {areas}: see tests/areas.py"
+    for name, area in AREAS.items():
+        for glob in area.globs.split():
+            assert any(TESTS.glob(glob)), f"{name}: no file is {glob}"

@@ -1,10 +1,12 @@
 """A SQLite sink whose driver a record can kill: what `tests/integration/test_poison.py` installs.
 
-A value with ``{"poison": how}`` ends the process, takes memory without end, or never returns.
+A value with ``{"poison": how}`` ends the process, takes memory without end, never returns, panics
+as a driver in another language does, or leaves the interpreter.
 """
 
 import os
 import resource
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +22,10 @@ from wald.model import (
 )
 from wald.sinks.sqlite import make as make_sqlite
 from wald.sinks.sqlite.sink import SqliteSink
+
+
+class PanicException(BaseException):
+    """As the bindings of Rust raise it: no ``Exception``."""
 
 
 @dataclass
@@ -64,6 +70,11 @@ def _fall_to(value: bytes) -> None:
             os._exit(9)  # where nothing bounds us the kernel would end somebody else first
         hoard = [bytearray(1 << 20) for _ in range(1 << 20)]  # a tebibyte: the bound is met first
         del hoard
+    if b"panic" in value:
+        msg = "index out of bounds"
+        raise PanicException(msg)
+    if b"leave" in value:
+        sys.exit("the driver gives up")
     while b"loop" in value:
         pass
 

@@ -4,14 +4,19 @@ from collections.abc import Iterable, Iterator
 
 from wald.model import Record
 
-BAD: set[bytes] = set()  # values at which ``upper`` raises
+BAD: set[bytes] = set()  # values at which ``upper`` raises ``RAISED``
+RAISED: list[type[BaseException]] = [ValueError]
+
+
+class PanicException(BaseException):
+    """As the bindings of Rust raise it: no ``Exception``."""
 
 
 def upper(records: list[Record]) -> Iterator[Record]:
     for record in records:
         if record.value in BAD:
             msg = f"cannot take {record.value!r}"
-            raise ValueError(msg)
+            raise RAISED[0](msg)
         yield record._replace(value=record.value.upper())
 
 

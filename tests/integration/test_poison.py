@@ -45,7 +45,7 @@ sink = "calm"
 """
 
 
-@pytest.mark.parametrize("how", ["exit", "memory", "loop"])
+@pytest.mark.parametrize("how", ["exit", "memory", "loop", "panic", "leave"])
 def test_a_record_that_kills_the_drainer_is_set_aside_and_all_others_are_delivered(
     directory: Path, how: str
 ) -> None:

@@ -26,6 +26,7 @@ PAIRS = [("a", b"a1"), ("b", b"b1"), ("a", b"a2"), (None, b"n1"), ("b", b"b2"), 
 @pytest.fixture(autouse=True)
 def _nothing_is_bad():
     transforms.BAD.clear()
+    transforms.RAISED[:] = [ValueError]
 
 
 def sent(bench):
@@ -121,10 +122,12 @@ def test_more_records_than_a_target_takes_at_a_time_are_cut(backlog, replay):
     assert max(len(each.records) for each in bench.target.attempts) <= 8
 
 
+@pytest.mark.parametrize("raised", [ValueError, transforms.PanicException, SystemExit])
 @pytest.mark.parametrize("replay", list(ReplayClass))
-def test_a_record_at_which_a_transform_raises_is_set_aside(backlog, replay):
+def test_a_record_at_which_a_transform_raises_is_set_aside(backlog, replay, raised):
     lsns = backlog.append(b"x", b"bad", b"y", b"worse", b"z")
     transforms.BAD.update({b"bad", b"worse"})
+    transforms.RAISED[:] = [raised]
     bench = Bench(backlog, replay, transform="tests.transforms:upper")
     bench.through()
     assert sent(bench) == [b"X", b"Y", b"Z"]

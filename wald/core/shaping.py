@@ -153,7 +153,7 @@ def find_failing(
         while True:
             try:
                 attempt(asked)
-            except Exception as error:  # noqa: BLE001 - anybody's code
+            except BaseException as error:  # noqa: BLE001 - anybody's code
                 said = Rejected((), f"{error!r}"[: limits.ERROR_TEXT_MAX_CHARS], code)
                 asked = steps.send(said)
             else:

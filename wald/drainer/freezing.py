@@ -244,7 +244,7 @@ def _encoded(
 
     try:
         return encode(records)
-    except Exception as error:
+    except BaseException as error:
         what = f"the sink's encoding {_encoder(memory)}"
         found = failure(records, encode, ENCODE_FAILED, what, worked=False)
         if isinstance(found, RecordsFail) and outputs is not None:

@@ -163,7 +163,11 @@ class Lane:
         try:
             while not self.must_leave():
                 turn = board.turn()
-                rest_s = self.step()
+                try:
+                    rest_s = self.step()
+                except BaseException as error:  # noqa: BLE001 - a driver's panic, or its exit
+                    self._fail(error)  # as if the process had died: no verdict, and a crash counts
+                    rest_s = 0.0
                 if rest_s > 0 and not self.must_leave():
                     if self._leave_by_ns is not None:
                         rest_s = min(rest_s, (self._leave_by_ns - self._now_ns()) / _NS)
@@ -210,7 +214,7 @@ class Lane:
         elif self._step is Step.PARKED:
             self._due_ns = self._now_ns() + round(limits.PARKED_REREAD_S * _NS)
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         """Begin anew after a pause: ledger and log say where we are."""
         expected = isinstance(error, WaldError)
         text = error.message if isinstance(error, WaldError) else repr(error)

@@ -276,7 +276,7 @@ def load_transform(name: str) -> Any:  # noqa: ANN401 - anybody's function
         raise InputError(msg, hint=hint)
     try:
         found = getattr(import_module(module), function)
-    except Exception as error:
+    except BaseException as error:
         msg = f"{name!r} cannot be loaded: {error!r}"
         raise InputError(msg[: limits.ERROR_TEXT_MAX_CHARS], hint=hint) from error
     if not callable(found):
@@ -300,7 +300,7 @@ def _one_of(asked: AskedRedrive, body: Record) -> Record | RejectedRecord:
         made = load_transform(asked.transform)([body])
         if isinstance(made, Iterable) and not isinstance(made, Record):
             made = list(islice(made, _MADE_MAX))
-    except Exception as error:  # noqa: BLE001 - anybody's function
+    except BaseException as error:  # noqa: BLE001 - anybody's function
         return RejectedRecord(lsn, "transform", f"{asked.transform} raised {error!r}")
     records = made if isinstance(made, list) else [made]
     record = records[0] if len(records) == 1 else None

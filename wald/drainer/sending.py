@@ -173,7 +173,7 @@ def close_sink(route: Route, memory: LaneMemory) -> None:
     if sink is not None:
         try:
             sink.close()
-        except Exception as error:  # noqa: BLE001 - a sink is anybody's code
+        except BaseException as error:  # noqa: BLE001 - a sink is anybody's code
             _log.warning("route %s: closing the sink: %r", route.birth.name, error)
 
 

@@ -50,7 +50,7 @@ class Shaper:
         transform = self._transform()
         try:
             outputs = shaping.shaped(records, without, coalesce=self._coalesce, transform=transform)
-        except Exception as error:
+        except BaseException as error:  # it may panic, or leave the interpreter: anybody's code
             assert transform is not None
             kept = shaping.shaped(records, without, coalesce=self._coalesce, transform=None)
             raise self._failure([each.record for each in kept], transform) from error
@@ -100,7 +100,7 @@ def load_transform(name: str) -> Transform:
     module, _, function = name.partition(":")
     try:
         found = getattr(import_module(module), function)
-    except Exception as error:
+    except BaseException as error:
         msg = f"transform {name!r} cannot be loaded: {error!r}"
         raise ConfigError(msg[: limits.ERROR_TEXT_MAX_CHARS], hint=_HINT) from error
     if not callable(found):

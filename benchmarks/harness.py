@@ -42,6 +42,12 @@ class Comparison:
         return statistics.median(self.ratios)
 
     @property
+    def quartile(self) -> float:
+        """What three quarters of the alternations reach."""
+        quarter = len(self.ratios) // 4
+        return self.ratios[-1 - quarter] if self.smaller_is_better else self.ratios[quarter]
+
+    @property
     def reached(self) -> bool:
         return self.ratio <= self.goal if self.smaller_is_better else self.ratio >= self.goal
 
@@ -50,7 +56,8 @@ class Comparison:
         return (
             f"{self.name:<44} {statistics.median(self.ours):>12,.0f} "
             f"{statistics.median(self.theirs):>12,.0f} {self.unit:<6} "
-            f"ratio {self.ratio:.2f} ({self.ratios[0]:.2f} .. {self.ratios[-1]:.2f}) "
+            f"ratio {self.ratio:.2f} ({self.ratios[0]:.2f} .. {self.ratios[-1]:.2f}, "
+            f"quartile {self.quartile:.2f}) "
             f"goal {sign} {self.goal}: {'reached' if self.reached else 'NOT REACHED'}"
         )
 
@@ -81,6 +88,7 @@ def report(comparisons: Sequence[Comparison], name: str) -> int:
                     "ours": list(c.ours),
                     "theirs": list(c.theirs),
                     "ratio": c.ratio,
+                    "quartile": c.quartile,
                     "goal": c.goal,
                     "reached": c.reached,
                 }

@@ -132,6 +132,29 @@ def test_on_a_full_disk_delivery_goes_on_and_acceptance_resumes_by_itself(beside
         assert rows(beside) == lsns == sorted(set(lsns))
 
 
+def test_what_is_kept_for_targets_that_go_back_makes_room_for_new_records(beside: Path) -> None:
+    kept = CONFIG.replace('"0s", max_bytes = "0B"', '"1h", max_bytes = "1GiB"')
+    assert kept != CONFIG
+    with small_file_system("120m") as disk:
+        config = kept.format(beside=beside)
+        with Daemon(beside, config=config, data_dir=disk / "data") as daemon:
+            lsns: list[int] = []
+            daemon.command("route", "pause", "--all")
+            fill(daemon, lsns)
+            wait_until(lambda: status(daemon)["no_room"] is not None, "status says so")
+            assert "ALARM: the disk is full" in daemon.command("status")
+            daemon.command("route", "resume", "--all")
+            daemon.command("wait", "--all", "--timeout", "60s")
+            with wald.connect(str(daemon.socket), timeout=60) as producer:
+                lsns.append(producer.append("s", VALUE).lsn)
+            wait_until(lambda: status(daemon)["no_room"] is None, "status is silent again")
+            daemon.command("wait", "--all", "--timeout", "60s")
+            told = daemon.log.read_text()
+        assert rows(beside) == lsns == sorted(set(lsns))
+    assert told.count("no new record is accepted: ") == 1
+    assert told.count("new records are accepted again") == 1
+
+
 def test_when_somebody_else_takes_the_reserve_too_nothing_is_lost(beside: Path) -> None:
     with small_file_system("120m") as disk:
         config = CONFIG.format(beside=beside)

@@ -2,7 +2,11 @@
 
 from typing import Any
 
+import pytest
+
 from wald.cli import door
+from wald.limits import CLOCK_NS_PER_S
+from wald.system import SystemClock
 
 QUOTA: dict[str, Any] = {
     "used": 0.93,
@@ -19,7 +23,12 @@ QUOTA: dict[str, Any] = {
 
 
 def said(quota: dict[str, Any], *, verbose: bool = False) -> list[str]:
-    answer = {"quotas": {"s": quota}, "refused": {"backpressure": 1_200}, "connections": 2}
+    answer = {
+        "quotas": {"s": quota},
+        "refused": {"backpressure": 1_200},
+        "connections": 2,
+        "no_room": None,
+    }
     return list(door.lines(answer, verbose=verbose))
 
 
@@ -40,5 +49,19 @@ def test_one_with_room_is_said_only_if_asked() -> None:
 
 
 def test_nothing_refused_is_said_so() -> None:
-    answer: dict[str, Any] = {"quotas": {}, "refused": {}, "connections": 1}
+    answer: dict[str, Any] = {"quotas": {}, "refused": {}, "connections": 1, "no_room": None}
     assert list(door.lines(answer, verbose=True)) == ["door: 1 connection; refused: nothing"]
+
+
+@pytest.mark.parametrize(
+    ("ago_s", "begins"),
+    [
+        (1, "ALARM: the disk is full, new records are refused: no room on /x; free space there"),
+        (7_200, "new records were refused, the last 2 h ago: no room on /x"),
+    ],
+)
+def test_a_full_disk_is_said_without_being_asked(ago_s: int, begins: str) -> None:
+    last_ns = SystemClock().wall_ns() - ago_s * CLOCK_NS_PER_S
+    no_room = {"message": "no room on /x", "since_ns": last_ns, "last_ns": last_ns}
+    (line,) = door.lines({"quotas": {}, "no_room": no_room}, verbose=False)
+    assert line.startswith(begins)

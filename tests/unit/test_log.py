@@ -317,6 +317,9 @@ def test_what_is_delivered_stays_for_a_while():
     assert log.retire(through) == 0
     clock.advance(59)
     assert log.retire(through) == 0
+    assert log.retire({1: 0}, at_least=1) == 0  # a route needs it
+    assert log.retire(through, at_least=1) == 1
+    assert log.retire(through) == 0
     clock.advance(2)
     assert log.retire(through) > 0
 

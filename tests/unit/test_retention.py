@@ -80,3 +80,20 @@ def test_what_is_delivered_stays_until_either_bound(
 def test_a_segment_never_seen_drained_is_as_young_as_can_be():
     segment = FinishedSegment(1, 0, 10, 100)
     assert retirable([segment], 99, 1000.0, RetentionPolicy(1.0, 1000)) == []
+
+
+@pytest.mark.parametrize(
+    ("floor", "at_least", "gone"),
+    [
+        pytest.param(99, 1, [1], id="for want of room the oldest goes before its time"),
+        pytest.param(99, 2, [1, 2], id="or two"),
+        pytest.param(99, 9, [1, 2, 3], id="no more than there are"),
+        pytest.param(11, 9, [1], id="never what a route needs"),
+        pytest.param(0, 9, [], id="where all is needed, none"),
+    ],
+)
+def test_for_want_of_room_what_is_only_kept_for_later_goes(
+    floor: int, at_least: int, gone: list[int]
+):
+    policy = RetentionPolicy(1e9, 1000)
+    assert retirable(three(), floor, 100.0, policy, at_least=at_least) == gone

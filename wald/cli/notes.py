@@ -66,7 +66,11 @@ def paused_everywhere(paused_all_ns: int | None) -> list[str]:
 
 def since(time_ns: int) -> str:
     """Return how long something has lasted, as people say it."""
+    return f"for {duration(ago_s(time_ns))}"
+
+
+def ago_s(time_ns: int) -> float:
+    """Return how long ago a time of the wall clock is; never less than nothing."""
     from wald.system import SystemClock
 
-    ago_s = max(0.0, (SystemClock().wall_ns() - time_ns) / CLOCK_NS_PER_S)
-    return f"for {duration(ago_s)}"
+    return max(0.0, (SystemClock().wall_ns() - time_ns) / CLOCK_NS_PER_S)

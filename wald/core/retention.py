@@ -57,7 +57,12 @@ def is_drained(segment: FinishedSegment, floor: Lsn) -> bool:
 
 
 def retirable(
-    finished: Sequence[FinishedSegment], floor: Lsn, now_s: float, policy: RetentionPolicy
+    finished: Sequence[FinishedSegment],
+    floor: Lsn,
+    now_s: float,
+    policy: RetentionPolicy,
+    *,
+    at_least: int = 0,
 ) -> list[int]:
     """Return the numbers that may go, oldest first; a segment never goes before an older one.
 
@@ -67,6 +72,8 @@ def retirable(
         floor: of ``floor_lsn``.
         now_s: the monotonic clock.
         policy: how long what is delivered stays.
+        at_least: so many of those that nobody needs go whatever the policy says: new records
+            need their room.
     """
     drained: list[FinishedSegment] = []
     for segment in finished:
@@ -77,7 +84,8 @@ def retirable(
     gone: list[int] = []
     for segment in drained:
         since_s = now_s if segment.drained_s is None else segment.drained_s
-        if kept_bytes <= policy.after_delivery_bytes and now_s - since_s < policy.after_delivery_s:
+        young = now_s - since_s < policy.after_delivery_s
+        if young and kept_bytes <= policy.after_delivery_bytes and len(gone) >= at_least:
             break
         gone.append(segment.number)
         kept_bytes -= segment.size_bytes

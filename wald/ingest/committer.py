@@ -60,6 +60,9 @@ class Committer(Generic[Peer]):
         log: the only writer's log.
         committed: called after the answers of each group, also one that found no room.
         fatal: called when the log failed: nothing is answered, the process is to end.
+
+    Attributes:
+        no_room: why the last group found no room on the disk; empty if it did.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class Committer(Generic[Peer]):
         self.groups = 0
         self.refused: Counter[str] = Counter()
         self.duplicates = 0
+        self.no_room = ""
 
     def accept(self, peer: Peer, size_bytes: int) -> None:
         """Note that a connection accepted something more for the next group."""
@@ -175,6 +179,7 @@ class Committer(Generic[Peer]):
             receipt = self._log.append_group(group.sections(), alone, ids)  # the commit point
         except DiskFull as error:
             self._mentioned = told
+            self.no_room = error.message
             self.size_bytes = sum(map(frame.section_bytes, told))
             self._refuse(statements, mine, lone, error)
             self._committed()
@@ -184,6 +189,7 @@ class Committer(Generic[Peer]):
             self._fatal(error)
             raise
         self.groups += 1
+        self.no_room = ""
         for statement in statements:
             statement.durable()
         durable_lsn = receipt.frontier.lsn

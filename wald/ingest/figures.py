@@ -2,6 +2,7 @@
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 
 from wald import limits
@@ -52,6 +53,7 @@ class Figures:
         refused: Counter[str],
         quotas: Quotas | None = None,
         duplicates: int = 0,
+        no_room: Mapping[str, object] | None = None,
     ) -> None:
         """Write what is true now. A page that cannot be written is not worth a failure."""
         state = self._log.state
@@ -63,6 +65,7 @@ class Figures:
             "sessions": len(state.sessions),
             "refused": dict(refused),
             "duplicates": duplicates,
+            "no_room": no_room,
             "dedup": _about_ids(self._log),
             "quotas": quotas.figures() if quotas else {},
             "marks": quotas.marks() if quotas else {},

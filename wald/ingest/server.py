@@ -27,6 +27,7 @@ from wald.ingest.figures import Figures, Progress, oldest_retained, pending_reco
 from wald.ingest.house import House
 from wald.ingest.preallocate import PreallocatorThread
 from wald.ingest.quotas import Quotas
+from wald.ingest.room import Room
 from wald.ingest.streams import dedup_policies, stream_rules
 from wald.ports import Chance, Clock, FileSystem
 from wald.storage.log import Log, LogOptions
@@ -118,7 +119,7 @@ def _write(log: Log, settings: Settings, fs: FileSystem, sections: list[Section]
     except DiskFull:
         # only an ingest retires what is delivered: it must not wait for room that it makes itself
         progress = Progress(fs, settings.data_dir)
-        log.retire(progress.floors())
+        log.retire(progress.floors(), at_least=1)
         progress.close()
         _try_once_more(log, sections)
 
@@ -161,6 +162,8 @@ class Ingest:
         self._failure: BaseException | None = None
         self._figures_due = False
         self._figures_ns = 0
+        self._room = Room(clock)
+        self._figures_of: object = None  # what was written that no group changes
 
     async def serve(
         self,
@@ -292,13 +295,18 @@ class Ingest:
         self._figures_due = False
         self._figures_ns = self._clock.monotonic_ns()
         refused: Counter[str] = self._house.refused + self._committer.refused
+        connections, no_room = self._figures_of = self._without_group()
         self._figures.write(
             groups=self._committer.groups,
-            connections=len(self._house.connections),
+            connections=connections,
             refused=refused,
             quotas=self._quotas,
             duplicates=self._committer.duplicates,
+            no_room=no_room,
         )
+
+    def _without_group(self) -> tuple[int, dict[str, object] | None]:
+        return len(self._house.connections), self._room.figures()
 
     def _bury(self) -> None:
         """Write the death of routes that a person gave up: from then on they keep nothing.
@@ -320,9 +328,13 @@ class Ingest:
         self._log.ids.table.forget_old(self._clock.wall_ns())
         self._quotas.look()
         self._bury()
+        is_wanted = self._room.look(self._committer.no_room, self._committer.refused[DiskFull.code])
         through = self._progress.floors()
         if through and self._failure is None:
-            retired = self._log.retire(through)
+            # what is kept for targets that go back must not keep new records out
+            retired = self._log.retire(through, at_least=int(is_wanted))
             if retired:
                 _log.info("%d segments were retired", retired)
+        if self._figures_of != self._without_group():
+            self._write_figures()
         self._loop.call_later(1.0, self._tick)

@@ -166,7 +166,7 @@ class Log:
         self._publish()
         return GroupReceipt(draft.first_lsn, self.frontier, draft.time_ns)
 
-    def retire(self, through: Mapping[RouteId, Lsn]) -> int:
+    def retire(self, through: Mapping[RouteId, Lsn], *, at_least: int = 0) -> int:
         """Take segments that nobody needs out of the log, oldest first.
 
         None after a start that could not learn which routes there are.
@@ -174,6 +174,7 @@ class Log:
         Args:
             through: up to where each route is finished; one that is not named needs everything
                 since its birth.
+            at_least: so many go before their time, if nobody needs them: for want of room.
 
         Returns:
             How many went.
@@ -191,7 +192,7 @@ class Log:
         ]
         # the frontier lies in the writer's segment, whose header and name are durable: it is not
         # among the finished ones
-        gone = retention.retirable(self._finished, floor, now_s, self._policy)
+        gone = retention.retirable(self._finished, floor, now_s, self._policy, at_least=at_least)
         for count, number in enumerate(gone):
             if not quietly(partial(self._retire, number)):
                 return count  # none goes before an older one: it is tried again

@@ -102,6 +102,7 @@ def build_status(
         "groups": ingest.get("groups", 0),
         "refused": ingest.get("refused", {}),
         "duplicates": ingest.get("duplicates", 0),
+        "no_room": ingest.get("no_room"),
         "dedup": ingest.get("dedup", {}),
         "quotas": ingest.get("quotas", {}),
         "recovery": ingest.get("recovery", {}),

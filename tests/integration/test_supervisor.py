@@ -1,7 +1,9 @@
 """The supervisor and its children as real processes."""
 
+import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -70,6 +72,40 @@ def test_a_killed_child_is_started_again_and_no_record_is_lost(directory: Path) 
         assert isinstance(routes, dict)
         route = routes["things"]
         assert (route["accepted"], route["delivered"], route["pending"]) == (33, 33, 0)
+
+
+def test_a_system_that_gives_no_process_for_a_while_ends_no_daemon(directory: Path) -> None:
+    with Daemon(directory, to=f"sqlite:{directory}/x.db") as daemon:
+        assert daemon.process is not None
+        supervisor, drain = psutil.Process(daemon.process.pid), daemon.pids()["drain"]
+        bounds = supervisor.rlimit(psutil.RLIMIT_NOFILE)
+        with wald.connect(str(daemon.socket)) as producer:
+            producer.append("things", {"n": 1})
+            supervisor.rlimit(psutil.RLIMIT_NOFILE, (supervisor.num_fds(), bounds[1]))
+            os.kill(drain, signal.SIGKILL)
+            said = "drain cannot be started yet: no process for it: Too many open files"
+            wait_until(lambda: said in daemon.log.read_text(), "no process is to be had")
+            producer.append("things", {"n": 2})
+            supervisor.rlimit(psutil.RLIMIT_NOFILE, bounds)
+            wait_until(partial(is_back, daemon, "drain", drain), "drain is back")
+        daemon.command("wait", "--all", "--timeout", "30s")
+
+
+def test_who_holds_the_ledger_delays_delivery_and_ends_no_daemon(directory: Path) -> None:
+    with Daemon(directory, to=f"sqlite:{directory}/x.db", needs=("ingest",)) as daemon:
+        with wald.connect(str(daemon.socket)) as producer:
+            producer.append("things", {"n": 1})
+        daemon.command("wait", "--all", "--timeout", "30s")
+        daemon.end()
+        with (daemon.data_dir / "ledger.lock").open("r+b") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # as an audit without a daemon does, for as long
+            daemon.start()
+            with wald.connect(str(daemon.socket)) as producer:
+                producer.append("things", {"n": 2})
+                said = "drain ended: .*another drainer holds it"
+                wait_until(lambda: bool(re.search(said, daemon.log.read_text())), "it gave up once")
+                producer.append("things", {"n": 3})
+        daemon.command("wait", "--all", "--timeout", "30s")
 
 
 def test_clients_that_connect_while_ingest_is_down_wait_instead_of_failing(

@@ -783,7 +783,7 @@ def test_a_start_that_the_system_refuses_for_now_may_be_tried_again(error: int, 
     fs.fail(3, error, kind="open")
     with pytest.raises(StartFailed if again else DataDirectoryUnusable) as caught:
         open_log(fs)
-    assert is_final(caught.value) is not again
+    assert is_final(caught.value, "ingest") is not again
     assert caught.value.retryable is again
     assert caught.value.facts["errno"] == error
     assert values(fs, open_log(fs)) == [1, 2, 3]

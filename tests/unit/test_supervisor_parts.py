@@ -343,7 +343,8 @@ def test_what_starting_again_cannot_mend_is_final(
     error = reported({"code": code, "message": "m", "hint": "h", "exit_code": exit_code})
     assert (error.code, error.message, error.hint) == (code, "m", "h")
     assert error.exit_code == exit_code
-    assert is_final(error) is final
+    assert is_final(error, "ingest") is final
+    assert is_final(error, "drain") is (final and code != "data.held")
 
 
 def test_an_error_told_without_an_exit_code_gets_that_of_its_class() -> None:

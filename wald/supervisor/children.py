@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from wald import limits
-from wald.errors import EXIT_CONFIG, WaldError, reported
+from wald.errors import EXIT_CONFIG, DataDirectoryHeld, StartFailed, WaldError, reported
 from wald.ports import Chance, Clock
 
 log = logging.getLogger("wald.supervisor")
@@ -99,7 +99,7 @@ class Child:
         while not self._stop.is_set():
             began_ns = self._clock.monotonic_ns()
             error = await self._run_once()
-            if error is not None and is_final(error):
+            if error is not None and is_final(error, self.role):
                 self._enter(ChildState.STOPPED)
                 return error
             if self._stop.is_set():
@@ -131,15 +131,18 @@ class Child:
     async def _run_once(self) -> WaldError | None:
         self._enter(ChildState.STARTING)
         self.starts += 1
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "wald.app", self.role),
-            stdin=PIPE,
-            stdout=PIPE,
-            pass_fds=self._command.pass_fds,
-            env=self._command.environment,
-            start_new_session=True,  # a terminal's Ctrl-C is the supervisor's to pass on, in order
-            limit=limits.CONTROL_LINE_MAX_BYTES,
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", "wald.app", self.role),
+                stdin=PIPE,
+                stdout=PIPE,
+                pass_fds=self._command.pass_fds,
+                env=self._command.environment,
+                start_new_session=True,  # Ctrl-C is the supervisor's to pass on, in order
+                limit=limits.CONTROL_LINE_MAX_BYTES,
+            )
+        except (OSError, RuntimeError) as refused:  # no descriptor, process, thread: it passes
+            return self._not_made(refused)
         self._process = process
         if self._stop.is_set():  # asked to end while it was being made
             process.kill()
@@ -159,9 +162,16 @@ class Child:
         self.error = error
         if process.returncode and not self._stop.is_set():
             self.last_error = error.message if error else _ending(process.returncode)
-            if error is None or not is_final(error):  # a final one is said by our own end
+            if error is None or not is_final(error, self.role):  # that is said by our own end
                 log.warning("%s ended: %s", self.role, self.last_error)
         return error
+
+    def _not_made(self, refused: Exception) -> WaldError:
+        """Take in that the system gives no process now; what runs goes on."""
+        why = f"no process for it: {getattr(refused, 'strerror', None) or refused}"
+        self.error, self.last_error = StartFailed(f"{self.role}: {why}"), why
+        log.warning("%s cannot be started yet: %s", self.role, why)
+        return self.error
 
     def _heard(self, line: bytes) -> WaldError | None:
         try:
@@ -192,8 +202,14 @@ def backoff_s(failures: int, chance: Chance) -> float:
     return chance.uniform(bound_s / 2, bound_s)
 
 
-def is_final(error: WaldError) -> bool:
-    """Tell whether a child that could not start for this reason will not start again either."""
+def is_final(error: WaldError, role: str) -> bool:
+    """Tell whether a child that could not start for this reason will not start again either.
+
+    Who holds the ledger (a command, what is left of an earlier daemon) delays delivery: that must
+    not end what acknowledges.
+    """
+    if role == "drain" and error.code == DataDirectoryHeld.code:
+        return False
     return error.exit_code == EXIT_CONFIG or error.code.startswith("data.")
 
 

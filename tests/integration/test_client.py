@@ -226,6 +226,14 @@ def test_it_waits_for_a_daemon_that_comes():
         assert [each.lsn for each in got] == [1]
 
 
+@pytest.mark.parametrize("timeout", [10**7, 1e10, 10**12])
+def test_who_waits_as_good_as_for_ever_gets_the_answer(door: Door, timeout: float):
+    with wald.connect(door.path, timeout=timeout) as producer:
+        first = producer.append("events", b"1").lsn
+        assert producer.submit("events", b"2").result().lsn == first + 1
+        producer.flush()
+
+
 def test_a_restart_of_the_daemon_is_invisible(door: Door):
     with wald.connect(door.path) as producer:
         producer.append("s", b"1")

@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+from collections.abc import Sized
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from wald import limits
 from wald.core import body, frame, state
 from wald.core.batching import Bounds
 from wald.core.frame import Section, SectionKind
+from wald.core.lanes import WHOLE, Share, lane_of
 from wald.drainer.asks import Asks
 from wald.drainer.catalogue import Catalogue
 from wald.drainer.frontier import FrontierBoard
@@ -19,13 +21,15 @@ from wald.drainer.reader import LaneReader
 from wald.errors import DataDirectoryUnusable, LedgerFailed, WaldError
 from wald.model import Frontier, Systemic, SystemicKind
 from wald.storage.owner import load_owner
-from wald.storage.tail import segment_path
+from wald.storage.tail import find_anchor, segment_path
 from wald.testing.memory_ledger import MemoryLedger
 from wald.testing.recording_sink import RecordingSink, RecordingTarget
 
 
-def reader(backlog, after=0):
-    return LaneReader(FS, backlog.data_dir, backlog.log.log_id, CLOCK, stream=1, after=after)
+def reader(backlog, after=0, share=WHOLE):
+    return LaneReader(
+        FS, backlog.data_dir, backlog.log.log_id, CLOCK, stream=1, after=after, share=share
+    )
 
 
 # --- reading ------------------------------------------------------------------------------------
@@ -51,6 +55,28 @@ def test_a_request_that_does_not_hold_what_its_section_says_is_lost_alone(backlo
     assert [record.lsn for record in batch.records] == first + last
     (lost,) = batch.lost
     assert (lost.first_lsn, lost.last_lsn) == (first[-1] + 1, first[-1] + 3)
+    tail.close()
+
+
+def test_a_lane_that_is_held_back_keeps_nothing_of_what_other_lanes_are_sent(backlog):
+    ours, others = (
+        next(key for key in map(str, range(99)) if lane_of(key, 0, 2) == lane) for lane in (0, 1)
+    )
+    lsns = backlog.append(b"waits", keys=[ours])
+    tail = reader(backlog, share=Share(2, 0))
+    kept = []
+    for _ in range(2):
+        for _ in range(50):
+            backlog.append(b"another lane's", keys=[others])
+        tail.fill(backlog.log.frontier, Bounds())  # as at each group, until it may go on
+        kept.append(sum(len(each) for each in vars(tail).values() if isinstance(each, Sized)))
+    assert kept[0] == kept[1]
+    lsns += backlog.append(b"waits too", keys=[ours])
+    tail.fill(backlog.log.frontier, Bounds())
+    batch = tail.take(Bounds())
+    frontier = backlog.log.frontier
+    anchor = find_anchor(FS, backlog.data_dir, backlog.log.log_id, batch.hi, frontier)
+    assert ([record.lsn for record in batch.records], batch.anchor) == (lsns, anchor)
     tail.close()
 
 

@@ -32,6 +32,7 @@ def default_socket(environment: Mapping[str, str], uid: int) -> str:
     return f"{state}/wald/wald.sock"
 
 
+_LONGEST_WAIT_S = 2_000_000.0  # 23 days; a poll takes no more than 2^31 ms
 _NS_PER_S = float(limits.CLOCK_NS_PER_S)  # text times a whole number would be a longer text
 
 
@@ -55,9 +56,9 @@ class Deadline:
             raise InputError(msg, hint="for example timeout=5, or 0.5") from error
 
     def left_s(self) -> float:
-        """Return the seconds that are left; 0 when it has passed."""
+        """Return the seconds that are left, no more than can be waited at a time; 0 for none."""
         left_ns = self._at_ns - self._clock.monotonic_ns()
-        return left_ns / limits.CLOCK_NS_PER_S if left_ns > 0 else 0.0
+        return min(left_ns / limits.CLOCK_NS_PER_S, _LONGEST_WAIT_S) if left_ns > 0 else 0.0
 
 
 class NothingSent(ConnectionError):

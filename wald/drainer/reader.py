@@ -73,7 +73,7 @@ class LaneReader:
         self._oldest_ns = 0
         self._urgent: Lsn = 0  # the last record that is
         self._undecoded: deque[_Undecoded] = deque()
-        self._anchors: deque[tuple[Lsn, Anchor]] = deque()  # by last LSN, of pending records
+        self._anchors: deque[tuple[Lsn, Anchor]] = deque()  # by last LSN, of records that are ours
         self._last_anchor = NO_ANCHOR
         self._lost: list[LostRange] = []
 
@@ -199,14 +199,18 @@ class LaneReader:
             self._anchors.popleft()
         return self._anchors[0][1] if self._anchors else self._last_anchor
 
+    def _keep_anchor(self, last_lsn: Lsn, anchor: Anchor) -> None:
+        anchors = self._anchors
+        if anchors and anchors[-1][1] == anchor:
+            anchors.pop()
+        anchors.append((last_lsn, anchor))
+
     def _take_in(self, item: TailBlock | LostRange) -> None:
         if isinstance(item, LostRange):
             self._lose(item)
             return
         if item.header.records:
             self._last_anchor = item.anchor
-        if item.sections:
-            self._anchors.append((item.header.last_lsn, item.anchor))
         for first_lsn, section in item.sections:
             self._undecoded.extend(_requests(first_lsn, section, item))
 
@@ -224,16 +228,18 @@ class LaneReader:
         except FormatDamaged as damage:
             lost = LostRange(request.first_lsn, last, 0, 0, damage.message, request.stored)
             self._lose(lost)
+            self._keep_anchor(last, request.anchor)
             return
         if not self._records:
             self._oldest_ns = self._clock.monotonic_ns()
         lsns, ours = _ours(request, columns, self._share, self._after)
+        if not lsns:
+            return  # nor is its block kept: records of other lanes may come for days
+        self._keep_anchor(lsns[-1], request.anchor)
         if ours.headers is not None:
             self._urgent = max(self._urgent, _last_urgent(lsns, ours.headers))
         self._records += body.records(request.time_ns, lsns, ours)
         self._bytes += sum(map(len, ours.values))
-        if not self._records and not self._undecoded:
-            self._anchors.clear()  # of blocks with nothing that is ours: they are passed
 
 
 def _size_bytes(records: Sequence[Record]) -> int:

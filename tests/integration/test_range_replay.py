@@ -436,12 +436,14 @@ def test_the_command_replays_what_a_daemon_delivered(place: Path) -> None:
     assert "is no time" in wrong["stderr"]
     assert "go with --route" in run(place, *options, "--from", "1", expect=2)["stderr"]
     end = f"{lsns[99]}"
-    said = run(place, *options, "--route", "events", "--from", "1", "--to", end, "--sink", "again")
+    said = run(
+        place, *options, "--route", "events", "--from", "1", "--until", end, "--sink", "again"
+    )
     assert (said["delivered"], said["complete"]) == (100, True)
     assert values_in(place / "again.db") == lsns[:100]
     until = datetime.now().astimezone().isoformat()
     said = run(
-        place, *options, "--route", "events", "--from", "2020-01-01", "--to", until,
+        place, *options, "--route", "events", "--from", "2020-01-01", "--until", until,
         "--sink", "again", expect=1,
     )  # fmt: skip
     # what is there already would be refused as a duplicate: that is said before anything is sent

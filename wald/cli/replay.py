@@ -1,7 +1,6 @@
 """``wald replay``: deliver what is pending, or a past range once more, with no daemon."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -11,12 +10,10 @@ from wald.cli.bar import progress_bar
 from wald.cli.letters import Moment
 from wald.cli.options import (
     Duration,
-    config_option,
-    data_dir_option,
     json_option,
     load_settings,
     placed,
-    socket_option,
+    settings_options,
 )
 from wald.cli.output import books, counted, print_json, printable, say
 from wald.errors import EXIT_NO, WaldError
@@ -44,34 +41,6 @@ class Place(click.ParamType[_Place]):
         return None, Moment().convert(text, param, ctx)
 
 
-class PlaceOrTarget(click.ParamType[str | _Place]):
-    """The end of a range, or a target as other commands take it: its type, a colon, its name."""
-
-    name = "lsn, time or target"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> str | _Place:
-        """Return a target as it is, else as ``Place``."""
-        if isinstance(value, str) and re.match(r"[a-z_][\w-]*:", value):
-            return value
-        return Place().convert(value, param, ctx)
-
-
-def _told_apart(ends: Sequence[str | _Place]) -> tuple[str | None, _Place | None]:
-    """Return the target and the end of the range among what ``--to`` said.
-
-    Raises:
-        UsageError: one of them was said twice.
-    """
-    targets = [each for each in ends if isinstance(each, str)]
-    places = [each for each in ends if not isinstance(each, str)]
-    if max(len(targets), len(places)) > 1:
-        msg = "--to names one target, and one end of the range"
-        raise click.UsageError(msg)
-    return next(iter(targets), None), next(iter(places), None)
-
-
 @dataclass(frozen=True, slots=True)
 class _Range:
     """The options of a past range."""
@@ -97,7 +66,7 @@ class _Range:
             msg = "--route, --resume and --forget exclude each other"
             raise click.UsageError(msg)
         if self.route is None and (self.dry_run or any(each is not None for each in said)):
-            msg = "--from, --to, --sink, --where and --dry-run go with --route"
+            msg = "--from, --until, --sink, --where and --dry-run go with --route"
             raise click.UsageError(msg)
         if self.route is not None and self.begin is None:
             msg = "--route wants --from: an LSN, or a time"
@@ -106,19 +75,10 @@ class _Range:
 
 
 @click.command()
-@config_option
-@data_dir_option
-@socket_option
+@settings_options
 @click.option("--route", metavar="NAME", help="Deliver a past range of this route's stream again.")
 @click.option("--from", "begin", type=Place(), help='First LSN, or a time: ISO 8601, or "2h" ago.')
-@click.option(
-    "--to",
-    "ends",
-    type=PlaceOrTarget(),
-    multiple=True,
-    metavar="PLACE | TYPE:TARGET",
-    help="With --route: last LSN, or a time; else all there is. In place of --config: a target.",
-)
+@click.option("--until", "end", type=Place(), help="Last LSN, or a time; else all there is.")
 @click.option("--sink", metavar="NAME", help="To this sink instead of the route's.")
 @click.option("--where", "key", metavar="KEY", help="Only records of this key.")
 @click.option("--dry-run", is_flag=True, help="Only say what that would be.")
@@ -137,7 +97,7 @@ def replay(
     config: str | None,
     data_dir: str | None,
     socket: str | None,
-    ends: tuple[str | _Place, ...],
+    target: str | None,
     patience_s: float,
     *,
     as_json: bool,
@@ -154,8 +114,7 @@ def replay(
     """
     from wald import app, offline
 
-    target, end = _told_apart(ends)
-    wanted = _Range(end=end, **said)
+    wanted = _Range(**said)
     past = wanted.check()
     loaded = load_settings(config, target, data_dir, socket)
     app.configure_logging()

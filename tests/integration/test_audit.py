@@ -194,6 +194,24 @@ def test_an_audit_beside_running_lanes_finds_nothing(place: Path) -> None:
         assert events["accepted"] == events["delivered"] == events["compared"]
 
 
+class Nameless:
+    """A sink that can be asked, of a target whose rows name no record."""
+
+    def holds(self, log_id: bytes, lsns: object) -> None:
+        """Tell nothing."""
+
+
+@pytest.mark.parametrize(
+    ("sink", "why"), [(object(), "of this type"), (Nameless(), "columns wald_log_id and wald_lsn")]
+)
+def test_why_a_target_is_not_compared_is_said(sink: Any, why: str) -> None:
+    from wald.drainer.auditing import RouteAudit, _Target
+
+    found = RouteAudit("r")
+    assert _Target(found, bytes(16), sink).holds([1]) is None
+    assert why in found.cannot_tell
+
+
 def test_a_ledger_that_counts_wrong_is_found(place: Path) -> None:
     from wald.drainer.auditing import RouteAudit
 

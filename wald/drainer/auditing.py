@@ -435,6 +435,10 @@ class _Targets:
             target.close()
 
 
+_MUTE = "a sink of this type is not asked for single records; the books are all there is to prove"
+_NAMELESS = "its rows do not say which record they are; columns wald_log_id and wald_lsn would"
+
+
 class _Target:
     """One target, where it can be compared; says in the audit why not."""
 
@@ -454,7 +458,7 @@ class _Target:
         held = held_at(self._sink, self._log_id, lsns)
         if held is None:
             self.can_tell = False
-            self._found.cannot_tell = "the target does not keep what names a record"
+            self._found.cannot_tell = _MUTE if not hasattr(self._sink, "holds") else _NAMELESS
         return held
 
     def close(self) -> None:

@@ -35,16 +35,31 @@ class WaldError(Exception):
     retryable: ClassVar[bool] = False
     exit_code: ClassVar[int] = EXIT_NO
     default_hint: ClassVar[str] = ""
+    _stays: ClassVar[frozenset[str]] = frozenset()  # attributes that do not go to other processes
 
     def __init__(self, message: str, *, hint: str = "", **facts: object) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint or self.default_hint
         self.facts = facts
+        self.add_note(f"[{self.code}] {self.hint}".rstrip())  # what a traceback shows behind it
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Return what makes it again in another process; what only this one can do stays here."""
+        state = {name: value for name, value in vars(self).items() if name not in self._stays}
+        return _made_again, (type(self), self.args, state)
 
     def as_dict(self) -> dict[str, object]:
         """Return code, message, hint and facts, as printed by ``--json``."""
         return {"code": self.code, "message": self.message, "hint": self.hint, **self.facts}
+
+
+def _made_again(
+    kind: type[WaldError], arguments: tuple[object, ...], state: dict[str, object]
+) -> WaldError:
+    error = kind.__new__(kind, *arguments)
+    vars(error).update(state)
+    return error
 
 
 # --- what a producer meets ----------------------------------------------------------------------
@@ -56,7 +71,7 @@ class Unavailable(WaldError):
     code = "unavailable"
     retryable = True
     exit_code = EXIT_UNAVAILABLE
-    default_hint = "start it with 'wald serve', or name its socket with --socket or WALD_SOCKET"
+    default_hint = "start it with 'wald serve', or say where it listens: --socket, WALD_SOCKET"
 
 
 class Closed(WaldError):
@@ -109,8 +124,11 @@ class OutcomeUnknown(WaldError):
     """The request was sent and not answered: it may or may not have been stored.
 
     Attributes:
-        unsettled: what ``Producer.settle`` goes on waiting for; None if no answer will come.
+        unsettled: what ``Producer.settle`` goes on waiting for; None if no answer will come, or if
+            the error comes from another process.
     """
+
+    _stays = frozenset({"unsettled"})
 
     code = "outcome-unknown"
     exit_code = EXIT_UNAVAILABLE
@@ -425,8 +443,8 @@ def reported(said: Mapping[str, object]) -> WaldError:
     known = _by_code(WaldError).get(code, WaldError)
     given = said.get("exit_code")
     error = known.__new__(known)  # a class of its own facts may ask for some that were not told
-    WaldError.__init__(error, str(said.get("message", "")), hint=str(said.get("hint") or ""))
     vars(error)["code"] = code
+    WaldError.__init__(error, str(said.get("message", "")), hint=str(said.get("hint") or ""))
     vars(error)["exit_code"] = given if type(given) is int else known.exit_code
     return error
 

@@ -248,6 +248,18 @@ def test_without_a_daemon_nothing_was_sent(world: World):
     assert real.value.retryable
 
 
+def test_a_wait_for_what_is_no_receipt_is_a_typed_error(world: World):
+    with world.connect() as producer:
+        producer.append("s", b"1")
+        early = wald.Receipt("s", 0, "received", 0)
+        wrong: Any
+        for wrong in (1, None, producer.submit("s", b"3"), early):
+            for level in ("durable", "delivered"):
+                with pytest.raises(wald.InputError) as caught:
+                    producer.wait(wrong, level)
+                assert caught.value.hint
+
+
 def test_a_closed_producer_says_so(world: World):
     producer = world.connect()
     assert producer.ping() >= 0

@@ -89,6 +89,21 @@ def check_ack(ack: str) -> None:
         raise InputError(msg)
 
 
+def check_receipt(receipt: object) -> None:
+    """Refuse what names no record to wait for.
+
+    Raises:
+        InputError: it is no receipt, or one without an LSN.
+    """
+    if not isinstance(receipt, Receipt):
+        msg = f"wait takes a Receipt, not {type(receipt).__name__}"
+        hint = "'append' and a Pending's 'result' return one; 'status' takes an LSN"
+        raise InputError(msg, hint=hint)
+    if not receipt.lsn:
+        msg = f"a receipt of level {receipt.level!r} names no record yet"
+        raise InputError(msg, hint="append with ack='durable', or 'delivered'")
+
+
 def read_status(said: Mapping[str, Any]) -> RecordStatus:
     """Return what ``drain.where`` answered."""
     routes = {

@@ -112,6 +112,7 @@ SUBMIT_AT_ONCE_REQUESTS: Final = 32  # unanswered; beyond, what is submitted goe
 SUBMIT_TOGETHER_RECORDS: Final = 128
 SUBMIT_TOGETHER_BYTES: Final = 64 * KIB
 SUBMIT_LOOK_S: Final = 0.001  # so often a flood of submits looks for answers
+SUBMIT_FLOOD_S: Final = 0.000_025  # more than one record in so long, for a while, is a flood
 
 # --- delivery ---------------------------------------------------------------------------------
 BATCH_MAX_RECORDS: Final = 2_000

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import wald
+from wald import limits
 from wald.testing import AsyncFakeProducer, FakeProducer, MemoryRecord, assert_delivered
 
 ROOT = Path(__file__).parents[2]
@@ -74,6 +75,21 @@ def test_what_is_on_its_way_behind_one_without_room_is_not_stored_either():
         assert [type(each.exception()) for each in pendings] == [wald.Backpressure] * 2
         assert producer.submit("s", b"3").result().lsn == 2
         assert producer.values("s") == [b"0", b"3"]
+
+
+def test_what_is_submitted_goes_out_at_once_unless_it_is_one_of_a_flood():
+    with FakeProducer() as producer:
+        for number in range(1, 101):
+            producer.clock.advance(0.001)
+            producer.submit("s", number)
+            assert len(producer.records) == number
+        flood = [producer.submit("s", number) for number in range(101, 1_001)]
+        assert len(producer.records) < 1_000  # the rest waits for company, or the next call
+        producer.clock.advance(0.002)
+        assert producer.submit("s", 1_001).was_sent
+        assert producer.values("s") == list(range(1, 1_002))
+        assert [each.result().lsn for each in flood] == list(range(101, 1_001))
+        assert producer.session.last_sequence < 100 + limits.SUBMIT_AT_ONCE_REQUESTS + 10
 
 
 def test_it_loses_answers_on_demand_and_settles_them():
@@ -191,6 +207,7 @@ for module, name in ((os, "fork"), (os, "register_at_fork"), (os, "geteuid"), (s
                      (socket, "AF_UNIX"), (socket, "MSG_NOSIGNAL"), (time, "CLOCK_BOOTTIME")):
     delattr(module, name)
 import wald
+from wald import limits
 from wald.testing import FakeProducer
 with FakeProducer() as producer:
     assert producer.append("s", {"n": 1}).lsn == 1

@@ -1,12 +1,15 @@
 """Records that are gathered are the request that append_many would have made of them."""
 
+import sys
+from types import FrameType
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wald import limits
-from wald.client.requests import Columns, columns_of_one, entry_of, outgoing
+from wald.client.requests import Columns, entry_of, outgoing
 from wald.core import body as bodies
 from wald.core.events import (
     WHOLE_REQUEST,
@@ -17,10 +20,10 @@ from wald.core.events import (
     RefusedRecords,
     Welcome,
 )
-from wald.core.gathering import Entry, Gathered, outcome_of
+from wald.core.gathering import Entry, Flood, Gathered, outcome_of
 from wald.core.outbox import Outbox, Request
 from wald.errors import REFUSAL_HINTS
-from wald.model import Refused
+from wald.model import Record, Refused
 
 texts = st.none() | st.text(max_size=5) | st.binary(max_size=5)
 headers = st.none() | st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=2)
@@ -30,7 +33,7 @@ records = st.tuples(st.binary(max_size=9) | st.integers(0, 9), texts, headers, t
 def gathered(given_records: list[Any]) -> Gathered:
     made = Gathered("s")
     for at, (value, key, of_it, dedup_id) in enumerate(given_records):
-        entry = entry_of(value, columns_of_one(key, of_it, dedup_id), urgent=False)
+        entry = entry_of(value, key, of_it, dedup_id)
         assert isinstance(entry, Entry)
         assert made.add(entry) == at
     return made
@@ -79,6 +82,101 @@ def test_it_is_full_at_its_count_and_at_its_bytes():
     assert not sized.is_full
     assert not sized.has_room(Entry(0, b"", size=11))
     assert sized.has_room(Entry(0, b"1234"))
+
+
+class Interrupted(BaseException):
+    """What a signal handler raises."""
+
+
+def interrupted(made: Gathered, entry: Entry, after: int) -> bool:
+    """Take a record, and be interrupted before a line of it; whether there was such a line."""
+    steps = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal steps
+        if "gathering" not in frame.f_code.co_filename or event not in {"call", "line"}:
+            return None
+        steps += 1
+        if steps == after:
+            raise Interrupted
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        made.add(entry)
+    except Interrupted:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def decoded(made: Gathered) -> list[Record]:
+    body = bodies.decode(made.body())
+    return bodies.records(0, range(len(body.values)), body)
+
+
+RECORDS: list[tuple[Any, Any, Any, Any]] = [
+    (b"0", None, None, None),
+    (1, None, None, None),  # another content
+    (b"2", "k", None, None),
+    (3, None, {"a": "b"}, "id"),
+]
+
+
+@pytest.mark.parametrize("at", range(len(RECORDS)))
+@pytest.mark.parametrize("behind", [0, 4])
+def test_a_signal_in_the_middle_of_a_record_does_not_shift_the_others(at: int, behind: int):
+    for after in range(1, 100):
+        made = gathered(RECORDS[:at])
+        entry = entry_of(*RECORDS[at])
+        assert isinstance(entry, Entry)
+        if not interrupted(made, entry, after):
+            assert after > 5  # it was tried at each line
+            return
+        kept = RECORDS[: len(made)]
+        for record in RECORDS[:behind]:
+            found = entry_of(*record)
+            assert isinstance(found, Entry)
+            made.add(found)
+            kept.append(record)
+        if kept:
+            assert decoded(made) == decoded(gathered(kept))
+    pytest.fail("a record has no end")
+
+
+STEP_NS = int(limits.SUBMIT_FLOOD_S * limits.CLOCK_NS_PER_S)
+BURST = limits.SUBMIT_AT_ONCE_REQUESTS
+
+
+def flooded(flood: Flood, now_ns: int, count: int, every_ns: int) -> list[bool]:
+    """Return what was said of each of so many records, one after the other."""
+    return [flood.count(now_ns + at * every_ns) for at in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("every_ns", "at_once"),
+    [
+        pytest.param(0, BURST, id="all at one time"),
+        pytest.param(STEP_NS // 10, BURST * 10 // 9, id="ten times too fast"),
+        pytest.param(STEP_NS, 1_000, id="as fast as may be"),
+        pytest.param(STEP_NS * 40, 1_000, id="one in a millisecond"),
+    ],
+)
+def test_a_flood_begins_behind_the_first_of_a_burst(every_ns: int, at_once: int):
+    said = flooded(Flood(), 10**12, 1_000, every_ns)
+    assert said.count(False) == pytest.approx(at_once, abs=1)
+    assert said == sorted(said)
+
+
+def test_a_pause_of_a_millisecond_ends_a_flood_of_any_length():
+    for length in (2 * BURST, 100_000):
+        flood, end_ns = Flood(), 10**12 + length * 1_000
+        assert flooded(flood, 10**12, length, 1_000)[-1]
+        assert flood.is_on(end_ns)
+        assert not flood.is_on(end_ns + 1_000_000)
+        assert not flood.count(end_ns + 1_000_000)
 
 
 def answered(count: int, *refusals: Refusal) -> Request:

@@ -24,11 +24,13 @@ from wald.client.delivery import (
     OneAck,
     RecordStatus,
     check_ack,
+    check_receipt,
     read_status,
     waiting,
 )
 from wald.client.identity import SessionInfo, check_name, socket_of
 from wald.client.link import Deadline
+from wald.client.pending import Origin
 from wald.client.requests import (
     Key,
     Outgoing,
@@ -117,6 +119,7 @@ class AsyncProducer:
 
     def _begin(self) -> None:
         self._session = self._new_session()
+        self._origin = Origin(self._session, self._clock, self._timeout_s)
         self._room = AsyncRoom(self._session, self._clock, self._on_throttle)
         self._asker = self._new_asker()
 
@@ -193,8 +196,7 @@ class AsyncProducer:
         assert isinstance(failed, WaldError)
         if isinstance(failed, OutcomeUnknown) and not request.done:
             carrier = Carrier.of(stream, request)
-            clock, timeout_s = self._clock, self._timeout_s
-            failed.unsettled = AsyncPending(self._session, carrier, 0, clock, timeout_s)
+            failed.unsettled = AsyncPending(self._origin, carrier, 0)
         raise failed
 
     async def submit(
@@ -226,12 +228,12 @@ class AsyncProducer:
     ) -> AsyncPending:
         key, headers, dedup_id = beside
         headers = with_urgent(headers) if urgent else headers
-        entry = entry_of(value, columns_of_one(key, headers, dedup_id), urgent=urgent)
+        entry = entry_of(value, key, headers, dedup_id, urgent=urgent)
         if isinstance(entry, Refused):
             raise RecordRefused(entry.message, reason=entry.code, index=0)
         await self._room.pause(stream, deadline, urgent=urgent)
         carrier, at = await self._session.submit(stream, entry, deadline)
-        return AsyncPending(self._session, carrier, at, self._clock, self._timeout_s)
+        return AsyncPending(self._origin, carrier, at)
 
     async def append_many(
         self,
@@ -307,6 +309,7 @@ class AsyncProducer:
     ) -> Receipt:
         """Wait until a record has reached a level. As ``Producer.wait``."""
         check_ack(level)
+        check_receipt(receipt)
         if level == LEVEL or receipt.level == DELIVERED:
             return receipt
         return await self._delivered(receipt, self._deadline(timeout))

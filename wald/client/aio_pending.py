@@ -5,28 +5,24 @@ from typing import Any
 
 from wald.client.aio_session import AsyncSession
 from wald.client.carrier import Carrier
-from wald.client.pending import Answer, not_ours
+from wald.client.pending import Answer, Origin, not_ours
 from wald.errors import WaldError
 from wald.model import Receipt
-from wald.ports import Clock
 
 
 class AsyncPending(Answer):
     """The answer to one submitted record; ``await`` it, or its ``result``."""
 
-    __slots__ = ("_clock", "_session", "_timeout_s")
+    __slots__ = ("_origin",)
 
-    def __init__(
-        self, session: AsyncSession, carrier: Carrier, at: int, clock: Clock, timeout_s: float
-    ) -> None:
-        super().__init__(carrier, at)
-        self._session = session
-        self._clock = clock
-        self._timeout_s = timeout_s
+    def __init__(self, origin: Origin[AsyncSession], carrier: Carrier, at: int) -> None:
+        self._origin = origin
+        self._carrier = carrier
+        self._at = at
 
     def done(self) -> bool:
         """Whether there is an answer."""
-        return self.is_known or self._session.foreign
+        return self.is_known or self._origin.session.foreign
 
     async def result(self, timeout: float | None = None) -> Receipt:
         """Wait for the answer; raises as ``Pending.result``.
@@ -43,12 +39,12 @@ class AsyncPending(Answer):
         """Wait for the answer; return the error that ``result`` raises, None for a receipt."""
         self._carrier.asked = True
         if not self.is_known:
-            if self._session.foreign:
+            session, clock, timeout_s = self._origin
+            if session.foreign:
                 return not_ours()
-            limit_s = self._timeout_s if timeout is None else timeout
             try:
-                deadline = self._session.deadline(self._clock, limit_s)
-                await self._session.claim(self._carrier, deadline)
+                limit_s = timeout_s if timeout is None else timeout
+                await session.claim(self._carrier, session.deadline(clock, limit_s))
             except WaldError as error:
                 return error
         return self._error()
@@ -59,6 +55,6 @@ class AsyncPending(Answer):
 
 def take_back(pending: AsyncPending) -> None:
     """Leave the record of a pending out, which was not sent."""
-    session, carrier, at = pending._session, pending._carrier, pending._at  # noqa: SLF001 - ours
+    session, carrier, at = pending._origin.session, pending._carrier, pending._at  # noqa: SLF001
     carrier.asked = True
     session.withdraw(carrier, at)

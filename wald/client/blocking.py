@@ -5,17 +5,11 @@ unanswered request sent again under its old sequence, so that a restart of the d
 and nothing else. After a fork the child opens a session of its own.
 """
 
-import atexit
 import os
-import random
-import warnings
-import weakref
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self, TypeVar, overload
+from typing import TypeVar, overload
 
 from wald import limits
-from wald.client.asking import Asker, Asks
 from wald.client.carrier import Carrier, answered, receipt_of
 from wald.client.delivery import (
     DELIVERED,
@@ -23,11 +17,13 @@ from wald.client.delivery import (
     OneAck,
     RecordStatus,
     check_ack,
+    check_receipt,
     read_status,
     wait_for,
     waiting,
 )
-from wald.client.identity import SessionInfo, check_name, socket_of
+from wald.client.identity import socket_of
+from wald.client.lifetime import Lifetime
 from wald.client.link import Deadline
 from wald.client.pending import Pending
 from wald.client.requests import (
@@ -40,19 +36,15 @@ from wald.client.requests import (
     with_urgent,
 )
 from wald.client.results import LEVEL, RECEIVED, Results, Sent, raise_if_nothing_stored, results_of
-from wald.client.room import OnThrottle, Room
-from wald.client.session import Session
+from wald.client.room import OnThrottle
 from wald.client.streams import Stream
-from wald.clock import SystemClock
 from wald.core import body as bodies
 from wald.core.body import Body, Headers, Text
 from wald.core.outbox import Request
-from wald.errors import OutcomeUnknown, RecordRefused, Unavailable, WaitTimeout, WaldError
+from wald.errors import OutcomeUnknown, RecordRefused, Unavailable, WaldError
 from wald.model import Lsn, Receipt, Refused
-from wald.ports import Chance, Clock
 
 _T = TypeVar("_T")
-_producers: "weakref.WeakSet[Producer]" = weakref.WeakSet()
 
 
 def connect(
@@ -83,7 +75,7 @@ def connect(
     )
 
 
-class Producer:
+class Producer(Lifetime):
     """Appends records to the daemon's streams. May be used from several threads.
 
     Every call raises, beside what it says itself: ``Unavailable`` (nothing was sent),
@@ -91,42 +83,6 @@ class Producer:
     back), ``Fenced``, ``ProtocolMismatch``, ``Closed``; ``InputError`` in a signal handler that
     interrupts another call.
     """
-
-    def __init__(
-        self,
-        path: str,
-        *,
-        name: str = "",
-        timeout: float = limits.APPEND_TIMEOUT_S,
-        wait_for_daemon: bool = False,
-        on_throttle: OnThrottle | None = None,
-        clock: Clock | None = None,
-        chance: Chance | None = None,
-    ) -> None:
-        check_name(name)
-        self._path = path
-        self._name = name
-        self._timeout_s = timeout
-        self._patient = wait_for_daemon
-        self._on_throttle = on_throttle
-        self._clock: Clock = clock or SystemClock()
-        self._chance: Chance = chance or random.Random()  # noqa: S311 - jitter, not a secret
-        self._use(self._new_session(name))
-        self._asker = self._new_asker()
-        _producers.add(self)
-
-    def _new_asker(self) -> Asks:
-        return Asker(self._path)
-
-    def _new_session(self, name: str) -> Session:
-        return Session(self._path, name, patient=self._patient, chance=self._chance)
-
-    def _use(self, session: Session) -> None:
-        self._session = session
-        self._room = Room(session, self._clock, self._on_throttle)
-
-    def _deadline(self, timeout: float | None) -> Deadline:
-        return Deadline(self._clock, self._timeout_s if timeout is None else timeout)
 
     # --- appending ------------------------------------------------------------------------------
 
@@ -179,7 +135,7 @@ class Producer:
         assert isinstance(error, WaldError)
         if isinstance(error, OutcomeUnknown) and not request.done:
             carrier = Carrier.of(stream, request)
-            error.unsettled = Pending(self._session, carrier, 0, self._clock, self._timeout_s)
+            error.unsettled = Pending(self._origin, carrier, 0)
         return error
 
     def submit(
@@ -195,10 +151,11 @@ class Producer:
     ) -> Pending:
         """Send one record as ``append`` does, and go on: its answer is asked for later.
 
-        It is sent at once while no more than 32 requests are unanswered. Beyond, records are
-        gathered and go out together, up to 128 or 64 KiB of them; those left over go out with the
-        next call of this producer, whatever it is, or ``flush``. What is on its way is bounded:
-        at the bound this waits.
+        It is sent at once while no more than 32 requests are unanswered, and no more than 40,000
+        records a second come for longer than a moment. Beyond, records are gathered and go out
+        together, up to 128 or 64 KiB of them; those left over go out with the next call of this
+        producer, whatever it is, or ``flush``. What is on its way is bounded: at the bound this
+        waits.
 
         Args:
             stream: as in ``append``; so are value, key, headers and dedup_id.
@@ -214,14 +171,16 @@ class Producer:
             UnknownStream: no route takes the stream.
             Backpressure, Unavailable: the record was not taken, and will not be sent.
         """
-        deadline = Deadline(self._clock, self._timeout_s if timeout is None else timeout)
         headers = with_urgent(headers) if urgent else headers
-        entry = entry_of(value, columns_of_one(key, headers, dedup_id), urgent=urgent)
+        entry = entry_of(value, key, headers, dedup_id, urgent=urgent)
         if isinstance(entry, Refused):
             raise RecordRefused(entry.message, reason=entry.code, index=0)
-        self._room.pause(stream, deadline, urgent=urgent)
-        carrier, at = self._session.submit(stream, entry, deadline)
-        return Pending(self._session, carrier, at, self._clock, self._timeout_s)
+        taken = self._session.gather(stream, entry, self._clock.monotonic_ns())
+        if taken is None:
+            deadline = self._deadline(timeout)
+            self._room.pause(stream, deadline, urgent=urgent)
+            taken = self._session.submit(stream, entry, deadline)
+        return Pending(self._origin, *taken)
 
     def append_many(
         self,
@@ -377,8 +336,10 @@ class Producer:
             DeliveryTimeout: not within the time; the record is durable all the same.
             DeliveryPending: a lane waits for a person, said at once; the record is durable.
             DeliveryRefused: it became a dead letter; the target's words are in the message.
+            InputError: it is no receipt, or one of level "received", which has no LSN.
         """
         check_ack(level)
+        check_receipt(receipt)
         if level == LEVEL or receipt.level == DELIVERED:
             return receipt
         return self._delivered(receipt, self._deadline(timeout))
@@ -401,96 +362,3 @@ class Producer:
             hint = "it answers only its own user and root"
             raise Unavailable(msg, hint=hint) from error
         return read_status(said)
-
-    # --- the rest of the public face ------------------------------------------------------------
-
-    @property
-    def session(self) -> SessionInfo:
-        """The session with the daemon; connects if need be."""
-        session = self._session
-        session.connect(self._deadline(None))
-        outbox = session.outbox
-        return SessionInfo(outbox.session, self._name, outbox.last_sequence, outbox.lost_records)
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether it was closed."""
-        return self._session.is_closed
-
-    def flush(self, timeout: float | None = None) -> None:
-        """Wait until nothing is unanswered, what earlier calls gave up included.
-
-        Raises:
-            WaitTimeout: some still is.
-        """
-        if not self._session.flush(self._deadline(timeout)):
-            sent = len(self._session.outbox)
-            msg = f"{sent} requests are unanswered" if sent else "what was submitted is not sent"
-            raise WaitTimeout(msg)
-
-    def ping(self, timeout: float | None = None) -> float:
-        """Ask the daemon for a sign of life; return the seconds it took."""
-        began_ns = self._clock.monotonic_ns()
-        self._session.ping(self._deadline(timeout))
-        return (self._clock.monotonic_ns() - began_ns) / limits.CLOCK_NS_PER_S
-
-    def close(self, timeout: float = limits.CLOSE_TIMEOUT_S) -> None:
-        """Wait for what was submitted, say goodbye and close; harmless to repeat.
-
-        What is unanswered then is logged, and stays of unknown outcome.
-        """
-        self._asker.close()
-        left = self._session.close(self._deadline(timeout))
-        if left:
-            import logging  # noqa: PLC0415 - only where something went wrong
-
-            said = "%r was closed with %s submitted records unanswered"
-            logging.getLogger("wald").warning(said, self, left)
-
-    def __del__(self) -> None:
-        session = getattr(self, "_session", None)
-        if session is not None and not session.foreign and session.owes:
-            msg = f"{self!r} was not closed, and {session.owes} submitted records are unanswered"
-            warnings.warn(msg, ResourceWarning, stacklevel=1, source=self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"<Producer {self._name or 'without a name'} of {self._path!r}>"
-
-    # --- fork -----------------------------------------------------------------------------------
-
-    def _after_fork(self) -> None:
-        """In the child: the connection and the session are the parent's."""
-        self._session.drop()
-        self._asker.drop()
-        self._asker = self._new_asker()
-        self._name = ""
-        self._use(self._new_session(""))
-
-
-def _after_fork_in_child() -> None:
-    for producer in list(_producers):
-        producer._after_fork()  # noqa: SLF001 - of this module
-
-
-def _at_exit() -> None:
-    """The interpreter ends: what was submitted may still go out, within a bound for all."""
-    deadline = Deadline(SystemClock(), limits.EXIT_TIMEOUT_S)
-    for producer in list(_producers):
-        if producer._session.owes:  # noqa: SLF001 - of this module
-            producer.close(deadline.left_s())
-
-
-atexit.register(_at_exit)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

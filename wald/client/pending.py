@@ -1,5 +1,7 @@
 """What a submit gives back: an answer that is still on its way."""
 
+from typing import Generic, NamedTuple, TypeVar
+
 from wald.client.carrier import Carrier, answered
 from wald.client.link import Deadline
 from wald.client.session import Session
@@ -8,6 +10,15 @@ from wald.model import Receipt
 from wald.ports import Clock
 
 _LOOK_S = 0.05  # a look may connect anew
+_S = TypeVar("_S")
+
+
+class Origin(NamedTuple, Generic[_S]):
+    """Where the answers to what one producer has submitted are waited for."""
+
+    session: _S
+    clock: Clock
+    timeout_s: float
 
 
 class Answer:
@@ -15,9 +26,8 @@ class Answer:
 
     __slots__ = ("_at", "_carrier")
 
-    def __init__(self, carrier: Carrier, at: int) -> None:
-        self._carrier = carrier
-        self._at = at
+    _carrier: Carrier
+    _at: int
 
     @property
     def stream(self) -> str:
@@ -75,21 +85,19 @@ class Pending(Answer):
     for all others too.
     """
 
-    __slots__ = ("_clock", "_session", "_timeout_s")
+    __slots__ = ("_origin",)
 
-    def __init__(
-        self, session: Session, carrier: Carrier, at: int, clock: Clock, timeout_s: float
-    ) -> None:
-        super().__init__(carrier, at)
-        self._session = session
-        self._clock = clock
-        self._timeout_s = timeout_s
+    def __init__(self, origin: Origin[Session], carrier: Carrier, at: int) -> None:
+        self._origin = origin
+        self._carrier = carrier
+        self._at = at
 
     def done(self) -> bool:
         """Whether there is an answer. Takes in what has arrived, and waits for nothing."""
-        if self.is_known or self._session.foreign:
+        session, clock, _ = self._origin
+        if self.is_known or session.foreign:
             return True
-        return self._session.look(self._carrier, Deadline(self._clock, _LOOK_S))
+        return session.look(self._carrier, Deadline(clock, _LOOK_S))
 
     def result(self, timeout: float | None = None) -> Receipt:
         """Wait for the answer.
@@ -113,11 +121,12 @@ class Pending(Answer):
         """Wait for the answer; return the error that ``result`` raises, None for a receipt."""
         self._carrier.asked = True
         if not self.is_known:
-            if self._session.foreign:
+            session, clock, timeout_s = self._origin
+            if session.foreign:
                 return not_ours()
-            limit_s = self._timeout_s if timeout is None else timeout
             try:
-                self._session.claim(self._carrier, Deadline(self._clock, limit_s))
+                limit_s = timeout_s if timeout is None else timeout
+                session.claim(self._carrier, Deadline(clock, limit_s))
             except WaldError as error:
                 return error
         return self._error()

@@ -7,7 +7,7 @@ from wald import limits
 from wald.client.encoding import BAD_VALUE, encode_value, encode_values, too_large
 from wald.core import body as bodies
 from wald.core.body import Body, Headers, Text
-from wald.core.gathering import Entry
+from wald.core.gathering import PREFIX_BYTES, Entry, new_entry
 from wald.model import Refused
 
 _T = TypeVar("_T")
@@ -15,7 +15,7 @@ Key: TypeAlias = "Text | Callable[[object], Text | None] | None"
 
 _BODY_BYTES = limits.MIB  # of one request: several of them are under way at once
 _BODY_RECORDS = 8_192
-_PREFIX_BYTES = 6  # msgpack's header of a value, key or id, at most
+_SHORT_CHARS = 1 << 10  # a key of so many never makes a record too large
 
 
 class Outgoing(NamedTuple):
@@ -128,7 +128,14 @@ def body_of_one(value: object, columns: Columns = NO_COLUMNS) -> bytes | Refused
     return bodies.encode_one(content, data)
 
 
-def entry_of(value: object, columns: Columns, *, urgent: bool) -> Entry | Refused:
+def entry_of(
+    value: object,
+    key: Text | None = None,
+    headers: Headers | None = None,
+    dedup_id: Text | None = None,
+    *,
+    urgent: bool = False,
+) -> Entry | Refused:
     """Return one value ready to be gathered, or why it cannot be sent: as ``outgoing`` does."""
     if type(value) is bytes:
         content, data = 0, value
@@ -139,16 +146,29 @@ def entry_of(value: object, columns: Columns, *, urgent: bool) -> Entry | Refuse
             return Refused(0, "record.value", str(error))
     if len(data) > limits.RECORD_MAX_BYTES:
         return too_large(0, data)
-    if columns is NO_COLUMNS:
-        return Entry(content, data, urgent=urgent)
-    keys, headers, ids = columns
-    part = Body(content, [data], _all(keys), _all(headers), _all(ids))
-    body = _encoded(part)
-    if isinstance(body, str):
-        return Refused(0, "record.value", body)
-    size = len(body) - len(data)
-    key, dedup_id = keys[0] if keys else None, ids[0] if ids else None
-    return Entry(content, data, key, headers[0] if headers else None, dedup_id, size, urgent)
+    beside: int | str = 0
+    if key is not None or headers is not None or dedup_id is not None:
+        beside = _beside(content, data, key, headers, dedup_id)
+        if isinstance(beside, str):
+            return Refused(0, "record.value", beside)
+    return new_entry((content, data, key, headers, dedup_id, beside, urgent))
+
+
+def _beside(
+    content: int, data: bytes, key: Text | None, headers: Headers | None, dedup_id: Text | None
+) -> int | str:
+    """Return how many bytes key, headers and id take at most, or why they cannot be sent."""
+    if (
+        headers is None
+        and dedup_id is None
+        and type(key) is str
+        and len(key) <= _SHORT_CHARS
+        and key.isascii()
+    ):
+        return len(key) + PREFIX_BYTES  # it has a form: nothing needs to be tried
+    keys, all_headers, ids = columns_of_one(key, headers, dedup_id)
+    body = _encoded(Body(content, [data], _all(keys), _all(all_headers), _all(ids)))
+    return body if isinstance(body, str) else len(body) - len(data)
 
 
 def outgoing(values: Sequence[object], columns: Columns) -> tuple[list[Outgoing], list[Refused]]:
@@ -208,13 +228,13 @@ def _slice(column: Sequence[_T] | None, start: int, end: int) -> list[_T] | None
 def _cuts(encoded: list[bytes], columns: Columns) -> Iterator[tuple[int, int]]:
     """Yield where each request begins and ends."""
     plain = all(column is None for column in columns)
-    total = sum(map(len, encoded)) + _PREFIX_BYTES * len(encoded)
+    total = sum(map(len, encoded)) + PREFIX_BYTES * len(encoded)
     if plain and total <= _BODY_BYTES and 0 < len(encoded) <= _BODY_RECORDS:
         yield 0, len(encoded)
         return
     start = size = 0
     for index, value in enumerate(encoded):
-        more = len(value) + _PREFIX_BYTES
+        more = len(value) + PREFIX_BYTES
         if not plain:
             more += sum(_size(column[index]) for column in columns if column is not None)
         if index > start and (size + more > _BODY_BYTES or index - start >= _BODY_RECORDS):
@@ -228,9 +248,9 @@ def _cuts(encoded: list[bytes], columns: Columns) -> Iterator[tuple[int, int]]:
 def _size(text: Text | Headers | None) -> int:
     """Return at most how many bytes a key, headers or an id take."""
     if isinstance(text, bytes):
-        return len(text) + _PREFIX_BYTES
+        return len(text) + PREFIX_BYTES
     if isinstance(text, str):
-        return len(text) * 4 + _PREFIX_BYTES
+        return len(text) * 4 + PREFIX_BYTES
     if isinstance(text, Mapping):
-        return sum(_size(name) + _size(value) for name, value in text.items()) + _PREFIX_BYTES
+        return sum(_size(name) + _size(value) for name, value in text.items()) + PREFIX_BYTES
     return 1

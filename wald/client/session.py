@@ -4,6 +4,7 @@ There is no thread of its own: whoever waits reads for all (``client.driver``).
 """
 
 import contextlib
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,7 +15,7 @@ from wald.client.driver import Driver
 from wald.client.link import Carries, Deadline, NothingSent
 from wald.client.requests import Outgoing
 from wald.core.events import Goodbye
-from wald.core.gathering import Entry
+from wald.core.gathering import Entry, Flood
 from wald.core.outbox import Request
 from wald.errors import Backpressure, Closed, OutcomeUnknown, Refusal, Unavailable, WaldError
 from wald.model import StreamId
@@ -51,6 +52,7 @@ class Session(Driver):
         )
         self._gathered: Carrier | None = None  # submitted, and not sent yet
         self._owed: deque[Carrier] = deque()  # submitted and sent; the oldest ones not answered
+        self._flood = Flood()
         self._looked_ns = 0
         self.foreign = False  # of the parent, in the child of a fork
 
@@ -248,6 +250,35 @@ class Session(Driver):
 
     # --- submitted records ----------------------------------------------------------------------
 
+    def gather(self, stream: str, entry: Entry, now_ns: int) -> tuple[Carrier, int] | None:
+        """Gather a record of a flood, where that is all there is to do; None: ``submit`` it.
+
+        Args:
+            stream: its name.
+            entry: what to send.
+            now_ns: by the monotonic clock.
+
+        Returns:
+            As ``submit``.
+        """
+        together = self._flood.count(now_ns)
+        lock = self._lock
+        if lock._is_owned() or (self._reading and self._reading == threading.get_ident()):  # type: ignore[attr-defined]  # noqa: SLF001 - as in ``_turn``
+            return None
+        with lock:
+            gathered = self._gathered
+            if (
+                gathered is None
+                or stream != gathered.stream
+                or entry.urgent
+                or self._link is None
+                or now_ns - self._looked_ns >= _LOOK_NS
+                or not (together or len(self.outbox) >= limits.SUBMIT_AT_ONCE_REQUESTS)
+            ):
+                return None
+            at = gathered.add_below(entry)
+            return None if at < 0 else (gathered, at)
+
     def submit(self, stream: str, entry: Entry, deadline: Deadline) -> tuple[Carrier, int]:
         """Send a record, or gather it while enough is on its way; do not wait for its answer.
 
@@ -264,7 +295,8 @@ class Session(Driver):
         """
         with self._turn():
             outbox = self.outbox
-            if len(outbox) >= limits.SUBMIT_AT_ONCE_REQUESTS:
+            flood = self._flood.is_on(deadline.began_ns)
+            if flood or len(outbox) >= limits.SUBMIT_AT_ONCE_REQUESTS:
                 self._look_now_and_then(deadline)
             while (
                 (gathered := self._gathered) is None
@@ -280,8 +312,8 @@ class Session(Driver):
                     self._check_open()
                     self._gathered = Carrier(stream)
             at = gathered.add(entry)
-            enough = gathered.is_full or len(outbox) < limits.SUBMIT_AT_ONCE_REQUESTS
-            if (enough or entry.urgent) and outbox.has_room:
+            alone = not flood and len(outbox) < limits.SUBMIT_AT_ONCE_REQUESTS
+            if (alone or gathered.is_full or entry.urgent) and outbox.has_room:
                 self._put_gathered(self._link, gathered, deadline)
             return gathered, at
 

@@ -4,6 +4,7 @@ A producer's driver gathers what is submitted while enough is on its way already
 when there is a request's worth, or when anything else is to be sent or waited for.
 """
 
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from wald import limits
@@ -14,8 +15,10 @@ from wald.core.outbox import Request
 from wald.errors import REFUSAL_HINTS
 from wald.model import Lsn, Refused
 
-_NOTHING = (None, None, None)
-_PREFIX_BYTES: Final = 6  # msgpack's header of a value, at most
+PREFIX_BYTES: Final = 6  # msgpack's header of a value, key or id, at most
+_FLOOD_NS: Final = int(limits.SUBMIT_FLOOD_S * limits.CLOCK_NS_PER_S)
+_NO_BOUND: Final = 1 << 62
+_BURST_NS: Final = limits.SUBMIT_AT_ONCE_REQUESTS * _FLOOD_NS
 
 
 class Entry(NamedTuple):
@@ -30,6 +33,35 @@ class Entry(NamedTuple):
     urgent: bool = False  # it is sent at once
 
 
+new_entry = partial(tuple.__new__, Entry)  # of a whole tuple: no Python call per record
+
+
+class Flood:
+    """Whether records come so fast that it is better to send them together.
+
+    A request of its own costs both sides some 20 us: what comes more slowly than that is sent at
+    once, and so are the first ones of a burst. A pause of a millisecond ends a flood.
+    """
+
+    __slots__ = ("_due_ns",)
+
+    def __init__(self) -> None:
+        self._due_ns = 0  # when it ends, if no more come
+
+    def count(self, now_ns: int) -> bool:
+        """Count a record that comes now; return whether it is one of a flood."""
+        due_ns = self._due_ns + _FLOOD_NS
+        if due_ns > now_ns:
+            self._due_ns = min(due_ns, now_ns + _BURST_NS)
+            return True
+        self._due_ns = max(due_ns, now_ns - _BURST_NS)
+        return False
+
+    def is_on(self, now_ns: int) -> bool:
+        """Whether the last record that was counted was one of a flood, and it has not ended."""
+        return self._due_ns > now_ns
+
+
 class Gathered:
     """The records of one stream that go out as one request, in order.
 
@@ -40,9 +72,11 @@ class Gathered:
 
     __slots__ = (
         "_codes",
+        "_content",
         "_dedup_ids",
         "_headers",
         "_keys",
+        "_plain",
         "_size",
         "_values",
         "_withdrawn",
@@ -53,8 +87,10 @@ class Gathered:
     def __init__(self, stream: str) -> None:
         self.stream = stream
         self.request: Request | None = None
-        self._codes = bytearray()
-        self._values: list[bytes] = []
+        self._values: list[bytes] = []  # a record is in it once its value is here
+        self._content = 0  # of all, or
+        self._codes: list[int] | None = None  # one for each
+        self._plain = True  # no column beside the values
         self._keys: list[Text | None] | None = None
         self._headers: list[Headers | None] | None = None
         self._dedup_ids: list[Text | None] | None = None
@@ -79,20 +115,42 @@ class Gathered:
 
     def add(self, entry: Entry) -> int:
         """Take a record; return its index."""
+        return self.add_below(entry, _NO_BOUND, _NO_BOUND)
+
+    def add_below(
+        self,
+        entry: Entry,
+        records: int = limits.SUBMIT_TOGETHER_RECORDS,
+        size_bytes: int = limits.SUBMIT_TOGETHER_BYTES,
+    ) -> int:
+        """Take a record that leaves it below so many records and bytes; return its index, or -1.
+
+        The bounds are by default a request's worth.
+        """
         content, value, key, headers, dedup_id, size, _ = entry
-        at = len(self._values)
-        self._codes.append(content)
-        self._values.append(value)
-        self._size += len(value) + size + _PREFIX_BYTES
-        if (key, headers, dedup_id) != _NOTHING or not self._is_plain:
+        values = self._values
+        at = len(values)
+        size += self._size + len(value) + PREFIX_BYTES
+        if at + 1 >= records or size >= size_bytes:
+            return -1
+        if content != self._content or self._codes is not None:
+            self._take_content(at, content)
+        if not self._plain or key is not None or headers is not None or dedup_id is not None:
+            self._plain = False
             self._keys = _put(self._keys, at, key)
             self._headers = _put(self._headers, at, headers)
             self._dedup_ids = _put(self._dedup_ids, at, dedup_id)
+        self._size = size
+        values.append(value)
         return at
 
-    @property
-    def _is_plain(self) -> bool:
-        return self._keys is None and self._headers is None and self._dedup_ids is None
+    def _take_content(self, at: int, content: int) -> None:
+        if self._codes is not None:
+            self._codes[at:] = (content,)
+        elif at:
+            self._codes = [*[self._content] * at, content]
+        else:
+            self._content = content
 
     def withdraw(self, at: int) -> None:
         """Leave a record out that was not sent yet; the others keep their indexes."""
@@ -106,10 +164,12 @@ class Gathered:
     def body(self) -> bytes:
         """Return the body of the request."""
         codes, values = self._codes, self._values
-        if len(values) == 1 and self._is_plain:
-            return bodies.encode_one(codes[0], values[0])
-        one = codes[0] if codes.count(codes[0]) == len(codes) else None
-        content = bytes(codes) if one is None else one
+        if len(values) == 1 and self._plain:
+            return bodies.encode_one(self._content, values[0])
+        for column in (codes, self._keys, self._headers, self._dedup_ids):
+            if column is not None:
+                del column[len(values) :]  # of a record that a signal's exception kept out
+        content = self._content if codes is None else bytes(codes)
         body = Body(content, values, self._keys, self._headers, self._dedup_ids)
         if self._withdrawn:
             body = bodies.only(body, [at for at in range(len(values)) if at not in self._withdrawn])
@@ -119,15 +179,14 @@ class Gathered:
         """It is on its way: the request holds the bytes from now on."""
         self.request = request
         self._values = []
-        self._codes = bytearray()
-        self._keys = self._headers = self._dedup_ids = None
+        self._codes = self._keys = self._headers = self._dedup_ids = None
 
 
 def _put(column: list[Any] | None, at: int, entry: object) -> list[Any] | None:
     """Return a column with one more entry; it begins with the first that is not None."""
     if column is None:
         return None if entry is None else [*[None] * at, entry]
-    column.append(entry)
+    column[at:] = (entry,)  # as in ``body``, nothing is behind the last record
     return column
 
 

@@ -53,7 +53,7 @@ AREAS = {
         contract/test_producers.py model/test_door_model.py model/test_epoch_model.py
         model/test_quota_order.py property/test_dedup_settle.py property/test_fast_path.py
         unit/test_access.py unit/test_asking.py unit/test_client_page.py unit/test_commit*.py
-        unit/test_dedup.py unit/test_dialogue.py unit/test_door_lines.py
+        unit/test_dedup.py unit/test_dialogue.py unit/test_door_lines.py unit/test_errors.py
         unit/test_fake_producer.py unit/test_fairness.py unit/test_gathering.py
         unit/test_http_answers_of_errors.py unit/test_id_files.py unit/test_lone.py
         unit/test_one_append.py unit/test_outbox.py unit/test_quota.py unit/test_retries.py

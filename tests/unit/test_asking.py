@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from wald import limits
+from wald import cli, limits
 from wald.client.asking import Asker
 from wald.client.delivery import read_status, wait_for, waiting
 from wald.client.link import Deadline
@@ -119,6 +119,17 @@ def test_a_bad_answer_is_a_typed_error(path: str, answer: bytes, error: type[Exc
         asker.ask("a", deadline())
     asker.close()
     server.end()
+
+
+def test_a_daemon_from_before_an_upgrade_is_told_and_no_traceback(
+    path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = Answering(path, ok(routes={"r": {}}, frontier_lsn=1))
+    assert cli.run_command(["status", "--socket", path]) == ProtocolMismatch.exit_code
+    server.end()
+    said = capsys.readouterr().err
+    assert "error[protocol-mismatch]: the daemon does not tell '" in said
+    assert "restart it" in said
 
 
 def test_no_daemon_and_a_path_that_is_too_long(path: str) -> None:

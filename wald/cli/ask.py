@@ -4,7 +4,7 @@ import json
 import os
 import socket
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, NoReturn, Self, cast
 
 from wald import limits
 from wald.config.places import CONTROL_SUFFIX
@@ -58,10 +58,12 @@ class Control:
         Raises:
             Unavailable: the daemon ended before it answered, or did not answer in time.
             WaldError: what the daemon said instead of an answer.
+            ProtocolMismatch: it is not wald; or of another version, as soon as something is
+                taken from the answer that it does not tell.
         """
         line = self._exchange(json.dumps({"op": op, **request}).encode() + b"\n", timeout_s)
         try:
-            answer = cast("dict[str, Any]", json.loads(line))
+            answer = cast("dict[str, Any]", json.loads(line, object_hook=_Answer))
         except ValueError as error:
             msg = f"what answers at {self._path} is not wald"
             raise ProtocolMismatch(msg) from error
@@ -113,6 +115,14 @@ class Control:
             msg = f"no daemon answers at {self._data_socket}: there is no {self._path}"
             hint = "name the data socket of a running daemon; commands go to that path + .ctl"
         return Unavailable(msg, hint=hint)
+
+
+class _Answer(dict[str, Any]):
+    """What a daemon said; one that was started before an upgrade may not say everything."""
+
+    def __missing__(self, key: str) -> NoReturn:
+        msg = f"the daemon does not tell {key!r}: it is not of this command's version"
+        raise ProtocolMismatch(msg, hint="restart it, or use the wald that it was started with")
 
 
 _SHORTEST_S = 0.001  # 0 would not block at all

@@ -99,9 +99,7 @@ def check_sinks(settings: Settings) -> None:
     Raises:
         ConfigError: of the first route with a mistake, or that asks for more than its sink gives.
     """
-    routes = list(settings.routes.values())
-    if settings.auto_sink is not None:
-        routes.append(RouteSettings("check", "check", settings.auto_sink))
+    routes = settings.routes_to_check()
     routes += [fallen_back(route) for route in routes if route.fallback is not None]
     for route in routes:
         with closing(make_sink(route, settings.sinks[route.sink])) as sink:

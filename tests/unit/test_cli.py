@@ -214,18 +214,53 @@ def test_check_fails_where_the_target_cannot_be(tmp_path: Path) -> None:
     assert cli.run_command(["check", "--to", f"sqlite:{tmp_path}/no/x.db"]) == errors.EXIT_NO
 
 
-def test_an_unknown_key_of_a_sink_is_named_with_its_place(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("sink", "route", "line", "words"),
+    [
+        ("path = 'x.db'", "tabel = 'x'", 8, "unknown setting 'tabel' of a sqlite sink"),
+        ("path = 5", "", 3, "path is 5"),
+        ("path = 'x.db'\nmode = 'what'", "", 4, "mode is 'what'"),
+        ("path = 'x.db'\nmode = 'what'", "mode = 'which'", 9, "mode is 'which'"),
+        ("path = 'x.db'\nmode = 'upsert'", "", 4, "'conflict' names the columns"),
+        ("path = 'x.db'", "columns = { a = 5 }", 8, "columns is {'a': 5}"),
+        ("", "", 1, "a sqlite sink needs a 'path'"),
+    ],
+)
+def test_a_wrong_setting_of_a_sink_is_named_with_its_place(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    sink: str,
+    route: str,
+    line: int,
+    words: str,
 ) -> None:
     config = tmp_path / "wald.toml"
-    config.write_text(
-        "[sinks.db]\ntype = 'sqlite'\npath = 'x.db'\n"
-        "[routes.bookings]\nstream = 'bookings'\nsink = 'db'\ntabel = 'x'\n"
-    )
+    tables = f"[sinks.db]\ntype = 'sqlite'\n{sink}\n\n[routes.bookings]\n"
+    config.write_text(f"{tables}stream = 'bookings'\nsink = 'db'\n{route}\n")
     assert cli.run_command(["check", "--config", str(config)]) == errors.EXIT_CONFIG
     said = capsys.readouterr().err
-    assert said.startswith(f"error[config.unknown-key]: {config}:4: route 'bookings'")
-    assert "did you mean 'table'?" in said
+    assert said.partition(": ")[2].startswith(f"{config}:{line}: route 'bookings': {words}")
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("nosuch:x", "--to: there is no type 'nosuch'"),
+        ("postgres:x", "--to: unknown setting 'path' of a postgres sink"),
+        ("redis://me:pw@db/0", "--to: a password does not belong into a URL"),
+    ],
+)
+def test_a_wrong_target_on_the_command_line_is_told_without_a_route(
+    capsys: pytest.CaptureFixture[str], target: str, words: str
+) -> None:
+    assert cli.run_command(["check", "--to", target]) == errors.EXIT_CONFIG
+    assert capsys.readouterr().err.partition("]: ")[2].startswith(words)
+
+
+def test_check_of_a_target_speaks_of_each_stream(tmp_path: Path) -> None:
+    target = f"sqlite:{tmp_path}/x.db"
+    done = CliRunner().invoke(cli.wald, ["check", "--to", target])
+    assert f"each stream (STREAM stands for its name)   -> {target}   transact" in done.output
 
 
 # --- output -------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import click
 
 from wald.cli.options import json_option, load_settings, placed, settings_options
 from wald.cli.output import print_json, printable, say
-from wald.config import Loaded, RouteSettings
+from wald.config import EACH_STREAM, Loaded, RouteSettings
 from wald.core.guarantees import BY_CLASS, ORDER
 from wald.core.units import format_size
 from wald.errors import EXIT_NO, ConfigError
@@ -43,7 +43,10 @@ def check(
     _check_people(loaded)
     if print_grants:
         return _print_grants(loaded)
-    reports = [_report(loaded, route) for route in _routes(loaded)]
+    routes = loaded.settings.routes_to_check()
+    if not routes:
+        say("no routes: no stream is accepted")
+    reports = [_report(loaded, route) for route in routes]
     failed = any(finding["severity"] == "error" for one in reports for finding in one["findings"])
     if as_json:
         settings = [
@@ -53,7 +56,7 @@ def check(
         print_json({"ok": not failed, "routes": reports, "settings": settings})
     else:
         for one in reports:
-            _print(one)
+            _print(one, target)
     return EXIT_NO if failed else 0
 
 
@@ -66,28 +69,23 @@ def _check_people(loaded: Loaded) -> None:
     socket_manner(loaded.settings)
 
 
-def _routes(loaded: Loaded) -> list[RouteSettings]:
-    """Return the routes; with ``--to`` one for a stream whose name stands for all of them."""
-    settings = loaded.settings
-    if settings.auto_sink is not None:
-        return [RouteSettings("check", "check", settings.auto_sink)]
-    if not settings.routes:
-        say("no routes: no stream is accepted")
-    return list(settings.routes.values())
-
-
 def _print_grants(loaded: Loaded) -> int:
     """Print what the sinks need at their targets: it can be run, or put in place, as it is."""
-    for route in _routes(loaded):
+    for route in loaded.settings.routes_to_check():
         with closing(_sink(loaded, route)) as sink:
             statements = _grants(sink)
         if not statements:
-            say(f"route {route.name}: its target knows no grants")
+            say(f"{_called(route.name)}: its target knows no grants")
             continue
-        say(f"route {route.name}:")
+        say(f"{_called(route.name)}:")
         for statement in statements:
             click.echo(statement)
     return 0
+
+
+def _called(route: str) -> str:
+    each = f"each stream ({EACH_STREAM} stands for its name)"
+    return each if route == EACH_STREAM else f"route {route}"
 
 
 def _grants(sink: Sink) -> Sequence[str]:
@@ -159,11 +157,12 @@ def _of_transform(route: RouteSettings) -> list[Finding]:
     return [Finding(Severity.OK, "transform", f"transform {route.transform} can be loaded")]
 
 
-def _print(report: dict[str, Any]) -> None:
-    click.echo(
-        f"route {report['route']}   {report['stream']} -> {report['sink']} ({report['type']})"
-        f"   {report['class']}   {report['promise']}"
-    )
+def _print(report: dict[str, Any], target: str | None) -> None:
+    way = f"{report['stream']} -> {report['sink']} ({report['type']})"
+    if report["route"] == EACH_STREAM:
+        way = f"-> {target}"
+    head = f"{_called(report['route'])}   {way}   {report['class']}   {report['promise']}"
+    click.echo(printable(head))
     click.echo(f"  limits: {_limits_text(report['limits'])}")
     click.echo(f"  order: {report['order']}")
     if report["grants"]:

@@ -1,17 +1,19 @@
 """Options that commands share, and how they become settings."""
 
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from wald.config import Loaded, default_places, load_file, load_target
+from wald.config import EACH_STREAM, Loaded, default_places, load_file, load_target
 from wald.config.places import ROOT_CONFIG
 from wald.core.units import parse_duration_s, parse_size_bytes
 from wald.errors import ConfigError, WaldError, reported
 
+_OF_TO = re.compile(rf"^(?:route '{EACH_STREAM}'|sink '[^']*'): ")
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 config_option = click.option(
@@ -79,15 +81,33 @@ def load_settings(
 
 
 def placed(error: WaldError, loaded: Loaded) -> WaldError:
-    """Return an error of a sink's factory with the place of the table that it speaks of."""
-    tables = [("route", f"routes.{name}", name) for name in loaded.settings.routes]
-    tables += [("sink", f"sinks.{name}", name) for name in loaded.settings.sinks]
-    for kind, table, name in tables:
-        origin = loaded.origins.get(table)
-        if origin is not None and error.message.startswith(f"{kind} {name!r}"):
-            said = {"code": error.code, "message": f"{origin}: {error.message}", "hint": error.hint}
-            return reported(said)
-    return error
+    """Return an error of a sink's factory with the place of the setting that it speaks of."""
+    settings, message = loaded.settings, error.message
+    if settings.auto_sink is not None:
+        place, message = "--to", _OF_TO.sub("", message)
+    else:
+        place = next(filter(None, map(loaded.origins.get, _spoken_of(error, loaded))), "")
+    if not place:
+        return error
+    return reported({"code": error.code, "message": f"{place}: {message}", "hint": error.hint})
+
+
+def _spoken_of(error: WaldError, loaded: Loaded) -> Iterator[str]:
+    """Yield what an error of a factory may speak of, named as in the file; the best first."""
+    settings = loaded.settings
+    route = settings.routes.get(str(error.facts.get("route", "")))
+    named = str(error.facts.get("setting", "")).split(".")
+    if route is not None and named[0]:
+        of_route = named[0] in route.options
+        table = f"routes.{route.name}" if of_route else f"sinks.{route.sink}"
+        yield from (".".join((table, *named[:count])) for count in range(len(named), -1, -1))
+    for kind, table, names in (
+        ("route", "routes", settings.routes),
+        ("sink", "sinks", settings.sinks),
+    ):
+        yield from (
+            f"{table}.{name}" for name in names if error.message.startswith(f"{kind} {name!r}")
+        )
 
 
 def _absolute(path: str | None) -> str | None:

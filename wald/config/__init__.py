@@ -3,6 +3,7 @@
 from wald.config.load import Loaded, load_file, load_target, load_text
 from wald.config.places import Places, default_places
 from wald.config.settings import (
+    EACH_STREAM,
     AccessSettings,
     BatchSettings,
     ClientLimits,
@@ -16,6 +17,7 @@ from wald.config.settings import (
 from wald.model import Secret
 
 __all__ = [
+    "EACH_STREAM",
     "AccessSettings",
     "BatchSettings",
     "ClientLimits",

@@ -7,6 +7,8 @@ from typing import Any, cast
 from wald import limits
 from wald.model import Secret
 
+EACH_STREAM = "STREAM"  # with --to there is no route before its stream: this stands for all
+
 
 @dataclass(frozen=True, slots=True)
 class BatchSettings:
@@ -172,6 +174,12 @@ class Settings:
     clients: ClientLimits = field(default_factory=ClientLimits)
     access: AccessSettings | None = None
     streams: Mapping[str, StreamSettings] = field(default_factory=dict)
+
+    def routes_to_check(self) -> list[RouteSettings]:
+        """Return the routes; with ``--to`` one of a stream whose name stands for all of them."""
+        if self.auto_sink is None:
+            return list(self.routes.values())
+        return [RouteSettings(EACH_STREAM, EACH_STREAM, self.auto_sink)]
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``json.dumps`` takes and ``from_json`` makes into an equal value.

@@ -7,6 +7,7 @@ missing. For sinks of other packages too.
 """
 
 import difflib
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NoReturn, TypeVar, cast
 
@@ -16,6 +17,7 @@ from wald.errors import ConfigError, UnknownSetting, WrongSetting
 from wald.model import Secret
 
 _T = TypeVar("_T", int, float)
+_WORD = re.compile(r"\w+")
 
 
 class OptionReader:
@@ -76,7 +78,7 @@ class OptionReader:
                 self.refuse(name, 'a secret: { file = "/run/credentials/..." }')
             msg = f"{self._at(name)}: a secret does not belong into the configuration"
             hint = f'{name} = {{ file = "..." }}, {{ env = "..." }} or {{ credential = "..." }}'
-            raise WrongSetting(msg, hint=hint)
+            raise WrongSetting(msg, hint=hint, **self._facts(name))
         return value
 
     def choice(self, name: str, words: Sequence[str], default: str) -> str:
@@ -160,16 +162,17 @@ class OptionReader:
         """
         shown = repr(self._settings.get(name))[: limits.SHOWN_VALUE_MAX_CHARS]
         msg = f"{self._at(name)} is {shown}, not {wanted}"
-        raise WrongSetting(msg, hint=hint)
+        raise WrongSetting(msg, hint=hint, **self._facts(name))
 
     def contradict(self, why: str, hint: str = "") -> NoReturn:
-        """Raise the error of settings that do not go together.
+        """Raise the error of settings that do not go together; the first that it names is meant.
 
         Raises:
             WrongSetting: always.
         """
         msg = f"route {self._route!r}: {why}"
-        raise WrongSetting(msg, hint=hint)
+        named = next((word for word in _WORD.findall(why) if word in self._settings), "")
+        raise WrongSetting(msg, hint=hint, **self._facts(named))
 
     def lack(self, name: str, such_as: str = "") -> NoReturn:
         """Raise the error of a setting that must be said.
@@ -178,14 +181,18 @@ class OptionReader:
             ConfigError: always.
         """
         msg = f"route {self._route!r}: a {self._kind} sink needs a {self._table + name!r}"
-        raise ConfigError(msg, hint=f"{name} = {such_as}" if such_as else "")
+        hint = f"{name} = {such_as}" if such_as else ""
+        raise ConfigError(msg, hint=hint, **self._facts(name))
 
     def _unknown(self, name: str, known: Collection[str]) -> UnknownSetting:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
         of = f"of a {self._kind} sink"
         msg = f"route {self._route!r}: unknown setting {self._table + name!r} {of}"
-        return UnknownSetting(msg, hint=hint)
+        return UnknownSetting(msg, hint=hint, **self._facts(name))
+
+    def _facts(self, name: str) -> dict[str, str]:
+        return {"route": self._route, "setting": self._table + name if name else ""}
 
     def _measured(self, name: str, default: str, parse: Callable[[str], _T], what: str) -> _T:
         value = self._settings.get(name, default)

@@ -22,12 +22,17 @@ from tests.servers.pgbouncer import pooling  # noqa: E402
 from tests.servers.postgres import Postgres, hand_over, installs  # noqa: E402
 from tests.servers.postgres_place import KEY, A, B, attempt, record  # noqa: E402
 from wald.sinks.postgres import checking, errors, make  # noqa: E402
+from wald.sinks.postgres.logins import Refusals  # noqa: E402
 from wald.sinks.postgres.options import read_options  # noqa: E402
 from wald.sinks.postgres.session import Session  # noqa: E402
 from wald.testing.sink_contract.host import Host, numbers  # noqa: E402
 
 K = SystemicKind
 RECORD, UNKNOWN = "record", "unknown"
+
+
+def session_of(route, stream, settings):
+    return Session(read_options(route, stream, settings), 10.0, Refusals())
 
 
 # --- SQLSTATEs ----------------------------------------------------------------------------------
@@ -94,7 +99,7 @@ def test_a_lock_of_the_application_delays_a_batch_and_no_more(at):
 
 def test_a_batch_under_way_blocks_no_reader_and_is_not_seen(at):
     at.sql("CREATE TABLE t (a int)")
-    session = Session(read_options("r", "t", {"url": at.url(), "mode": "columns"}))
+    session = session_of("r", "t", {"url": at.url(), "mode": "columns"})
     with contextlib.closing(session), session.within(30.0):
         session.begin("INSERT INTO t VALUES (1)")
         assert at.sql("SELECT count(*) FROM t") == [(0,)]
@@ -130,7 +135,7 @@ def test_our_transactions_are_bounded_whatever_the_server_says(postgres, at):
     at.sql("ALTER DATABASE app SET synchronous_commit = off")
     at.sql("ALTER DATABASE app SET TimeZone = 'Asia/Kolkata'")
     bounds = {"lock_timeout": "1s", "statement_timeout": "2s", "transaction_timeout": "3s"}
-    session = Session(read_options("r", "t", {"url": at.url(), **bounds}))
+    session = session_of("r", "t", {"url": at.url(), **bounds})
     names = ["transaction_isolation", "synchronous_commit", "TimeZone", *bounds]
     names.append("idle_in_transaction_session_timeout")
     if postgres.install.version < 17:
@@ -152,7 +157,7 @@ def test_our_transactions_are_bounded_whatever_the_server_says(postgres, at):
 def test_a_transaction_that_is_forgotten_is_ended_by_the_server(at):
     at.sql("CREATE TABLE t (a int)")
     options = {"url": at.url(), "mode": "columns", "transaction_timeout": "100ms"}
-    session = Session(read_options("r", "t", options))
+    session = session_of("r", "t", options)
     with contextlib.closing(session):
         session.begin("LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
         assert at.sql("SELECT count(*) FROM t") == [(0,)]  # waits until it is over
@@ -223,35 +228,6 @@ def test_a_connection_that_was_lost_meanwhile_is_made_anew(at):
            " WHERE application_name = 'wald'")  # fmt: skip
     assert at.deliver(sink, {"a": 2}) == Delivered()
     assert at.sql("SELECT a FROM t ORDER BY a") == [(1,), (2,)]
-
-
-def test_logins_that_fail_are_told_apart(postgres, at):
-    postgres.role("limited", "right")
-    at.sql("ALTER ROLE limited CONNECTION LIMIT 0")
-    tcp = f"127.0.0.1:{postgres.port}"
-    for url, password, kind, words in [
-        (
-            f"postgresql://limited@{tcp}/app",
-            "wrong-1c3f",
-            K.AUTHENTICATION,
-            "authentication failed",
-        ),
-        (f"postgresql://nobody@{tcp}/app", "wrong-1c3f", K.AUTHENTICATION, "authentication failed"),
-        (f"postgresql://limited@{tcp}/app", "right", K.UNREACHABLE, "too many connections"),
-        (f"postgresql://postgres@{tcp}/nowhere", None, K.CONFIGURATION, "does not exist"),
-        ("postgresql://postgres@127.0.0.1:1/app", None, K.UNREACHABLE, "refused"),
-        ("postgresql://postgres@nohost.invalid/app", None, K.UNREACHABLE, "resolve"),
-        (f"postgresql://postgres@{tcp}/app?sslmode=nonsense", None, K.CONFIGURATION, "sslmode"),
-        (f"postgresql://postgres@{tcp}/app?nonsense=1", None, K.CONFIGURATION, "nonsense"),
-    ]:
-        secret = {"password": Secret(password)} if password else {}
-        sink = at.sink(url=url, **secret)
-        for told in (sink.read_row(KEY), sink.deliver(attempt(record(1, 1)))):
-            assert isinstance(told, Systemic), url
-            assert (told.kind, words in told.message) == (kind, True), (url, told)
-            assert "wrong-1c3f" not in repr(told)
-        (found,) = sink.check()
-        assert (found.severity, found.code) == (Severity.ERROR, f"postgres.{kind.value}")
 
 
 def test_a_server_that_only_reads_is_out_of_reach(at):

@@ -5,8 +5,9 @@ errors become outcomes here and nowhere else (``wald.sinks.postgres.errors``).
 """
 
 import contextlib
+import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import psycopg
 
@@ -26,11 +27,13 @@ from wald.model import (
     Unknown,
 )
 from wald.sinks.postgres import checking, errors, progress, values
+from wald.sinks.postgres.logins import Refusals
 from wald.sinks.postgres.options import Options
 from wald.sinks.postgres.session import Session
 from wald.sinks.postgres.table import Sending, Table, create_documents, look
 from wald.sinks.values import BAD_VALUE
 
+ANSWER_TIMEOUT_S: Final = 10.0  # of what is not an attempt
 _T = TypeVar("_T")
 _REFUSED = (values.RefusedRows, psycopg.Error, *BAD_VALUE)
 
@@ -40,6 +43,7 @@ class Delivery:
 
     def __init__(self, options: Options) -> None:
         self._options = options
+        self._refusals = Refusals()
         self._session: Session | None = None
         self._table: Table | None = None
 
@@ -53,7 +57,7 @@ class Delivery:
 
     def read_row(self, key: LaneKey) -> ProgressRow | Outcome | None:
         """Return the lane's row; connects if need be."""
-        return self._answer(None, lambda session: self._row(session, key))
+        return self._answer(self._answer_timeout_s, lambda session: self._row(session, key))
 
     def deliver(self, attempt: Attempt) -> Outcome:
         """Move the row and copy the records in one transaction."""
@@ -177,7 +181,9 @@ class Delivery:
         """Look at server, progress table and table, without writing."""
         found: list[Finding] = []
         try:
-            with contextlib.closing(Session(self._options)) as session, session.within(None):
+            ends_s = _now_s() + self._answer_timeout_s
+            session = self._connected(ends_s)
+            with contextlib.closing(session), session.within(_left_s(ends_s)):
                 session.begin()
                 found.extend(checking.findings(session, self._options))
         except psycopg.Error as error:
@@ -192,46 +198,55 @@ class Delivery:
 
     # --- the connection -------------------------------------------------------------------------
 
+    @property
+    def _answer_timeout_s(self) -> float:
+        """How long may take what is not an attempt, and no more than one look."""
+        return min(ANSWER_TIMEOUT_S, self._options.transaction_timeout_s)
+
     def _answer(self, timeout_s: float | None, work: Callable[[Session], _T]) -> _T | Outcome:
-        """Do something over the connection, which is opened if need be.
+        """Do something over the connection, which is opened if need be; all of it in time.
 
         One that was lost since it was last used is opened anew, once: nothing took effect.
         """
         used = self._session is not None
+        ends_s = _now_s() + (timeout_s or self._options.transaction_timeout_s)
         try:
             try:
-                return self._within(timeout_s, work)
+                return self._within(ends_s, work)
             except psycopg.Error as error:
                 if not (used and errors.is_broken(error)):
                     raise
             self.close()
-            return self._within(timeout_s, work)
+            return self._within(ends_s, work)
         except psycopg.Error as error:
             return self._failed(error)
 
-    def _within(self, timeout_s: float | None, work: Callable[[Session], _T]) -> _T:
+    def _within(self, ends_s: float, work: Callable[[Session], _T]) -> _T:
         """Do something in bounded time; nothing stays begun."""
-        session = self._opened()
-        with session.within(timeout_s):
+        session = self._opened(ends_s)
+        with session.within(_left_s(ends_s)):
             try:
                 return work(session)
             finally:
                 session.rollback()
 
-    def _opened(self) -> Session:
+    def _opened(self, ends_s: float) -> Session:
         if self._session is not None and not self._session.is_open:
             self.close()
         if self._session is None:
-            session = Session(self._options)
+            session = self._connected(ends_s)
             try:
                 values.adapt(session.connection.adapters)
-                with session.within(None):
+                with session.within(_left_s(ends_s)):
                     self._prepare(session)
             except BaseException:
                 session.close()
                 raise
             self._session = session
         return self._session
+
+    def _connected(self, ends_s: float) -> Session:
+        return Session(self._options, _left_s(ends_s), self._refusals)
 
     def _prepare(self, session: Session) -> None:
         """Make the progress table, if it is not there; lanes that begin together do it in turn."""
@@ -258,6 +273,14 @@ class Delivery:
         with session.looking():
             found = session.rows(progress.read(self._options.progress.quoted, key))
         return progress.row_of(found[0]) if found else None
+
+
+def _now_s() -> float:
+    return time.monotonic()  # noqa: TID251 - the driver's time: a factory gets no clock
+
+
+def _left_s(ends_s: float) -> float:
+    return max(0.0, ends_s - _now_s())
 
 
 def _make(session: Session, *statements: str) -> None:

@@ -56,13 +56,17 @@ _ADVICE = {
     "42P10": "make a unique index of exactly the columns in 'conflict'",
 }
 _SHOWS_ROW = frozenset({"23502", "23514"})  # the detail is the whole row: the dead letter has it
-# what a failed connection says, which has no SQLSTATE; in English, else it is out of reach
+# what libpq itself says of a connection that it gave up, which has no SQLSTATE and is English
+_NOT_TRUSTED = re.compile(
+    r"no password supplied|certificate verify failed|does not match host name|root certificate file"
+)
+_WRONG_SETTING = re.compile(r"invalid (URI|connection|port|sslmode)")
+# and the server, where libpq is older than 17 and does not let its code be seen
 _REFUSED_LOGIN = re.compile(
     r"authentication failed|no pg_hba\.conf entry|role .* (does not exist|is not permitted)"
-    r"|no password supplied|certificate verify failed|does not match host name"
-    r"|certificate authentication|root certificate file|permission denied for database"
+    r"|certificate authentication"
 )
-_WRONG_DATABASE = re.compile(r"database .* does not exist|invalid (URI|connection|port|sslmode)")
+_WRONG_DATABASE = re.compile(r"database .* does not exist|permission denied for database")
 _PLACE = re.compile(r"(?:connection (?:failed|is bad): )?connection to server [^\n]*? failed: ")
 _ASKS_BACK = re.compile(r"\n\s*Is the server running [^\n]*")
 
@@ -116,9 +120,10 @@ def _kind(error: psycopg.Error) -> SystemicKind:
     code = sqlstate(error)
     if not code:
         text = str(error)
-        if isinstance(error, psycopg.ProgrammingError) or _WRONG_DATABASE.search(text):
+        wrong = isinstance(error, psycopg.ProgrammingError) or _WRONG_SETTING.search(text)
+        if wrong or _WRONG_DATABASE.search(text):
             return SystemicKind.CONFIGURATION
-        if _REFUSED_LOGIN.search(text):
+        if _NOT_TRUSTED.search(text) or _REFUSED_LOGIN.search(text):
             return SystemicKind.AUTHENTICATION
         return SystemicKind.UNREACHABLE
     for length in (5, 2):

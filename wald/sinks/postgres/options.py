@@ -76,12 +76,19 @@ class Options:
         return unquote(urlsplit(self.url).netloc.rpartition("@")[0])
 
     @property
+    def hosts(self) -> int:
+        """How many servers the URL names, of which one is to be found."""
+        return self._named_hosts.count(",") + 1
+
+    @property
+    def _named_hosts(self) -> str:
+        parts = urlsplit(self.url)
+        return parts.netloc.rpartition("@")[2] or dict(parse_qsl(parts.query)).get("host", "")
+
+    @property
     def place(self) -> str:
         """Which database it is, for messages."""
-        parts = urlsplit(self.url)
-        named = dict(parse_qsl(parts.query))
-        host = parts.netloc.rpartition("@")[2] or named.get("host", "")
-        return f"{host}{parts.path}" or "postgresql"
+        return f"{self._named_hosts}{urlsplit(self.url).path}" or "postgresql"
 
 
 def read_options(route: str, stream: str, settings: Mapping[str, object]) -> Options:

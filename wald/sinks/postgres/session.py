@@ -7,17 +7,17 @@ pooler may give each transaction another server connection. Statements are sent 
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
 
 from wald.sinks.postgres.errors import Late
+from wald.sinks.postgres.logins import Refusals, conninfo_of
 from wald.sinks.postgres.options import Options
 
 _T = TypeVar("_T")
 _LOOK_S = 0.1
-_KEEPALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 _TRANSACTION_TIMEOUT_SINCE = 170_000
 _MS = 1_000
 Row = tuple[object, ...]
@@ -43,24 +43,38 @@ def _now_s() -> float:
 class Session:
     """An open connection, outside of a transaction.
 
+    Args:
+        options: of the sink.
+        timeout_s: how long it may take to connect, to all hosts together.
+        refusals: what is known of logins that were refused.
+
     Raises:
         psycopg.Error: of every method, for whatever the server or the network does.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, timeout_s: float, refusals: Refusals) -> None:
         self._options = options
-        self._connection = _Connection.connect(
-            options.url,
-            autocommit=True,
-            prepare_threshold=None,
-            **_parameters(options),
-        )
-        with self.within(options.connect_timeout_s):
-            self.version = self._connection.info.server_version
-            ((said, encoding, commit),) = self.rows(
-                "SELECT version(), current_setting('server_encoding'),"
-                " current_setting('synchronous_commit')"
+        conninfo = conninfo_of(options, timeout_s)
+        ends_s = _now_s() + timeout_s
+        try:
+            self._connection = _Connection.connect(
+                conninfo, autocommit=True, prepare_threshold=None
             )
+        except psycopg.OperationalError as error:
+            raise refusals.coded(error, conninfo, ends_s - _now_s()) from error
+        try:
+            with self.within(max(0.0, ends_s - _now_s())):
+                self._greet()
+        except BaseException:
+            self.close()
+            raise
+
+    def _greet(self) -> None:
+        self.version = self._connection.info.server_version
+        ((said, encoding, commit),) = self.rows(
+            "SELECT version(), current_setting('server_encoding'),"
+            " current_setting('synchronous_commit')"
+        )
         self.server = str(said).partition(",")[0].partition(" (")[0]
         self.encoding = str(encoding)
         self._flushes = commit != "off"
@@ -165,21 +179,3 @@ class Session:
 
 def _ms(seconds: float) -> int:
     return max(1, round(seconds * _MS))
-
-
-def _parameters(options: Options) -> dict[str, Any]:
-    """Return what a connection needs beside the URL, and what the URL does not say itself."""
-    found: dict[str, Any] = {
-        "client_encoding": "UTF8",
-        "connect_timeout": max(2, round(options.connect_timeout_s)),  # libpq knows no less
-    }
-    defaults: dict[str, str | int] = {
-        "application_name": "wald",
-        "target_session_attrs": "read-write",
-        "tcp_user_timeout": round(options.transaction_timeout_s * _MS),
-        **_KEEPALIVE,
-    }
-    found |= {name: value for name, value in defaults.items() if f"{name}=" not in options.url}
-    if options.password is not None:
-        found["password"] = str(options.password)
-    return found

@@ -18,7 +18,6 @@ class DynamoTable(Workbench):
     factory = "wald.sinks.dynamodb:make"
     secret = SECRET
     poison: object = {"host": "poison", "n": "no number"}
-    neighbours = 49  # a request a record is slow
 
     def __init__(self, server: DynamoServer, mode: str) -> None:
         self.server = server
@@ -47,15 +46,14 @@ class DynamoTable(Workbench):
 
     @property
     def bad_input(self) -> Mapping[str, str]:
-        if self.mode != "transaction":  # items are the same; who is named: test_dynamodb_sink
-            return {}
+        named = "ValidationError" if self.mode == "transaction" else "ValidationException"
         of_the_key = ("a map for a number", "nil for a number", "NaN", "infinity")
         refused = ("a number of 400 digits", "half of a surrogate pair in JSON")
         return {
             **DOCUMENT_INPUT,
             **dict.fromkeys([*NO_MAP, *refused], "record.value"),
             **dict.fromkeys(of_the_key, "ValidationException"),
-            "a text for a number": "ValidationError",
+            "a text for a number": named,
             "a field is missing": "key.missing",
             "nearly a megabyte": "item.too-large",
         }

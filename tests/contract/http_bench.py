@@ -30,7 +30,6 @@ class HttpBench(Workbench):
     def __init__(self, server: WebServer, path: str, **options: object) -> None:
         self.server = server
         self.poison_is_named = path != "/in"
-        self.neighbours = 999 if path == "/in" else 99
         self._path, self._options = path, options
         server.clear()
         server.rule(token=TOKEN, poison='"host":"poison"')
@@ -50,11 +49,7 @@ class HttpBench(Workbench):
     @property
     def bad_input(self) -> Mapping[str, str]:
         maps = dict.fromkeys(NO_MAP if "index" in self._options else (), VALUE_REFUSED)
-        return {**DOCUMENT_INPUT, HALF: VALUE_REFUSED, **maps} if self._judges_values else {}
-
-    @property
-    def _judges_values(self) -> bool:
-        return "preset" in self._options  # one of each kind: no server judges values
+        return {**DOCUMENT_INPUT, HALF: VALUE_REFUSED, **maps}
 
     def held(self) -> Sequence[Held]:
         return [

@@ -34,7 +34,7 @@ class RedisStream(Workbench):
 
     @property
     def bad_input(self) -> Mapping[str, str]:
-        return DOCUMENT_INPUT if self.server.kind == "valkey" else {}  # no server judges values
+        return DOCUMENT_INPUT
 
     def call(self, *command: str | int) -> Any:
         client = self.server.client(password=PASSWORD)

@@ -53,7 +53,6 @@ class TestParquet(SinkContract):
 
 class Null(Workbench):
     factory = "wald.sinks.null:make"
-    neighbours = 20
 
     def __init__(self) -> None:
         self.settings = {}

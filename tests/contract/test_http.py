@@ -7,6 +7,7 @@ import pytest
 from tests.contract import http_bench
 from tests.servers.web_server import WebServer
 from wald.testing import SinkContract, Workbench
+from wald.testing.sink_contract.bad_input import InputLines
 from wald.testing.sink_contract.trouble import TroubleLines
 
 
@@ -35,7 +36,7 @@ class TestPlain(SinkContract):
         return http_bench.plain(server)
 
 
-class TestPerRecord(TroubleLines):
+class TestPerRecord(TroubleLines, InputLines):
     """What differs from the one before: which record is refused, and how it is told."""
 
     @pytest.fixture

@@ -127,8 +127,6 @@ class Table(Workbench):
         yield
         self.server.ask(f"RENAME TABLE away TO {self.quoted}")
 
-    neighbours = 99
-
     @property
     def bad_input(self) -> Mapping[str, str]:
         ours = dict.fromkeys({*NO_MAP, "half of a surrogate pair in JSON"}, VALUE_REFUSED)

@@ -109,8 +109,6 @@ class Index(Workbench):
             **{f"trouble.{kind}": played for kind in kinds},
         }
 
-    neighbours = 99
-
     @property
     def bad_input(self) -> Mapping[str, str]:
         ours = dict.fromkeys({*NO_MAP, "half of a surrogate pair in JSON"}, VALUE_REFUSED)

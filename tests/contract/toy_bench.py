@@ -28,7 +28,6 @@ class ToyBench(Workbench):
     poison: object = {"host": "poison", "n": -1}
     secret = TOKEN
     large_bytes = 50_000
-    neighbours = 20
 
     def __init__(self, place: Path, replay: ReplayClass, bug: str = "") -> None:
         self.place = place

@@ -31,6 +31,7 @@ class ForgingProxy:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # head and body of an answer are two writes
 
             def setup(self) -> None:
                 super().setup()

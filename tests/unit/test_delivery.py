@@ -181,6 +181,24 @@ def test_named_refusals_are_taken_until_the_rest_is_taken(count, bad):
     assert probes <= len(bad) + 1
 
 
+@given(st.integers(1, 40), st.dictionaries(st.integers(1, 40), st.booleans(), max_size=6))
+def test_each_culprit_gets_the_words_of_its_own_refusal(count, bad):
+    """The target tells of the last one that it met, and some are named only where alone."""
+    bad = {lsn: named for lsn, named in bad.items() if lsn <= count}
+
+    def answer(asked):
+        met = [item.lsn for item in asked if item.lsn in bad]
+        if not met:
+            return ()
+        lsn, words = met[-1], f"no {met[-1]}"
+        if len(met) == 1 and bad[lsn]:
+            return [RejectedRecord(lsn, "named", words)]
+        return Rejected((), words, "told")
+
+    found, _ = run_search(find_refused(records(count)), answer)
+    assert {item.lsn: item.message for item in found} == {lsn: f"no {lsn}" for lsn in bad}
+
+
 def test_of_two_records_that_clash_the_later_one_is_refused():
     def answer(asked):
         both = {2, 5} <= {item.lsn for item in asked}

@@ -227,34 +227,45 @@ def find_refused(records: Sequence[Record], known: Sequence[RejectedRecord] = ()
     rest = [record for record in records if record.lsn not in refused]
     while rest:
         answer = yield good + rest
-        named = answer.records if isinstance(answer, Rejected) else answer
-        if named:
-            before = len(refused)
-            refused.update((item.lsn, item) for item in named if item.lsn in ours)
-            if len(refused) == before:
-                break  # it names none that was sent: a bug of the sink, not a record's fault
-            rest = [record for record in rest if record.lsn not in refused]
-            good = [record for record in good if record.lsn not in refused]
-        elif isinstance(answer, Rejected):
-            taken = yield from _longest_taken(good, rest)
-            culprit = rest[taken]
-            refused[culprit.lsn] = RejectedRecord(culprit.lsn, answer.code, answer.message)
-            good, rest = good + rest[:taken], rest[taken + 1 :]
-        else:
+        if not answer:
             break
+        taken, told = 0, answer
+        if not _named(told):
+            taken, told = yield from _longest_taken(good, rest, answer)
+        culprit = rest[taken]  # where none is named: with the words for it, not for what follows
+        named = _named(told) or (_unnamed(culprit, told),)
+        before = len(refused)
+        refused.update((item.lsn, item) for item in named if item.lsn in ours)
+        if len(refused) == before:
+            break  # it names none that was sent: a bug of the sink, not a record's fault
+        good, rest = good + rest[:taken], rest[taken:]
+        good = [record for record in good if record.lsn not in refused]
+        rest = [record for record in rest if record.lsn not in refused]
     return tuple(refused[lsn] for lsn in sorted(refused))
 
 
+def _named(answer: ProbeAnswer) -> Sequence[RejectedRecord]:
+    return answer.records if isinstance(answer, Rejected) else answer
+
+
+def _unnamed(culprit: Record, answer: ProbeAnswer) -> RejectedRecord:
+    assert isinstance(answer, Rejected)
+    return RejectedRecord(culprit.lsn, answer.code, answer.message)
+
+
 def _longest_taken(
-    good: list[Record], rest: list[Record]
-) -> Generator[list[Record], ProbeAnswer, int]:
-    """Return how many of ``rest``, all of which is refused, are taken behind ``good``."""
+    good: list[Record], rest: list[Record], answer: ProbeAnswer
+) -> Generator[list[Record], ProbeAnswer, tuple[int, ProbeAnswer]]:
+    """Return how many of ``rest`` are taken behind ``good``, and what one more is answered.
+
+    ``answer`` is for all of ``rest``: it is refused.
+    """
     taken, refused = 0, len(rest)
     while refused - taken > 1:
         middle = (taken + refused) // 2
-        answer = yield good + rest[:middle]
-        if answer:
-            refused = middle
+        found = yield good + rest[:middle]
+        if found:
+            refused, answer = middle, found
         else:
             taken = middle
-    return taken
+    return taken, answer

@@ -138,6 +138,9 @@ class _Connection:
         self._lock = threading.Lock()
 
     def start(self) -> None:
+        for end in (self._client, self._server):
+            if end.family != socket.AF_UNIX:  # what came in two parts goes on without a wait
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._proxy._keep(self._client, self._server)  # noqa: SLF001 - two classes, one thing
         for way in (self._to_server, self._to_client):
             threading.Thread(target=self._run, args=(way,), name="proxy", daemon=True).start()

@@ -1,6 +1,7 @@
 """Records that are odd in one way each: what producers send, and somebody has to tell apart."""
 
 from collections.abc import Mapping
+from itertools import count
 from typing import Final, NamedTuple
 
 import msgpack
@@ -23,7 +24,7 @@ class Odd(NamedTuple):
 
 
 def _map(**fields: object) -> bytes:
-    packed: bytes = msgpack.packb({"host": _HOST, "n": 7, **fields})
+    packed: bytes = msgpack.packb({"host": _HOST, "n": next(_numbers), **fields})
     return packed
 
 
@@ -31,12 +32,17 @@ def _json(rest: str) -> bytes:
     return b'{"host": "%s", %s}' % (_HOST.encode(), rest.encode())
 
 
+def _json_map(rest: str) -> bytes:
+    return _json(f'"n": {next(_numbers)}, {rest}')
+
+
 def _key(name: str, key: str | bytes) -> Odd:
     return Odd(f"a key: {name}", _map(), key=key)
 
 
-_TWICE = b"\x83\xa4host\xa3odd\xa1n\x07\xa1n\x08"
-_SURROGATE = b"\x83\xa4host\xa3odd\xa1n\x07\xa4text\xa3\xed\xa0\x80"
+_numbers = count(7)  # no two share a number: where that is the key, both land
+_TWICE = b"\x83\xa4host\xa3odd\xa1n\x05\xa1n\x06"
+_SURROGATE = b"\x83\xa4host\xa3odd\xa1n\x03\xa4text\xa3\xed\xa0\x80"
 
 ODD: tuple[Odd, ...] = (
     Odd("a list", msgpack.packb([1, 2])),
@@ -52,7 +58,7 @@ ODD: tuple[Odd, ...] = (
     Odd("a field too many", _map(more=[1, {"x": 2}])),
     Odd("a text for a number", _map(n="seven")),
     Odd("a map for a number", _map(n={"x": 1})),
-    Odd("a fraction for a whole number", _map(n=7.5)),
+    Odd("a fraction for a whole number", _map(n=77.5)),
     Odd("nil for a number", _map(n=None)),
     Odd("a number of 64 bits without a sign", _map(n=(1 << 64) - 1)),
     Odd("a number of 400 digits", _json(f'"n": 1{"0" * 399}'), Content.JSON),
@@ -60,11 +66,11 @@ ODD: tuple[Odd, ...] = (
     Odd("infinity", _map(n=float("inf"))),
     Odd("NaN in JSON", _json('"n": NaN'), Content.JSON),
     Odd("NUL in a text", _map(text="a\0b")),
-    Odd("NUL in JSON", _json('"n": 7, "text": "a\\u0000b"'), Content.JSON),
+    Odd("NUL in JSON", _json_map('"text": "a\\u0000b"'), Content.JSON),
     Odd("half of a surrogate pair", _SURROGATE),
-    Odd("half of a surrogate pair in JSON", _json('"n": 7, "text": "\\ud800"'), Content.JSON),
+    Odd("half of a surrogate pair in JSON", _json_map('"text": "\\ud800"'), Content.JSON),
     Odd("a key twice", _TWICE),
-    Odd("a key twice in JSON", _json('"n": 7, "n": 8'), Content.JSON),
+    Odd("a key twice in JSON", _json('"n": 1, "n": 2'), Content.JSON),
     Odd("nearly a megabyte", _map(text="x" * (limits.RECORD_MAX_BYTES - 1_000))),
     _key("SQL", "'); DROP TABLE events; --"),
     _key("a path", "../../../etc/passwd"),

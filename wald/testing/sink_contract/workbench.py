@@ -52,7 +52,6 @@ class Workbench:
         poison_is_named: whether it says which record it refuses.
         large_bytes: a text that a record may have for sure, as field ``text`` of its map; 0 if the
             place has no such field.
-        neighbours: so many good records go with each odd one of ``bad_input``.
         secret: the secret in the settings, a text that occurs nowhere else.
     """
 
@@ -63,7 +62,6 @@ class Workbench:
     one_owner: bool = False
     secret: str = ""
     large_bytes: int = 100_000
-    neighbours: int = 999
 
     @property
     def absent(self) -> Mapping[str, str]:

@@ -11,6 +11,7 @@ from wald.errors import DiskFull, FormatDamaged, FormatNewer, LedgerFailed
 from wald.model import NO_REVISION, Record
 from wald.storage import deadlog
 from wald.storage.deadlog import (
+    DEAD_ALIGNMENT_BYTES,
     UNKNOWN_REASON,
     DeadEntry,
     DeadLog,
@@ -24,7 +25,7 @@ from wald.system import PosixFileSystem
 from wald.testing.simfs import SimFileSystem, Stopped
 
 DATA = "/data"
-A, B = b"a" * 16, b"b" * 16
+A, B, C = b"a" * 16, b"b" * 16, b"c" * 16
 BODY = Record(7, 99, 1, b"value", "key", {"h": b"x"}, "id")
 ENTRY = DeadEntry(A, NO_REVISION, (BODY, Record(9, 99, 0, b"")), (5, 6))
 
@@ -83,6 +84,44 @@ def test_a_torn_entry_ends_its_file_and_harms_no_other(fs):
     place = again.append(DeadEntry(B, A, ()))
     assert [found for found, _ in again.entries()] == [DeadPlace(1, 0), place]
     again.close()
+
+
+def flip(fs, at):
+    file = fs.open(f"{DATA}/dead/dead-0000000001.log", write=True)
+    (byte,) = file.pread(1, at)
+    file.pwritev([bytes([byte ^ 4])], at)
+    file.close()
+
+
+@pytest.mark.parametrize("at", [0, 9, 12, 40])  # magic, length, checksum, body
+def test_a_damaged_entry_hides_none_behind_it(fs, at):
+    log = DeadLog(fs, DATA)
+    first = log.append(ENTRY)
+    places = [log.append(DeadEntry(B, NO_REVISION, (BODY,))), log.append(DeadEntry(C, B, ()))]
+    log.close()
+    flip(fs, at)
+    again = DeadLog(fs, DATA)
+    assert [place for place, _ in again.entries()] == places
+    chain = again.walk(C)
+    assert chain is not None
+    assert set(chain.letters) == {BODY.lsn}
+    with pytest.raises(FormatDamaged):
+        again.read(first)
+    again.close()
+
+
+def test_what_looks_like_an_entry_in_a_damaged_one_is_none(fs):
+    forged = encode_entry(DeadEntry(C, NO_REVISION, ()))
+    long = DeadEntry(A, NO_REVISION, (BODY._replace(value=b"x" * 9_000),))
+    at = encode_entry(long).index(b"x" * 99)
+    body = BODY._replace(value=bytes(2 * DEAD_ALIGNMENT_BYTES - at) + forged)
+    log = DeadLog(fs, DATA)
+    log.append(DeadEntry(A, NO_REVISION, (body,)))
+    place = log.append(DeadEntry(B, NO_REVISION, (BODY,)))
+    log.close()
+    assert log.read(DeadPlace(1, 2 * DEAD_ALIGNMENT_BYTES)).rev_id == C
+    flip(fs, 40)
+    assert [found for found, _ in log.entries()] == [place]
 
 
 @pytest.mark.parametrize("place", [DeadPlace(9, 0), DeadPlace(1, 3), DeadPlace(1, 10_000)])

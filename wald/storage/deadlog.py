@@ -28,6 +28,7 @@ only the older entries needed may go. Each process begins a new file, and so doe
 nothing is ever written behind bytes whose fate is unknown.
 """
 
+import contextlib
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ from wald.core import frame
 from wald.errors import DiskFull, FormatDamaged, FormatNewer, LedgerFailed
 from wald.model import NO_REVISION, Lsn, Record, RevisionId, RouteId
 from wald.ports import File, FileSystem
+from wald.storage.segment import read_around
 
 DEAD_MAGIC = 0x44454457  # "WDED" as bytes on disk
 DEAD_VERSION = 1
@@ -273,7 +275,7 @@ class DeadLog:
             file.close()
 
     def entries(self) -> Iterator[tuple[DeadPlace, DeadEntry]]:
-        """Yield all whole entries, oldest first; a file is read up to its first torn one."""
+        """Yield all whole entries, oldest first; one that is torn or damaged hides no other."""
         for number in self.files():
             file = self._fs.open(self._path(number))
             try:
@@ -282,7 +284,8 @@ class DeadLog:
                     try:
                         entry, end = _read_at(file, offset)
                     except FormatDamaged:
-                        break
+                        offset = behind_damage(file, offset)
+                        continue
                     yield DeadPlace(number, offset), entry
                     offset = next_offset(file, end)
             finally:
@@ -390,8 +393,29 @@ class DeadLog:
 
 def next_offset(file: File, end: int) -> int:
     """Return where the entry begins that follows one which ends here, if there is another one."""
-    of_before = file.pread(_MAGIC.size, end) == _MAGIC.pack(DEAD_MAGIC)
-    return end if of_before else _aligned(end)
+    return end if _begins_at(file, end) else _aligned(end)
+
+
+def behind_damage(file: File, offset: int) -> int:
+    """Return where an entry may begin behind one that cannot be read; the file's end if nowhere.
+
+    The length that it tells is tried first: its body may hold what looks like an entry.
+    """
+    size = file.size()
+    head = read_around(file, DEAD_HEADER_BYTES, offset)
+    with contextlib.suppress(FormatDamaged):
+        end = offset + DEAD_HEADER_BYTES + entry_length(head)
+        at = next_offset(file, end)
+        if end <= size and (at >= size or _begins_at(file, at)):
+            return at
+    at = _aligned(offset + 1)
+    while at < size and not _begins_at(file, at):
+        at += DEAD_ALIGNMENT_BYTES
+    return at
+
+
+def _begins_at(file: File, offset: int) -> bool:
+    return read_around(file, _MAGIC.size, offset) == _MAGIC.pack(DEAD_MAGIC)
 
 
 def _aligned(offset: int) -> int:
@@ -399,6 +423,6 @@ def _aligned(offset: int) -> int:
 
 
 def _read_at(file: File, offset: int) -> tuple[DeadEntry, int]:
-    length, _ = _entry_length(file.pread(DEAD_HEADER_BYTES, offset))
+    length, _ = _entry_length(read_around(file, DEAD_HEADER_BYTES, offset))
     size = DEAD_HEADER_BYTES + length
-    return decode_entry(file.pread(size, offset)), offset + size
+    return decode_entry(read_around(file, size, offset)), offset + size

@@ -198,8 +198,9 @@ def _dead(file: File) -> Iterator[Item]:
             length = DEAD_HEADER_BYTES + deadlog.entry_length(head)
             entry = deadlog.decode_entry(read_around(file, length, offset))
         except FormatDamaged as damage:
-            yield Gap(offset, f"{damage.message}; nothing behind it can be found")
-            return
+            yield Gap(offset, damage.message)
+            offset = deadlog.behind_damage(file, offset)
+            continue
         for record in entry.excluded:
             yield Found(0, "", record)
         offset = deadlog.next_offset(file, offset + length)

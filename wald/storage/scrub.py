@@ -159,31 +159,35 @@ def _dead(fs: FileSystem, data_dir: str, damages: list[FileDamage]) -> Iterator[
         except FileNotFoundError:
             continue
         try:
-            entries, damage = _entries(file, name)
-            yield RestingFile(name, file.size(), entries)
+            yield RestingFile(name, file.size(), _entries(file, name, damages))
         finally:
             file.close()
-        damages += [damage] if damage else []
 
 
-def _entries(file: File, name: str) -> tuple[int, FileDamage | None]:
-    """Count whole entries. One at the end that is cut short was being written, and never counted.
-
-    Behind one that does not match nothing can be read: it may tell a wrong length.
-    """
+def _entries(file: File, name: str, damages: list[FileDamage]) -> int:
+    """Count whole entries. One at the end that is cut short was being written, and never counted."""
     offset = entries = 0
     size = file.size()
     while offset < size:
         head = read_around(file, DEAD_HEADER_BYTES, offset)
         try:
             length = DEAD_HEADER_BYTES + deadlog.entry_length(head)
-            if offset + length > size:
-                return entries, None
             deadlog.decode_entry(read_around(file, length, offset))
         except FormatDamaged as damage:
-            if len(head) < DEAD_HEADER_BYTES:
-                return entries, None
-            return entries, FileDamage(name, offset, damage.message)
+            behind = deadlog.behind_damage(file, offset)
+            if behind < size or not _is_cut_short(head, size - offset):
+                damages.append(FileDamage(name, offset, damage.message))
+            offset = behind
+            continue
         offset = deadlog.next_offset(file, offset + length)
         entries += 1
-    return entries, None
+    return entries
+
+
+def _is_cut_short(head: bytes, left: int) -> bool:
+    if len(head) < DEAD_HEADER_BYTES:
+        return True
+    try:
+        return DEAD_HEADER_BYTES + deadlog.entry_length(head) > left
+    except FormatDamaged:
+        return False

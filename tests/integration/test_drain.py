@@ -23,6 +23,7 @@ from wald.core import state
 from wald.core.events import Failed, FrontierMoved, Welcome
 from wald.drainer import process
 from wald.drainer.figures import fitting_the_page, summed
+from wald.drainer.fleet import Fleet
 from wald.drainer.frontier import FrontierBoard, Subscription, read_hint
 from wald.drainer.lane_figures import LaneFigures
 from wald.errors import DataDirectoryHeld
@@ -43,6 +44,7 @@ from wald.model import (
 )
 from wald.sinks.sqlite import make as make_sqlite
 from wald.storage.deadlog import DeadLog, DeadPlace
+from wald.storage.ledger_rows import ROUTE
 from wald.storage.lmdb_store import open_ledger
 from wald.storage.owner import load_owner
 from wald.storage.progress import TwoSlotPage
@@ -490,6 +492,27 @@ def test_a_dead_route_ends_its_lane(backlog):
     fleet.follow(backlog.log.state.routes)
     assert fleet.figures() == {}
     assert lane.join(60.0)
+
+
+def test_a_route_that_cannot_be_begun_keeps_no_other_from_it(two):
+    lsns = two.append(b"first"), two.append(b"second", stream=2)
+    target = RecordingTarget()
+    shared = two.shared(sink_of(target))
+    shared.ledger.store.write(lambda txn: txn.put("layouts", ROUTE.pack(1), b"\x01"))  # its alone
+    fleet = Fleet(two.settings, shared, str)
+    try:
+        for _ in range(2):
+            with pytest.raises(TypeError, match="must be an iterable"):
+                fleet.follow(two.log.state.routes)
+        fleet.flush(two.log.frontier.lsn)
+        assert target.wait_for(lambda: bool(target.records))
+        assert [record.lsn for record in target.records] == lsns[1]
+        shared.ledger.store.write(lambda txn: txn.delete("layouts", ROUTE.pack(1)))
+        fleet.follow(two.log.state.routes)
+        fleet.flush(two.log.frontier.lsn)
+        assert target.wait_for(lambda: len(target.records) == 2)
+    finally:
+        end(fleet)
 
 
 def test_a_batch_is_sealed_by_age_alone(backlog):

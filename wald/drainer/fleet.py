@@ -63,16 +63,26 @@ class Fleet:
             _log.warning("an unfinished replay keeps records in the log: wald replay --forget")
 
     def follow(self, routes: Mapping[RouteId, RouteState]) -> None:
-        """Begin lanes of new routes (T1), end those of dead ones, and carry on with the others."""
+        """Begin lanes of new routes (T1), end those of dead ones, and carry on with the others.
+
+        Raises:
+            Exception: as ``poll``; a route that cannot be begun keeps no other from it either.
+        """
+        failures = []
         for route in routes.values():
             if route.route_id not in self.routes and route.route_id not in self.orphans:
-                self._begin(route)
+                try:
+                    self._begin(route)
+                except Exception as error:  # noqa: BLE001 - raised below
+                    failures.append(error)
         for gone in [route_id for route_id in self.routes if route_id not in routes]:
             _log.info("route %s has ended", self.routes[gone].template.birth.name)
             self.routes.pop(gone).stop(0.0)
         for gone in [route_id for route_id in self.orphans if route_id not in routes]:
             del self.orphans[gone]
         self.poll()
+        if failures:
+            raise failures[0]
 
     def poll(self) -> None:
         """Carry on with changes of lanes, and with how many are at work.

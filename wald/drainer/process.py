@@ -204,7 +204,8 @@ class Drainer:
                 unwritten = f"its figures cannot be written: {why}"
         if unwritten and unwritten != self._answers.trouble:
             _log.warning("%s", unwritten)
-        self._answers.trouble = unwritten
+        unfollowed = f"routes cannot be read or begun: {self._trouble}" if self._trouble else ""
+        self._answers.trouble = unwritten or unfollowed
 
     def _publish_figures(self) -> None:
         routes = fitting_the_page(self._fleet.figures())

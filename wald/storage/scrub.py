@@ -165,7 +165,7 @@ def _dead(fs: FileSystem, data_dir: str, damages: list[FileDamage]) -> Iterator[
 
 
 def _entries(file: File, name: str, damages: list[FileDamage]) -> int:
-    """Count whole entries. One at the end that is cut short was being written, and never counted."""
+    """Count whole entries. One cut short by the end was being written, and never counted."""
     offset = entries = 0
     size = file.size()
     while offset < size:

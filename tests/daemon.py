@@ -52,6 +52,7 @@ class Daemon:
         environment: more of the daemon's environment.
         launcher: the command that ``serve`` and its arguments are given to.
         needs: the roles that must be ready before it counts as started.
+        stdin: a descriptor for its standard input.
     """
 
     def __init__(
@@ -64,7 +65,9 @@ class Daemon:
         environment: Mapping[str, str] | None = None,
         launcher: Sequence[str] = (sys.executable, "-m", "wald"),
         needs: Collection[str] = ("ingest", "drain"),
+        stdin: int = subprocess.DEVNULL,
     ) -> None:
+        self.stdin = stdin
         self.launcher = launcher
         self.needs = set(needs)
         self.directory = directory
@@ -117,7 +120,7 @@ class Daemon:
                 [*self.launcher, "serve", *self.arguments],
                 stdout=log,
                 stderr=log,
-                stdin=subprocess.DEVNULL,
+                stdin=self.stdin,
                 env={**os.environ, **self.environment},
             )
         wait_until(self._ready, "the daemon is ready")

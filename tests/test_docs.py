@@ -109,7 +109,7 @@ def test_every_command_that_a_document_shows_exists() -> None:
 
 
 def test_every_option_that_a_document_shows_exists() -> None:
-    known = {"--json", "--help"}
+    known = {"--json", "--help", "--version"}
     for name in cli.COMMANDS:
         command = cli.wald.get_command(click.Context(cli.wald), name)
         groups = command.commands.values() if isinstance(command, click.Group) else [command]

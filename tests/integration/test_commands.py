@@ -362,7 +362,7 @@ def test_wait_does_not_wait_for_an_orphan(directory: Path) -> None:
     with daemon:
         done = call("wait", "old", socket=daemon.socket)
     assert done.returncode == 1
-    assert "error[undeliverable]: old is orphan (1 pending)" in done.stderr
+    assert "error[undeliverable]: old is an orphan (1 pending)" in done.stderr
     assert "hint: the configuration does not name the route" in done.stderr
 
 
@@ -380,8 +380,10 @@ def test_wait_does_not_wait_for_a_parked_route(directory: Path) -> None:
         call("append", "things", "--format", "lines", socket=daemon.socket, stdin="x\n")
         done = call("wait", "--all", socket=daemon.socket)
     assert done.returncode == 1
-    assert "error[undeliverable]: things is parked: diverged (1 pending)" in done.stderr
-    assert "hint: " in done.stderr
+    assert "error[undeliverable]: things is parked: diverged (1 pending): other-" in done.stderr
+    assert "hint: if nobody else writes this route any more: wald route takeover things" in (
+        done.stderr
+    )
 
 
 def test_no_dead_letters_is_an_empty_list(shared: Daemon) -> None:
@@ -499,7 +501,7 @@ def test_run_does_not_wait_for_a_parked_route(directory: Path) -> None:
     disown(target)
     done = run(*arguments, timeout=40)
     assert done.returncode == 75
-    assert "wald: things is parked: diverged (1 pending) (" in done.stderr
+    assert "wald: things is parked: diverged (1 pending): other-owner" in done.stderr
     assert "2 accepted = 1 delivered + 1 pending" in done.stderr
 
 

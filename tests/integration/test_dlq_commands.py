@@ -152,8 +152,8 @@ def test_export_is_a_line_of_json_a_letter_with_all_that_is_known(daemon: Daemon
         (["redrive", "--route", "seats", "--transform", "x"], 2, "'x' names no function"),
         (["redrive", "--route", "seats", "--transform", "no.such:f"], 2, "cannot be loaded"),
         (["redrive", "--route", "seats", "--wait", "soon"], 2, "is not a duration"),
-        (["set-aside", "seats"], 2, "no lane of route 'seats' is halted"),
-        (["set-aside", "seats", "--lsn", "5"], 2, "is halted at LSN 5"),
+        (["set-aside", "seats"], 2, "no lane of route 'seats' stops at refused records"),
+        (["set-aside", "seats", "--lsn", "5"], 2, "stops at refused records at LSN 5"),
         (["list", "--data-dir", "/nothing/here"], 78, "there is no such directory"),
     ],
 )

@@ -59,7 +59,7 @@ def test_a_person_lets_a_halted_lane_set_one_record_aside_then_the_other(backlog
     with running(backlog, shared) as fleet:
         eventually(lambda: fleet.figures()["events"]["parked"] == "halted", fleet.figures)
         desk = desk_of(fleet)
-        with pytest.raises(InputError, match="halted at LSN 999"):
+        with pytest.raises(InputError, match="stops at refused records at LSN 999"):
             desk.ask("drain.dlq.set_aside", route="events", lsns=[999])
         answer = desk.ask("drain.dlq.set_aside", route="events", lsns=bad[:1])
         assert answer["lsns"] == bad[:1]
@@ -67,7 +67,7 @@ def test_a_person_lets_a_halted_lane_set_one_record_aside_then_the_other(backlog
         assert not shared.ledger.dead_letters(1)
         assert desk.ask("drain.dlq.set_aside", route="events")["lsns"] == bad[1:]
         eventually(lambda: books(fleet) == (28, 2, 0), fleet.figures)
-        with pytest.raises(InputError, match="no lane of route 'events' is halted"):
+        with pytest.raises(InputError, match="route 'events' stops at refused records"):
             desk.ask("drain.dlq.set_aside", route="events")
     assert target.lsns == [lsn for lsn in lsns if lsn not in bad]
     assert not shared.ledger.allowed_aside(LaneKey(backlog.log.log_id, 1, 0, 0))
@@ -83,6 +83,40 @@ def test_what_a_person_allowed_outlives_the_drainer(backlog):
     shared.ledger.allow_aside(LaneKey(backlog.log.log_id, 1, 0, 0), [lsns[13]], 1)
     with running(backlog, shared) as fleet:
         eventually(lambda: books(fleet) == (29, 1, 0), fleet.figures)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_person_says_that_most_records_are_bad_and_they_are_set_aside_those_only(backlog, named):
+    lsns = backlog.append(*values(300))
+    bad = set(lsns[20:280])
+    target = RecordingTarget(refuses=lambda record: record.lsn in bad, names=named)
+    shared = backlog.shared(sink_of(target))
+
+    def waits():
+        return fleet.figures()["events"]["last_error"].startswith("too-many-rejects")
+
+    with running(backlog, shared) as fleet:
+        eventually(waits, fleet.figures)
+        before = books(fleet)[1]
+        desk = desk_of(fleet)
+        with pytest.raises(InputError, match="stops at refused records at LSN 999"):
+            desk.ask("drain.dlq.set_aside", route="events", lsns=[999])  # not this one alone
+        answer = desk.ask("drain.dlq.set_aside", route="events")
+        assert answer == {"lsns": [], "through_lsn": lsns[-1]}
+        eventually(lambda: books(fleet) == (40, 260, 0), fleet.figures)
+        assert before <= limits.REJECT_GUARD_RECORDS
+        assert target.lsns == [lsn for lsn in lsns if lsn not in bad]
+        # what comes later is judged anew: few of these are an outage again, one alone is not
+        bad |= {lsns[-1] + 1}
+        later = backlog.append(*values(150))
+        assert later[0] in bad
+        shared.board.pin(backlog.log.frontier)
+        eventually(lambda: books(fleet) == (189, 261, 0), fleet.figures)
+        bad |= set(range(later[-1] + 1, later[-1] + 201))
+        backlog.append(*values(200))
+        shared.board.pin(backlog.log.frontier)
+        eventually(waits, fleet.figures)
+    assert len(shared.ledger.dead_letters(1)) < 261 + limits.REJECT_GUARD_RECORDS
 
 
 @pytest.mark.usefixtures("soon")

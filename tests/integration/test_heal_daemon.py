@@ -87,7 +87,7 @@ def test_a_target_that_goes_back_under_a_running_daemon_is_healed_and_status_say
     said = daemon.command("status")
     assert re.search(
         r"things-db: target went back in time at \d\d:\d\d:\d\d: it held batch \d+, we had "
-        r"delivered up to \d+\. Redelivered 60 records, done \d\d:\d\d:\d\d",
+        r"delivered up to batch \d+\. Redelivered 60 records, done \d\d:\d\d:\d\d",
         said,
     ), said
     restore(daemon, [])
@@ -103,8 +103,10 @@ def test_takeover_goes_on_with_a_route_that_another_owner_moved(daemon):
         database.execute("UPDATE wald_progress SET owner = zeroblob(8)")
     append(daemon, 5)
     wait_until(lambda: status_of(daemon)["parked"] == "diverged", "the route is parked")
+    assert "wald route takeover things-db" in daemon.command("status")
     daemon.command("route", "takeover", "things-db", "--yes")
     drained(daemon, 10)
+    assert re.search(r"taken over at [\d:]+: this directory goes on", daemon.command("status"))
 
 
 def test_a_moved_directory_is_taken_over_before_its_daemon_is_started(directory):

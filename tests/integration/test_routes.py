@@ -19,6 +19,7 @@ from wald.cli.notes import notes
 from wald.config import SinkSettings
 from wald.config.settings import WorkerSettings
 from wald.core import state
+from wald.core.delivery import Parked
 from wald.drainer.released import ProgressPage
 from wald.drainer.route_desk import RouteDesk
 from wald.errors import Backpressure, InputError
@@ -352,6 +353,8 @@ QUIET: dict[str, object] = {
     "change": None,
     "state": "idle",
     "pending": 3,
+    "parked": None,
+    "last_error": "",
 }
 
 
@@ -374,12 +377,22 @@ QUIET: dict[str, object] = {
             ["3 records stay in the log (5,000 bytes)", "wald route drop r"],
         ),
         ({"state": "dropped"}, ["given up"]),
+        ({"parked": "target-behind"}, ["a newer copy of the target", "wald route takeover r"]),
+        ({"parked": "target-went-back"}, ["wald route resume r"]),
+        ({"parked": "diverged"}, ["wald route takeover r"]),
+        ({"parked": "uncertain"}, ["wald batch list", "wald batch resolve"]),
+        ({"last_error": "too-many-rejects: 2 of 2"}, ["wald dlq set-aside r"]),
     ],
 )
 def test_status_says_in_words_what_holds_a_route_back(said, words):
     lines = notes("r", {**QUIET, **said})
     assert len(lines) == bool(words)
     assert all(word in lines[0] for word in words)
+
+
+def test_each_reason_to_park_says_what_to_do_there_or_in_its_error():
+    told = {each.value for each in Parked if notes("r", {**QUIET, "parked": each.value})}
+    assert {each.value for each in Parked} - told == {"halted", "dead-letter-quota"}
 
 
 def test_what_the_switch_of_all_routes_holds_back_is_not_resumed_by_name():

@@ -219,6 +219,28 @@ def test_the_service_manager_is_told_ready_and_stopping(directory: Path) -> None
     assert daemon.returncode == 0
 
 
+def test_a_hangup_ends_a_daemon_at_its_terminal_and_is_no_reload_elsewhere(
+    directory: Path,
+) -> None:
+    with Daemon(directory, to=f"sqlite:{directory}/x.db") as daemon:
+        assert daemon.process is not None
+        daemon.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "read at a start only" in daemon.log.read_text(), "it is told")
+        with wald.connect(str(daemon.socket)) as producer:
+            producer.append("things", {"n": 1})
+    ours, theirs = os.openpty()
+    daemon = Daemon(directory, to=f"sqlite:{directory}/x.db", stdin=theirs)
+    with daemon:
+        os.close(theirs)
+        assert daemon.process is not None
+        with wald.connect(str(daemon.socket)) as producer:
+            producer.append("things", {"n": 2})
+        daemon.process.send_signal(signal.SIGHUP)
+        assert daemon.process.wait(60) == 0
+    os.close(ours)
+    assert "stopped, 0 pending" in daemon.log.read_text()
+
+
 def test_a_socket_of_the_service_manager_is_served_and_left(directory: Path) -> None:
     path = str(directory / "w.sock")  # made by the program below
     # what systemd does: the socket as descriptor 3, and the variables with our own pid

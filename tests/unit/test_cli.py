@@ -151,6 +151,12 @@ def test_a_full_standard_output_is_an_error_of_output(arguments: str, buffering:
     assert done.stderr == "error[output]: the output cannot be written: No space left on device\n"
 
 
+def test_the_version_is_an_option_too() -> None:
+    said, asked = run("--version"), run("version")
+    assert said.stdout == asked.stdout
+    assert (said.returncode, said.stderr) == (0, "")
+
+
 def test_version_says_what_it_runs_on() -> None:
     done = run("version", "--json")
     assert done.returncode == 0

@@ -221,14 +221,20 @@ batch = { max_records = 7, max_bytes = "64KiB", max_age = "250ms" }
         (
             "[sinks.db]\ntype = 'sqlite'\npath = { env = 'NOT_SET' }\n",
             ConfigError,
-            "wald.toml:3: sinks.db: no secret in env 'NOT_SET'",
-            "",
+            "wald.toml:3: sinks.db: no secret in env 'NOT_SET': NOT_SET is not set",
+            "set it where the daemon",
         ),
         (
             "[sinks.db]\ntype = 'sqlite'\npath = { file = '/nowhere/at/all' }\n",
             ConfigError,
-            "no secret in file",
-            "No such file",
+            "no secret in file '/nowhere/at/all': No such file or directory",
+            "write it there",
+        ),
+        (
+            "[sinks.db]\ntype = 'sqlite'\npath = { credential = 'db' }\n",
+            ConfigError,
+            "no secret in credential 'db': CREDENTIALS_DIRECTORY is not set",
+            "LoadCredential=",
         ),
     ],
 )

@@ -203,7 +203,7 @@ def test_a_request_that_says_nonsense_is_refused_and_changes_nothing(desk, op, r
 
 
 def test_nobody_halts_where_nobody_delivers(desk):
-    with pytest.raises(InputError, match="no lane of route 'a' is halted"):
+    with pytest.raises(InputError, match="no lane of route 'a' stops at refused records"):
         desk.ask("drain.dlq.set_aside", route="a")
 
 

@@ -40,6 +40,7 @@ def shown(**changed):
         "attempts": 0,
         "parked": None,
         "paused_ns": None,
+        "state": "delivering",
         "last_error": "unreachable: connection refused",
     }
 
@@ -132,6 +133,21 @@ def test_a_route_that_stands_has_no_estimate(standing):
 def test_what_the_breaker_says_is_not_said_twice(changed, told):
     assert policy.tells(shown(breaker={**OPEN, **changed})) is told
     assert policy.tells(shown()) is False
+    unanswered = {**shown(breaker=OPEN), "last_error": "connection refused"}
+    assert policy.tells(unanswered) is True
+
+
+@pytest.mark.parametrize(
+    ("changed", "eta"),
+    [
+        ({}, "3.0 s"),
+        ({"state": "waiting"}, "-"),
+        ({"parked": "diverged", "state": "parked"}, "-"),
+        ({"paused_ns": 5, "state": "paused"}, "-"),
+    ],
+)
+def test_where_nothing_is_sent_the_rate_of_before_estimates_nothing(changed, eta):
+    assert policy.cells({**shown(), **changed})[1] == eta
 
 
 def test_how_often_it_was_tried_stands_beside_the_reason():

@@ -191,13 +191,13 @@ def test_status_says_in_words_that_a_target_went_back_and_when_all_was_sent_agai
     under_way = began.at(400, 1_010, 7)
     assert words(under_way.said(), clock) == (
         "target went back in time at 03:12:09: it held batch 81,204, we had delivered up to "
-        "81,377. "
+        "batch 81,377. "
         "Redelivered 1,000 records of 41,022"
     )
     done = under_way.at(500, 99_999, 3 * 3600 + 12 * 60 + 31)
     assert words(done.said(), clock) == (
         "target went back in time at 03:12:09: it held batch 81,204, we had delivered up to "
-        "81,377. "
+        "batch 81,377. "
         "Redelivered 41,022 records, done 03:12:31"
     )
     assert done.at(600, 0, 99) == done
@@ -211,14 +211,22 @@ def test_status_says_in_words_that_the_target_held_nothing_or_that_our_ledger_wa
     )
 
 
-@given(st.lists(st.integers(0, 1 << 62), min_size=3, max_size=8))
+def test_status_says_in_words_that_a_person_took_the_route_over():
+    said = Healing(60, 9, 7, taken_over=1).said()
+    assert said["taken_over"] is True
+    assert words(said, clock) == "taken over at 00:01:00: this directory goes on behind batch 9"
+    went_back = Healing(60, 7, 9, taken_over=1).said()
+    assert words(went_back, clock).startswith("target went back in time at 00:01:00")
+
+
+@given(st.lists(st.integers(0, 1 << 62), min_size=3, max_size=9))
 def test_a_note_is_read_back_from_its_numbers(numbers):
     note = from_numbers(numbers)
     assert note is not None
     assert from_numbers(note.numbers()) == note
 
 
-@pytest.mark.parametrize("said", [None, [], [1, 2], "123", [1, 2, "3"], [0] * 9, 7])
+@pytest.mark.parametrize("said", [None, [], [1, 2], "123", [1, 2, "3"], [0] * 10, 7])
 def test_what_is_no_note_is_none(said):
     assert from_numbers(said) is None
 

@@ -66,7 +66,25 @@ class LazyGroup(Group):
         return found
 
 
+def _print_version(ctx: click.Context, _: click.Parameter, value: object) -> None:
+    if value:
+        command = ctx.command
+        assert isinstance(command, click.Group)
+        version = command.get_command(ctx, "version")
+        assert version is not None
+        ctx.invoke(version)
+        ctx.exit()
+
+
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_print_version,
+    help="As 'wald version'.",
+)
 def wald() -> None:
     """Durable write-ahead-log batching: acknowledged means durable, delivered exactly once.
 

@@ -137,7 +137,10 @@ def _print_partial(
 
 
 def _lsns(report: "Report") -> str:
-    return f", LSN {report.first_lsn} .. {report.last_lsn}" if report.first_lsn else ""
+    if not report.first_lsn:
+        return ""
+    last = f" .. {report.last_lsn}" if report.last_lsn != report.first_lsn else ""
+    return f", LSN {report.first_lsn}{last}"
 
 
 def _say_refused(report: "Report") -> None:

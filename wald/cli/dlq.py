@@ -50,7 +50,8 @@ def list_letters(
         entries = list(islice(letters.each(choice), limit))
         more = _count_more(letters, choice, entries) if len(entries) == limit else 0
     if as_json:
-        print_json({"dead_letters": entries, "more": more})
+        listed = [{**entry, "reason": entry["code"]} for entry in entries]  # as show and export say
+        print_json({"dead_letters": listed, "more": more})
         return
     if not entries:
         say("no dead letters")
@@ -274,11 +275,20 @@ def purge(
 @socket_option
 @json_option
 def set_aside(route: str, lsns: Sequence[int], socket: str | None, *, as_json: bool) -> None:
-    """Let a route that halts at refused records (on_reject = "halt") set them aside and go on."""
+    """Let a route set aside the refused records that it stops at, and go on.
+
+    It stops at one with on_reject = "halt", and at all where most of the last records are refused
+    (too-many-rejects): said then, what is refused of the records there are is set aside.
+    """
     with Control(socket_path(socket)) as control:
         answer = control.ask("drain.dlq.set_aside", route=route, lsns=list(lsns))
     if as_json:
-        print_json({"route": route, "lsns": answer["lsns"]})
+        said = {key: answer[key] for key in ("lsns", "through_lsn")}
+        print_json({"route": route, **said})
+        return
+    if answer["through_lsn"]:
+        say(f"route {route} sets aside what is refused up to LSN {answer['through_lsn']:,}")
+    if not answer["lsns"]:
         return
     listed = ", ".join(f"{lsn:,}" for lsn in answer["lsns"][:_LISTED])
     rest = len(answer["lsns"]) - _LISTED

@@ -4,7 +4,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from wald.cli.output import counted, duration
+from wald.core.delivery import TOO_MANY, Parked
 from wald.limits import CLOCK_NS_PER_S
+
+_TO_DO = {  # the errors of the others say it
+    Parked.TARGET_BEHIND.value: "put a newer copy of the target in place, or give up what the log"
+    " no longer holds: wald route takeover {name}",
+    Parked.WENT_BACK.value: "what the target forgot is sent again by: wald route resume {name}",
+    Parked.DIVERGED.value: "if nobody else writes this route any more: wald route takeover {name}",
+    Parked.UNCERTAIN.value: "see 'wald batch list', look whether the target holds the records, and"
+    " say it: wald batch resolve",
+}
+_TOO_MANY_TO_DO = (
+    "more than half of the last records would be refused, so none is set aside: mend the target or"
+    " the settings; or if they are all bad: wald dlq set-aside {name}"
+)
 
 
 def notes(name: str, each: Mapping[str, Any], paused_all_ns: int | None = None) -> list[str]:
@@ -49,7 +63,15 @@ def notes(name: str, each: Mapping[str, Any], paused_all_ns: int | None = None) 
         )
     if each["state"] == "dropped":
         said.append(f"{name}: given up; the log lets go of it in a moment")
-    return said
+    to_do = what_to_do(name, each)
+    return [*said, f"{name}: {to_do}"] if to_do else said
+
+
+def what_to_do(name: str, each: Mapping[str, Any]) -> str:
+    """Return what a person does about a route that waits for one; empty if that is said already."""
+    if each["last_error"].startswith(TOO_MANY):
+        return _TOO_MANY_TO_DO.format(name=name)
+    return _TO_DO.get(each["parked"], "").format(name=name)
 
 
 def _loud(fault: str) -> str:

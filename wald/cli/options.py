@@ -83,7 +83,7 @@ def load_settings(
 def placed(error: WaldError, loaded: Loaded) -> WaldError:
     """Return an error of a sink's factory with the place of the setting that it speaks of."""
     settings, message = loaded.settings, error.message
-    if settings.auto_sink is not None:
+    if settings.auto_sink is not None and error.code.startswith(ConfigError.code):
         place, message = "--to", _OF_TO.sub("", message)
     else:
         place = next(filter(None, map(loaded.origins.get, _spoken_of(error, loaded))), "")

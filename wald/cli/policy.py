@@ -17,7 +17,8 @@ def cells(route: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _stands(route: Mapping[str, Any]) -> bool:
     """Whether nothing is sent now: the rate of before says nothing of when it is through."""
-    return route["breaker"]["state"] != "closed" or bool(route["parked"] or route["paused_ns"])
+    waits = route["parked"] or route["paused_ns"] or route["state"] in {"waiting", "failed"}
+    return route["breaker"]["state"] != "closed" or bool(waits)
 
 
 def oldest(route: Mapping[str, Any]) -> str:
@@ -57,7 +58,7 @@ def tells(route: Mapping[str, Any]) -> bool:
     said = route["breaker"]
     if said["state"] == "closed" or not said["message"]:
         return False
-    return bool(route["last_error"] == f"{said['kind']}: {said['message']}")
+    return route["last_error"] in {said["message"], f"{said['kind']}: {said['message']}"}
 
 
 def traffic(routes: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

@@ -8,7 +8,7 @@ import click
 
 from wald.cli import disk, door, policy, where
 from wald.cli.ask import Control
-from wald.cli.notes import notes, paused_everywhere
+from wald.cli.notes import ago_s, notes, paused_everywhere, what_to_do
 from wald.cli.options import Duration, json_option, socket_option, socket_path
 from wald.cli.output import counted, print_json, print_table, printable, say
 from wald.core import healing
@@ -20,6 +20,7 @@ _POLL_S = 0.05
 _ASK_S = 5.0
 _MOMENT_S = 0.2
 _SLOW_S = 2.0
+_NEWS_S = 86_400.0
 _SETTLES_S = 0.5  # until then figures may be of before what a person has just decided
 _STANDING = {  # what no amount of waiting delivers, and what to do
     "orphan": "the configuration does not name the route: add it, and start the daemon again, or"
@@ -155,7 +156,7 @@ def _lines(routes: Mapping[str, Any], paused_all_ns: int | None, *, verbose: boo
     for name, route in sorted(routes.items()):
         if route["last_error"] and not policy.tells(route):
             yield f"{name}: {_last_error(route)}"
-        if route["healing"]:
+        if route["healing"] and _is_news(route["healing"]):
             yield f"{name}: {healing.words(route['healing'], _time_of_day)}"
         yield from map(printable, notes(name, route, paused_all_ns))
     yield from policy.hints(routes)
@@ -163,6 +164,12 @@ def _lines(routes: Mapping[str, Any], paused_all_ns: int | None, *, verbose: boo
     if verbose:
         yield from policy.details(routes)
         yield from policy.traffic(routes)
+
+
+def _is_news(note: Mapping[str, Any]) -> bool:
+    """Whether a note of healing still concerns somebody: it is under way, or of the last day."""
+    is_over = note["done_ns"] or not note["records"]
+    return not is_over or ago_s(note["done_ns"] or note["time_ns"]) < _NEWS_S
 
 
 def _dead_letter_lines(routes: Mapping[str, Any]) -> Iterator[str]:
@@ -324,12 +331,16 @@ def _refuse_undeliverable(waiting: Mapping[str, Any]) -> None:
     if not stands or len(stands) < len(waiting):
         return
     left = ", ".join(
-        f"{name} is {why} ({waiting[name]['pending']:,} pending)" for name, why in stands.items()
+        f"{name} is {_a(why)} ({waiting[name]['pending']:,} pending){_why(waiting[name])}"
+        for name, why in stands.items()
     )
-    errors = [_last_error(waiting[name]) for name in stands if waiting[name]["last_error"]]
     first = next(iter(stands))
     hint = _STANDING.get(waiting[first]["state"], "see 'wald status'").format(name=first)
-    raise Undeliverable(left, hint=errors[0] if errors else hint)
+    raise Undeliverable(left, hint=what_to_do(first, waiting[first]) or hint)
+
+
+def _a(state: str) -> str:
+    return "an orphan" if state == "orphan" else state
 
 
 def _chosen(routes: Mapping[str, Any], name: str | None) -> dict[str, Any]:

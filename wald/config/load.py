@@ -26,7 +26,12 @@ URL_TYPES = {
     "redis": "redis",
     "rediss": "redis",
 }
-_SECRET_SOURCES = ("file", "env", "credential")
+_SECRET_HINTS = {  # by where a secret comes from
+    "file": "write it there, readable for the daemon's user alone",
+    "env": "set it where the daemon and this command are started",
+    "credential": "the unit names it, LoadCredential=NAME:FILE; a command by hand finds it with"
+    " CREDENTIALS_DIRECTORY",
+}
 _UNREAD = {  # what to do about a file that cannot be read, by whether this user may not
     False: "name it with --config or WALD_CONFIG, or do without a file: --to sqlite:events.db",
     True: "run the command as a user who may read it, root or the daemon's: sudo -u USER wald ...",
@@ -229,16 +234,24 @@ def _resolved(
     """Replace ``{ file = ... }``, ``{ env = ... }`` and ``{ credential = ... }`` by the secret."""
     options = dict(sink.options)
     for key, value in options.items():
-        if isinstance(value, Mapping) and len(value) == 1 and set(value) < set(_SECRET_SOURCES):
+        if isinstance(value, Mapping) and len(value) == 1 and set(value) < set(_SECRET_HINTS):
             ((source, reference),) = value.items()
             try:
                 options[key] = _secret(source, str(reference), environment)
             except (OSError, UnicodeDecodeError, KeyError) as error:
                 place = where(("sinks", sink.name, key))
-                msg = f"{place}: sinks.{sink.name}: no secret in {source} {reference!r}"
-                reason = error.strerror if isinstance(error, OSError) else type(error).__name__
-                raise ConfigError(msg, hint=f"{reason}") from error
+                said = f"no secret in {source} {reference!r}: {_why_no_secret(error)}"
+                msg = f"{place}: sinks.{sink.name}: {said}"
+                raise ConfigError(msg, hint=_SECRET_HINTS[source]) from error
     return options
+
+
+def _why_no_secret(error: OSError | UnicodeDecodeError | KeyError) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    if isinstance(error, UnicodeDecodeError):
+        return "it is no text"
+    return f"{error.args[0]} is not set"
 
 
 def _secret(source: str, reference: str, environment: Mapping[str, str]) -> Secret:

@@ -179,6 +179,9 @@ def backoff_s(
 # --- refused records ---------------------------------------------------------------------------
 
 
+TOO_MANY = "too-many-rejects"  # how the last error of a lane begins that waits for the guard
+
+
 @dataclass(frozen=True, slots=True)
 class RejectGuard:
     """Looks at the last records over batches: too large a refused share is an outage.

@@ -25,6 +25,7 @@ class Healing:
         base: the lane's count of delivered records when it began to send again.
         again: how many of the records were delivered since.
         done_ns: when all of them were delivered or set aside; 0 before.
+        taken_over: 1 if a person decided that this directory goes on, and the row was moved to it.
     """
 
     time_ns: int
@@ -35,6 +36,7 @@ class Healing:
     base: int = 0
     again: int = 0
     done_ns: int = 0
+    taken_over: int = 0
 
     @property
     def went_back(self) -> bool:
@@ -55,7 +57,8 @@ class Healing:
     def said(self) -> dict[str, Any]:
         """Return what ``status --json`` says."""
         names = ("time_ns", "held_batch", "had_batch", "records", "again", "done_ns")
-        return {name: getattr(self, name) for name in names}
+        said = {name: getattr(self, name) for name in names}
+        return said | {"taken_over": bool(self.taken_over)}
 
 
 def of_lanes(notes: Sequence[Healing]) -> Healing:
@@ -96,14 +99,16 @@ def words(said: Mapping[str, Any], clock: Callable[[int], str]) -> str:
     """
     held, had = said["held_batch"], said["had_batch"]
     when, holds = clock(said["time_ns"]), f"batch {held:,}" if held else "nothing of the route"
+    if held >= had and said["taken_over"]:
+        return f"taken over at {when}: this directory goes on behind {holds}"
     if held >= had:
         return (
             f"ledger was older than the target at {when}: {holds} had been delivered, "
             f"we knew of batch {had:,}. Nothing that is known to be delivered is sent again"
         )
     text = (
-        f"target went back in time at {when}: it held {holds}, we had delivered up to {had:,}. "
-        f"Redelivered {said['again']:,} records"
+        f"target went back in time at {when}: it held {holds}, we had delivered up to batch "
+        f"{had:,}. Redelivered {said['again']:,} records"
     )
     if said["done_ns"]:
         return f"{text}, done {clock(said['done_ns'])}"

@@ -38,7 +38,13 @@ def stand_of(route: Route, row: ProgressRow | None) -> Checkpoint:
 
 
 def adopt(
-    route: Route, memory: LaneMemory, row: ProgressRow | None, chain: Chain, label: str
+    route: Route,
+    memory: LaneMemory,
+    row: ProgressRow | None,
+    chain: Chain,
+    label: str,
+    *,
+    taken_over: bool = False,
 ) -> None:
     """T12: make the ledger hold what the row says; the lane reads on from there.
 
@@ -48,6 +54,7 @@ def adopt(
         row: the target's.
         chain: what its ``dead_rev`` leads to.
         label: why, for the log.
+        taken_over: whether a person decided that this directory goes on.
 
     Raises:
         LedgerFailed: the ledger holds something else by now; the lane begins anew.
@@ -71,7 +78,7 @@ def adopt(
     must(done=ledger.adopt(key, memory.held, after, list(letters.values())))
     # COMMIT POINT: T12
     memory.held = LaneProgress(ledger.lane(key).checkpoint, None)
-    _go_on(route, memory, before, found.between.records)
+    _go_on(route, memory, before, found.between.records, taken_over=taken_over)
     _log.warning(
         "route %s: %s: the target holds batch %d through LSN %d, we had batch %d through LSN %d",
         route.birth.name,
@@ -83,7 +90,9 @@ def adopt(
     )
 
 
-def _go_on(route: Route, memory: LaneMemory, before: Checkpoint, between: int) -> None:
+def _go_on(
+    route: Route, memory: LaneMemory, before: Checkpoint, between: int, *, taken_over: bool
+) -> None:
     """Forget what the lane had read and sealed; note what happened."""
     after = memory.held.checkpoint
     if memory.reader is not None:
@@ -108,6 +117,7 @@ def _go_on(route: Route, memory: LaneMemory, before: Checkpoint, between: int) -
         until_lsn,
         between if behind else 0,
         after.delivered,
+        taken_over=int(taken_over),
     )
     _keep(route, memory.healing)
     follow_healing(route, memory)

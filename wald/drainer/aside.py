@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from wald import limits
 from wald.core import dead
-from wald.core.delivery import Event, Parked
+from wald.core.delivery import TOO_MANY, Event, Parked
 from wald.drainer.reader import Batch
 from wald.drainer.route import LaneMemory, Route
 from wald.errors import FormatDamaged
@@ -20,15 +20,16 @@ def may_set_aside(
 ) -> Event | None:
     """Return None if found records may become dead letters, else what happens instead.
 
-    Too large a share of refused records is an outage or a wrong configuration, not bad records; a
-    route may be told to halt instead; and ledger and dead log are bounded.
+    Too large a share of refused records is an outage or a wrong configuration, not bad records,
+    unless a person says so; a route may be told to halt instead; and ledger and dead log are
+    bounded.
     """
     assert memory.batch is not None
     records = len(memory.batch.records)
     excluded = {*memory.manifest.current.excluded, *(item.lsn for item in found)}
-    if memory.guard.too_many(records, len(excluded)):
+    if not is_pardoned(route, memory) and memory.guard.too_many(records, len(excluded)):
         memory.say(
-            f"too-many-rejects: {len(excluded)} of {records} records, the first: {found[0].message}"
+            f"{TOO_MANY}: {len(excluded)} of {records} records, the first: {found[0].message}"
         )
         return Event.TOO_MANY
     if route.settings.on_reject == "halt" and _halts(route, memory, found):
@@ -37,6 +38,11 @@ def may_set_aside(
         _park_full(route, memory, found)
         return Event.QUOTA
     return None
+
+
+def is_pardoned(route: Route, memory: LaneMemory) -> bool:
+    """Whether a person said of the open batch that what is refused of it is bad, however much."""
+    return memory.manifest.current.hi <= route.crew.pardoned_through
 
 
 def _halts(route: Route, memory: LaneMemory, found: Sequence[RejectedRecord]) -> bool:

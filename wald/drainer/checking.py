@@ -47,7 +47,7 @@ def check_row(route: Route, memory: LaneMemory) -> tuple[Event, ProgressRow | No
         chain = route.shared.dead_log.walk(stand_of(route, row).dead_rev)
         facts = replace(facts, log=_look(route, memory, row), chain=chain is not None)
         case = judge_row(facts)
-    event = _carry_out(route, memory, case, row, chain)
+    event = _carry_out(route, memory, case, row, chain, decided=decided)
     if decided and event is not Event.TAKE_OVER and _is_carried_out(case, facts):
         settle_decision(route)
     return event, row
@@ -63,14 +63,20 @@ def _cannot_say(route: Route, memory: LaneMemory, answer: Outcome) -> Event:
 
 
 def _carry_out(
-    route: Route, memory: LaneMemory, case: RowCase, row: ProgressRow | None, chain: Chain | None
+    route: Route,
+    memory: LaneMemory,
+    case: RowCase,
+    row: ProgressRow | None,
+    chain: Chain | None,
+    *,
+    decided: bool,
 ) -> Event:
     if case.event is Event.TAKE_OVER:
         assert row is not None
         return take_over(route, memory, row)
     if case.event is Event.ADOPTED:
         assert chain is not None
-        adopt(route, memory, row, chain, case.label)
+        adopt(route, memory, row, chain, case.label, taken_over=decided)
     elif case.event is Event.ROW_STRANGE:
         _park(route, memory, case, row)
     return case.event

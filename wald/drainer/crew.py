@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 from wald import limits
+from wald.model import Lsn
 
 
 class Crew:
@@ -17,6 +18,10 @@ class Crew:
     Args:
         wake: lets lanes that wait ask again.
         places: how many may be at work.
+
+    Attributes:
+        pardoned_through: up to this LSN a person lets refused records be set aside, however many.
+            In memory, as the guard that it answers: after a restart both begin anew.
     """
 
     def __init__(
@@ -30,6 +35,7 @@ class Crew:
         self._paused_ns: int | None = None
         self._first: Mapping[str, int] = {}  # by sink: the layouts behind it wait
         self._gone_back = False
+        self.pardoned_through: Lsn = 0
 
     @property
     def paused_ns(self) -> int | None:

@@ -141,6 +141,12 @@ class Lane:
             self._look_ns = 0
         self._shared.board.wake()
 
+    def pardon(self) -> Lsn:
+        """Set aside what is refused of the records there are, however many; return the last."""
+        self.route.crew.pardoned_through = getattr(self.route.frontier(), "lsn", 0)
+        self.hurry()
+        return self.route.crew.pardoned_through
+
     def stop(self, deliver_for_s: float) -> None:
         """Ask the lane to leave once what is there is delivered, or after so long.
 

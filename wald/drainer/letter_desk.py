@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from wald import limits
 from wald.core.dead import MONOTONE_WHY, OVERWRITES_WHY, Selection, why_no_redrive
+from wald.core.delivery import TOO_MANY
 from wald.drainer.asks import Request, natural, wrong_value
 from wald.drainer.lane_figures import LaneFigures
 from wald.drainer.redriving import load_transform
@@ -41,6 +42,10 @@ class LaneLike(Protocol):
     @property
     def halted_at(self) -> Sequence[Lsn]:
         """Refused records at which it stops."""
+        ...
+
+    def pardon(self) -> Lsn:
+        """Set aside what is refused of the records there are, however many; return the last."""
         ...
 
 
@@ -166,17 +171,20 @@ class LetterDesk:
         lanes = self._lanes(birth.route_id) if self._lanes else {}
         wanted = _lsns(request)
         done: list[Lsn] = []
+        through = 0
         for key, lane in lanes.items():
+            if not wanted and lane.figures.last_error.startswith(TOO_MANY):
+                through = max(through, lane.pardon())
             lsns = [lsn for lsn in lane.halted_at if not wanted or lsn in wanted]
             if lsns:
                 self._ledger.allow_aside(key, lsns, self._clock.wall_ns())
                 lane.look_again()
                 done += lsns
-        if not done:
+        if not done and not through:
             at = f" at LSN {', '.join(map(str, sorted(wanted)))}" if wanted else ""
-            msg = f"no lane of route {birth.name!r} is halted{at}"
+            msg = f"no lane of route {birth.name!r} stops at refused records{at}"
             raise InputError(msg, hint="'wald status' says which lanes are halted, and where")
-        return {"lsns": sorted(done)}
+        return {"lsns": sorted(done), "through_lsn": through or None}
 
     # --- which are meant ------------------------------------------------------------------------
 

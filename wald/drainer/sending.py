@@ -6,12 +6,13 @@ from dataclasses import replace
 from operator import attrgetter
 
 from wald.core import delivery, outcomes, shaping
-from wald.core.delivery import Event, Parked
+from wald.core.delivery import Event, Parked, RejectGuard
 from wald.core.outcomes import Facts
 from wald.core.row import effective_dead_rev
 from wald.core.traffic import REQUESTS, Traffic
 from wald.core.where import sampled
 from wald.drainer import freezing
+from wald.drainer.aside import is_pardoned
 from wald.drainer.doubt import facts, hold, is_decided, sent_batches, take_in
 from wald.drainer.producers import trace_of
 from wald.drainer.reader import Batch, LaneReader
@@ -196,7 +197,9 @@ def finish(
     sealed = new_manifest(route, memory, following, after) if following else None
     done = route.shared.ledger.finish(route.key, took_effect, after, finished, lost, sealed)
     must(done=done)  # COMMIT POINT: T5 or T8, T2
-    if not (manifest.is_redrive or manifest.decision):  # of which none falls by the target's word
+    if is_pardoned(route, memory):
+        memory.guard = RejectGuard()  # what comes later is judged anew
+    elif not (manifest.is_redrive or manifest.decision):  # of which none falls by the target's word
         refused = len(manifest.revision(took_effect).excluded)
         memory.guard = memory.guard.with_batch(finished.records, refused)
     freezing.forget(route, *manifest.revisions)

@@ -111,7 +111,7 @@ def claim_sockets(
         return _bound(fs, path, control, passed, manner), lock
     except _HeldError as error:
         msg = f"{path} is the socket of another daemon, pid {error.pid}"
-        hint = "stop that one, or name another path with --socket"
+        hint = "stop that one, or name another path: daemon.socket, WALD_SOCKET or --socket"
         raise SocketHeld(msg, hint=hint, pid=error.pid) from None
     except OSError as error:
         if lock is not None:

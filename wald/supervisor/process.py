@@ -11,6 +11,7 @@ import os
 import posixpath
 import signal
 import socket
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ class Surroundings:
 
 
 def run(settings: Settings, around: Surroundings) -> None:
-    """Serve until SIGTERM or SIGINT; returns after a clean stop.
+    """Serve until SIGTERM or SIGINT, or the terminal hangs up; returns after a clean stop.
 
     Raises:
         WaldError: it cannot start, or a child says that it never will.
@@ -91,6 +92,11 @@ def run(settings: Settings, around: Surroundings) -> None:
         raise error
 
 
+def _no_reload() -> None:
+    """A SIGHUP without a terminal: somebody wants the configuration to be read again."""
+    log.warning("the configuration is read at a start only: wald check, then restart the daemon")
+
+
 class _Supervisor:
     """The loop of one supervisor; made outside of it, started inside."""
 
@@ -109,6 +115,9 @@ class _Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, ending.set)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+            at_terminal = sys.stdin is not None and sys.stdin.isatty()
+            loop.add_signal_handler(signal.SIGHUP, ending.set if at_terminal else _no_reload)
         self._ingest = self._child("ingest", (self._sockets.data.fileno(),))
         self._drain = self._child("drain", ())
         loop.set_exception_handler(Calm(self._around.clock))

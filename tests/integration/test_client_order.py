@@ -294,8 +294,8 @@ def test_a_signal_right_behind_a_whole_frame_does_not_look_like_another_client(
         with monkeypatch.context() as patched:
             send = Link.send
 
-            def interrupted(link: Link, data: bytes, deadline: Deadline) -> None:
-                send(link, data, deadline)
+            def interrupted(link: Link, data: bytes) -> None:
+                send(link, data)
                 raise TimeLimitError
 
             patched.setattr(Link, "send", interrupted)

@@ -1,20 +1,25 @@
 """The connection of a session: made, lost and made anew; one thread reads for all that wait.
 
-The blocking driver of ``core.dialogue``. All state is guarded by one lock, which who waits lets go
-while nothing arrives.
+The blocking driver of ``core.dialogue``. All state is guarded by one lock, which who waits lets go:
+for what arrives (one thread reads for all), for a greeting, for room in the socket (one thread
+connects or sends, and nothing goes out beside it).
 """
 
 import threading
 from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 from wald import limits
-from wald.client.link import Carries, Deadline, Link
+from wald.client.link import Carries, Deadline, Link, Rest
 from wald.core.dialogue import Dialogue
 from wald.core.events import Event, Failed, StreamOpened
 from wald.errors import Backpressure, Closed, InputError, Unavailable
 from wald.model import StreamId
 from wald.ports import Chance
 
+_T = TypeVar("_T")
+_STUCK_HINT = "it may wait for its disk: see its log, and 'wald status'"
 _REENTERED_HINT = "in a signal handler set a flag, or use a producer that nothing else uses"
 
 
@@ -47,7 +52,9 @@ class Driver:
         self._lock = threading.RLock()  # it knows whose it is; nobody takes it twice: see ``_turn``
         self._changed = threading.Condition(self._lock)
         self._link: Carries | None = None
+        self._greeting: Carries | None = None  # the next one, before its welcome
         self._reading = 0  # the thread that reads for all
+        self._busy = 0  # the thread that connects or sends, and has let go of the lock
         self._waiting = 0  # threads that are to be told of a change; never too low
         self._closed = False
         self._streams = self._dialogue.streams
@@ -59,10 +66,41 @@ class Driver:
             InputError: this thread is in the middle of a call, and this is a signal handler or a
                 finalizer: it would wait for what goes on only when it ends.
         """
-        if self._lock._is_owned() or self._reading == threading.get_ident():  # type: ignore[attr-defined]  # noqa: SLF001 - as Condition asks it
+        if self._is_reentered():
             msg = "this thread is in the middle of another call of the producer; nothing was sent"
             raise InputError(msg, hint=_REENTERED_HINT)
         return self._lock
+
+    def _is_reentered(self) -> bool:
+        if self._lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - as Condition asks it
+            return True
+        return threading.get_ident() in {self._reading, self._busy}
+
+    def _let_go(self, wait: Callable[[], _T]) -> _T:
+        """Connect, or send, with the lock let go: whoever else would do so waits for it."""
+        self._busy = threading.get_ident()
+        self._lock.release()
+        try:
+            return wait()
+        finally:
+            self._lock.acquire()
+            self._busy = 0
+            if self._waiting:
+                self._changed.notify_all()
+
+    def _make_way(self, deadline: Deadline) -> None:
+        """Wait while another thread connects or sends.
+
+        Raises:
+            Unavailable: it still does, and nothing was sent.
+        """
+        while self._busy:
+            self._check_open()
+            left_s = deadline.left_s()
+            if left_s <= 0:
+                msg = f"the daemon takes nothing, for {deadline.timeout_s:g} s: it does not answer"
+                raise Unavailable(msg, hint=_STUCK_HINT, path=self._path)
+            self._wait(left_s)
 
     def _open(self, stream: str, deadline: Deadline) -> StreamId:
         """Return the durable id of a stream."""
@@ -94,20 +132,37 @@ class Driver:
     def _answer(self, link: Carries, number: int, frame: bytes, deadline: Deadline) -> Event | None:
         """Send a frame, and wait for its answer; None if the connection ended."""
         dialogue = self._dialogue
+        if self._busy:
+            self._make_way(deadline)
+            return None  # the connection may be another one
         try:
-            link.send(frame, deadline)
+            rest = link.send(frame)
         except OSError:
             self._hear_out(link)
             return None
         except BaseException:
             self._lose(link)
             raise
+        if rest:
+            self._send_rest(link, rest, deadline)
         if not self._drive(
             lambda: dialogue.is_answered(number) or self._link is not link, deadline
         ):
             msg = f"the daemon did not answer within {deadline.timeout_s:g} s"
             raise Unavailable(msg)
         return dialogue.answer(number)
+
+    def _send_rest(self, link: Carries, rest: Rest, deadline: Deadline) -> None:
+        """Send what the socket had no room for; if the connection ends, so be it."""
+        try:
+            self._let_go(partial(link.send_rest, rest, deadline))
+        except OSError:
+            self._hear_out(link)
+        except BaseException:
+            self._lose(link)  # a part of the frame may be out: nothing may follow it
+            raise
+        if self._link is not link:
+            self._lose(link)  # another thread has given it up, and left it open for this one
 
     # --- reading for all ------------------------------------------------------------------------
 
@@ -173,6 +228,9 @@ class Driver:
         told: Backpressure | None = None
         while self._link is None:
             self._check_open()
+            if self._busy:
+                self._make_way(deadline)
+                continue
             try:
                 self._connect(deadline)
             except (Backpressure, OSError) as error:
@@ -195,29 +253,40 @@ class Driver:
         return Link.connect(self._path, timeout_s)
 
     def _connect(self, deadline: Deadline) -> None:
-        link = self._make_link(min(deadline.left_s(), limits.CONNECT_TIMEOUT_S))
+        timeout_s = min(deadline.left_s(), limits.CONNECT_TIMEOUT_S)
+        link = self._greeting = self._let_go(partial(self._make_link, timeout_s))
         try:
+            self._check_open()
             self._greet(link, deadline)
             for frame in self._dialogue.again():
-                link.send(frame, deadline)
+                self._say(link, frame, deadline)
+            self._check_open()
         except BaseException:
             link.close()
             self._changed.notify_all()  # a session that is lost ends what others wait for
             raise
+        finally:
+            self._greeting = None
         self._link = link
         self._changed.notify_all()
 
     def _greet(self, link: Carries, deadline: Deadline) -> None:
         dialogue = self._dialogue
-        link.send(dialogue.greet(), deadline)
+        self._say(link, dialogue.greet(), deadline)
         while True:
-            link.wait(deadline.left_s())
+            self._let_go(lambda: link.wait(deadline.left_s()))
             for event in link.events():
                 said = dialogue.take_greeting(event)
                 if said:
-                    link.send(said, deadline)
+                    self._say(link, said, deadline)
                 if dialogue.greeted:
                     return
+
+    def _say(self, link: Carries, frame: bytes, deadline: Deadline) -> None:
+        """Send all of a frame over a connection that nobody else has yet."""
+        rest = link.send(frame)
+        if rest:
+            self._let_go(partial(link.send_rest, rest, deadline))
 
     def _hear_out(self, link: Carries) -> None:
         """Nothing can be sent any more: take the last words of the daemon; they may fence us."""
@@ -235,7 +304,7 @@ class Driver:
         if self._link is link:
             self._link = None
             self._changed.notify_all()
-        if self._reading:
+        if self._reading or self._busy:
             link.shut()  # a thread waits on it: it wakes, and closes it
         else:
             link.close()

@@ -5,7 +5,7 @@ import os
 import select
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Protocol
+from typing import Final, Protocol, TypeAlias
 
 from wald import limits
 from wald.core.events import Event, read_ack
@@ -61,6 +61,10 @@ class Deadline:
         return min(left_ns / limits.CLOCK_NS_PER_S, _LONGEST_WAIT_S) if left_ns > 0 else 0.0
 
 
+Rest: TypeAlias = memoryview
+NO_REST: Final = memoryview(b"")  # all went out, nearly always
+
+
 class NothingSent(ConnectionError):
     """The connection has ended, and no byte of what was to be sent went out."""
 
@@ -72,8 +76,11 @@ class Carries(Protocol):
         OSError: from any method, when the connection is lost; ``TimeoutError`` at a deadline.
     """
 
-    def send(self, data: bytes, deadline: Deadline) -> None:
-        """Send all of it. Raises ``NothingSent`` where that is certain, else ``OSError``."""
+    def send(self, data: bytes) -> Rest:
+        """Send what goes out at once; return the rest. ``NothingSent`` where that is certain."""
+
+    def send_rest(self, rest: Rest, deadline: Deadline) -> None:
+        """Send what did not go out at once; waits as long as it takes."""
 
     def wait(self, timeout_s: float) -> None:
         """Wait until something can be read."""
@@ -119,21 +126,22 @@ class Link:
             connecting.close()
             raise
 
-    def send(self, data: bytes, deadline: Deadline) -> None:
-        """Send all of it. Raises ``NothingSent`` where that is certain, else ``OSError``."""
+    def send(self, data: bytes) -> Rest:
+        """Send what goes out at once; return the rest. ``NothingSent`` where that is certain."""
         try:
             sent = self._send_some(data)
         except OSError as error:
             raise NothingSent from error
-        if sent == len(data):
-            return  # nearly always
-        rest = memoryview(data)[sent:]
+        return NO_REST if sent == len(data) else memoryview(data)[sent:]
+
+    def send_rest(self, rest: Rest, deadline: Deadline) -> None:
+        """Send what did not go out at once; waits as long as it takes."""
         while rest:
             if not self._writable.poll(deadline.left_s() * 1000):
                 raise TimeoutError
             rest = rest[self._send_some(rest) :]
 
-    def _send_some(self, data: bytes | memoryview) -> int:
+    def _send_some(self, data: bytes | Rest) -> int:
         try:
             return self._socket.send(data, socket.MSG_NOSIGNAL)
         except BlockingIOError:

@@ -4,7 +4,6 @@ There is no thread of its own: whoever waits reads for all (``client.driver``).
 """
 
 import contextlib
-import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,7 +11,7 @@ from functools import partial
 from wald import limits
 from wald.client.carrier import Carrier
 from wald.client.driver import Driver
-from wald.client.link import Carries, Deadline, NothingSent
+from wald.client.link import NO_REST, Carries, Deadline, NothingSent
 from wald.client.requests import Outgoing
 from wald.core.events import Goodbye
 from wald.core.gathering import Entry, Flood
@@ -115,19 +114,21 @@ class Session(Driver):
             if self._gathered is not None:
                 self._give_up(self._gathered, Closed("the producer was closed; it was never sent"))
             self._closed = True
-            self._say_goodbye(deadline)
+            self._say_goodbye()
         finally:
             self._lock.release()
         return left
 
-    def _say_goodbye(self, deadline: Deadline) -> None:
+    def _say_goodbye(self) -> None:
         link = self._link
         if link is None:
+            if self._greeting is not None:
+                self._greeting.shut()  # the thread that waits for the welcome wakes
             self._changed.notify_all()
             return
         try:
-            if not self.outbox:
-                link.send(Goodbye().encode(), deadline)
+            if not self.outbox and not self._busy:
+                link.send(Goodbye().encode())
         except OSError:
             pass  # it is gone already
         finally:
@@ -140,8 +141,9 @@ class Session(Driver):
     def drop(self) -> None:
         """In the child of a fork: close this process's copy of the parent's connection."""
         self.foreign = True
-        if self._link is not None:
-            self._link.close()
+        for link in (self._link, self._greeting):
+            if link is not None:
+                link.close()
 
     # --- requests on their way ------------------------------------------------------------------
 
@@ -159,6 +161,7 @@ class Session(Driver):
                 or stream_id is None
                 or self._reading
                 or self._closed
+                or self._busy
                 or self._gathered is not None
                 or not self.outbox.has_room
             ):
@@ -263,7 +266,7 @@ class Session(Driver):
         """
         together = self._flood.count(now_ns)
         lock = self._lock
-        if lock._is_owned() or (self._reading and self._reading == threading.get_ident()):  # type: ignore[attr-defined]  # noqa: SLF001 - as in ``_turn``
+        if lock._is_owned() or ((self._reading or self._busy) and self._is_reentered()):  # type: ignore[attr-defined]  # noqa: SLF001 - as in ``_turn``
             return None
         with lock:
             gathered = self._gathered
@@ -301,10 +304,13 @@ class Session(Driver):
             while (
                 (gathered := self._gathered) is None
                 or self._link is None
+                or self._busy
                 or gathered.stream != stream
                 or not gathered.has_room(entry)
             ):
-                if self._link is None or stream not in self._streams:
+                if self._busy:
+                    self._make_way(deadline)
+                elif self._link is None or stream not in self._streams:
                     self._open(stream, deadline)
                 elif gathered is not None:
                     self._send_gathered(deadline)
@@ -403,13 +409,17 @@ class Session(Driver):
         taken: Callable[[Request], None] | None = None,
     ) -> Request | None:
         """Send a request; None if the connection has ended before a byte of it was out."""
+        if self._busy:
+            self._make_way(deadline)
+            return None  # the connection may be another one
         outbox = self.outbox
         mark, withdrawn = outbox.mark(), False
         request: Request | None = None
+        rest = NO_REST
         try:
             request = outbox.add(stream_id, body, records, sequence=sequence, early=early)
             outbox.sent(request)
-            link.send(outbox.frame(request), deadline)
+            rest = link.send(outbox.frame(request))
         except NothingSent:
             assert request is not None
             outbox.withdraw(request, mark)
@@ -423,6 +433,8 @@ class Session(Driver):
         finally:
             if request is not None and taken is not None and not withdrawn:
                 taken(request)
+        if rest:
+            self._send_rest(link, rest, deadline)
         return None if withdrawn else request
 
     def _find_room(self, stream: str, deadline: Deadline) -> StreamId:

@@ -101,7 +101,7 @@ class _Transport(asyncio.Transport):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send; it is answered at once."""
         with contextlib.suppress(NothingSent):  # it has ended: that is told below
-            self._peer.send(bytes(data), Deadline(ManualClock(), 0.0))
+            self._peer.send(bytes(data))
         self._told()
 
     def _told(self) -> None:

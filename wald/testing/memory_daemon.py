@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from wald import limits
 from wald.client.encoding import decode_value
-from wald.client.link import Deadline, NothingSent
+from wald.client.link import NO_REST, Deadline, NothingSent, Rest
 from wald.core import body as bodies
 from wald.core.body import Body
 from wald.core.events import (
@@ -279,7 +279,7 @@ class MemoryLink:
         self.broken = True
         self.told()
 
-    def send(self, data: bytes, deadline: Deadline) -> None:  # noqa: ARG002 - there is always room
+    def send(self, data: bytes) -> Rest:
         """Send all of it; it is answered at once."""
         if self.broken:
             raise NothingSent
@@ -288,6 +288,10 @@ class MemoryLink:
             for answer in self._daemon.answer(self, event):
                 if not self.silent:
                     self._events.append(answer)
+        return NO_REST
+
+    def send_rest(self, rest: Rest, deadline: Deadline) -> None:
+        """Send the rest; there is never one."""
 
     def wait(self, timeout_s: float) -> None:
         """Wait until something can be read."""

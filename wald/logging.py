@@ -172,7 +172,7 @@ class Handler(logging.Handler):
 
     def flush(self) -> None:
         """Wait until what was submitted is answered; bounded."""
-        # who logs meanwhile waits at the gate, within the budget: the producer's lock has no bound
+        # (who logs meanwhile waits at the gate, within the budget)
         if self._producer.is_closed or not self._gate.acquire(timeout=limits.EXIT_TIMEOUT_S):
             return
         try:

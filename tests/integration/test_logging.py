@@ -264,7 +264,7 @@ def test_one_that_is_refused_does_not_silence_the_next(logger: logging.Logger):
 
 
 def test_after_close_it_drops_and_a_childs_records_are_its_own(door: Door, logger: logging.Logger):
-    handler = wald.logging.Handler(path=door.path)
+    handler = wald.logging.Handler(path=door.path, budget=DEADLINE_S)
     logger.addHandler(handler)
     logger.info("parent")
     child = os.fork()

@@ -379,8 +379,8 @@ def test_both_colours_have_the_same_names_and_parameters():
         (wald.AsyncPending, wald.Pending),
         (wald.AsyncStream, wald.Stream),
     ):
-        names = {name for name in vars(one) if not name.startswith("_")}
-        assert names - {"append_request"} == {n for n in vars(twin) if not n.startswith("_")}
+        names = {name for name in dir(one) if not name.startswith("_")}
+        assert names - {"append_request"} == {n for n in dir(twin) if not n.startswith("_")}
         for name in names - {"append_request"}:
             ours, theirs = getattr(twin, name), getattr(one, name)
             if inspect.isfunction(theirs):

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from wald import cli, errors
-from wald.cli import batch, output
+from wald.cli import batch, output, status
 from wald.cli.options import Duration
 from wald.core.guarantees import ORDER
 from wald.model import ReplayClass
@@ -361,3 +361,14 @@ def test_what_people_read_of_a_batch_has_units_and_no_words_of_python() -> None:
 
 def test_how_long_something_took_is_not_rounded_to_nothing() -> None:
     assert [output.took(each) for each in (0.0, 0.0124, 2.0)] == ["1 ms", "12 ms", "2.0 s"]
+
+
+def test_a_failed_write_of_the_log_is_an_alarm(capsys: pytest.CaptureFixture[str]) -> None:
+    last = "seg-0000000001.wal: Input/output error; the log goes on in seg-0000000003.wal"
+    answer = {"recovery": {}, "data_dir": "/d", "write_failures": {"count": 2, "last": last}}
+    status.say_alarms(answer)
+    said = capsys.readouterr().err
+    assert f"ALARM: a write or flush of the log failed, 2 times: {last}" in said
+    assert "look at the disk" in said
+    status.say_alarms(answer | {"write_failures": {"count": 0, "last": ""}})
+    assert capsys.readouterr().err == ""

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 from random import Random
@@ -1145,6 +1146,10 @@ def test_a_failed_group_goes_to_a_fresh_segment_with_the_same_lsns(kind: str):
     assert receipt.first_lsn == 3
     assert receipt.frontier.segment == 3  # above the prepared one
     assert numbers(fs) == [1, 3]
+    assert log.write_failures == 1
+    assert re.fullmatch(
+        r"seg-0000000001.wal: .+; the log goes on in seg-0000000003.wal", log.last_write_failure
+    )
     fs.drop_caches()
     assert values(fs, log) == [1, 2, 3]
     fill(log, 1, first=4)

@@ -129,6 +129,10 @@ def say_alarms(answer: Mapping[str, Any]) -> None:
         say("hint: stop the producers; put it back if it was moved, then restart the daemon")
     if recovery.get("losses"):
         say(f"what is known of it: {data_dir}/reports, {data_dir}/quarantine")
+    if failures := answer.get("write_failures", {}).get("count"):
+        last = answer["write_failures"]["last"]
+        say(f"ALARM: a write or flush of the log failed, {counted(failures, 'time')}: {last}")
+        say("hint: look at the disk, and at dmesg; nothing that was acknowledged is lost by it")
     for path in answer.get("unseen", ()):
         what = "records were lost" if "loss" in path else "a ledger was damaged and set aside"
         say(f"ALARM: {what}: {data_dir}/{path}")

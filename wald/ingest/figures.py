@@ -67,6 +67,7 @@ class Figures:
             "duplicates": duplicates,
             "no_room": no_room,
             "dedup": _about_ids(self._log),
+            "write_failures": [self._log.write_failures, self._log.last_write_failure],
             "quotas": quotas.figures() if quotas else {},
             "marks": quotas.marks() if quotas else {},
             "streams": [

@@ -164,6 +164,7 @@ class Ingest:
         self._figures_ns = 0
         self._room = Room(clock)
         self._figures_of: object = None  # what was written that no group changes
+        self._failures_told = 0
 
     async def serve(
         self,
@@ -282,6 +283,10 @@ class Ingest:
     def _committed(self) -> None:
         self._quotas.committed()
         self._house.notify()
+        if self._log.write_failures != self._failures_told:
+            self._failures_told = self._log.write_failures
+            said = self._log.last_write_failure
+            self._house.tell("a write or a flush of the log failed, look at the disk", said)
         self._preallocator.group_in(self._log.frontier.segment)
         if not self._figures_due:
             self._figures_due = True

@@ -59,6 +59,8 @@ class Log:
         recovery: what the start found and did.
         ids: the dedup ids that are remembered.
         preallocator: prepares the next segment; ``step`` may be called from one other thread.
+        write_failures: how many writes or flushes failed since ``open``, each with a fresh segment
+            behind it; what the last one was stands in ``last_write_failure``.
     """
 
     def __init__(self, started: Started, lock: File, options: LogOptions) -> None:
@@ -84,6 +86,8 @@ class Log:
         self._failed = False
         self._closed = False
         self._page: TwoSlotPage | None = None
+        self.write_failures = 0
+        self.last_write_failure = ""
         self._write_hint()
 
     @classmethod
@@ -347,6 +351,9 @@ class Log:
         if given_up is not None:
             # the roll may have written to it, and its sync may have failed: not to be used again
             quietly(partial(self.preallocator.retire, given_up, keep=False))
+        self.write_failures += 1
+        failed, follows = segments.segment_name(old.number), segments.segment_name(new.number)
+        self.last_write_failure = f"{failed}: {error.strerror}; the log goes on in {follows}"
         self._go_on_in(new)
         quietly(partial(self.preallocator.zero_tail, new))
         fresh.cut_tail(self._place, old.number, old.end_bytes)

@@ -106,6 +106,7 @@ def build_status(
         "dedup": ingest.get("dedup", {}),
         "quotas": ingest.get("quotas", {}),
         "recovery": ingest.get("recovery", {}),
+        "write_failures": _write_failures(ingest.get("write_failures")),
         "unseen": list(figures.unseen),
         "stale": any(stale.values()),
         "processes": {
@@ -117,6 +118,12 @@ def build_status(
             for role, process in processes.items()
         },
     }
+
+
+def _write_failures(said: Sequence[Any] | None) -> dict[str, Any]:
+    """Say what of the log failed since ingest was started."""
+    count, last = said or (0, "")
+    return {"count": count, "last": last}
 
 
 def resident_bytes(pid: int | None) -> int | None:

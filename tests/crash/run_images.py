@@ -1,22 +1,27 @@
 """Crash images by the thousand: ``python -m tests.crash.run_images --images 20000 --seed 1``.
 
 Each workload is recorded once a round; images are made at random operations of it, started on and
-judged: one in fifty by real processes, which go on appending. Exit code 1 if one is wrong.
+judged: one in fifty by real processes, which go on appending. Exit code 1 if one is wrong. With
+``--notes FILE`` a run that was stopped goes on where it was.
 """
 
 import argparse
 import json
 import logging
+import os
 import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.crash.images import Disk
 from tests.crash.journal import Kind, build_recorder
+from tests.crash.notebook import Unit, add_options, work_off
 from tests.crash.verdict import PATIENCE_S, judge
 from tests.crash.workloads import WORKLOADS, Recorded, record
 from wald.testing.simnames import Names
@@ -32,7 +37,17 @@ class Tally:
     images: int = 0
     by_real_processes: int = 0
     acked: int = 0
+    seconds: float = 0.0
     wrong: list[str] = field(default_factory=list)
+
+    def add(self, said: dict[str, Any] | None) -> None:
+        """Take in what came of more of them; None: nothing did."""
+        found = Tally(**{key: said[key] for key in said if key != "unit"}) if said else Tally()
+        self.images += found.images
+        self.by_real_processes += found.by_real_processes
+        self.acked += found.acked
+        self.seconds += found.seconds
+        self.wrong += found.wrong
 
 
 def try_images(
@@ -56,7 +71,7 @@ def try_images(
         real_share: one in so many is judged with real processes; 0 for none.
         patience_s: how long a target may make no progress.
     """
-    chance, tally = random.Random(seed), Tally()
+    chance, tally, began_s = random.Random(seed), Tally(), time.monotonic()
     disk = Disk(str(run.root), chance.choice(list(Names)), believes)
     points = _points(run, count, chance)
     for number, entry in enumerate(run.entries):
@@ -71,6 +86,7 @@ def try_images(
         tally.images += 1
         tally.by_real_processes += real
         tally.acked += sum(lsn <= durable for lsn in run.acked)
+    tally.seconds = time.monotonic() - began_s
     return tally
 
 
@@ -84,45 +100,62 @@ def _points(run: Recorded, count: int, chance: random.Random) -> set[int]:
     return points
 
 
+def images(name: str, recorder: Path, seed: int, count: int) -> dict[str, Any]:
+    """Record a workload, judge so many images of it, and return what came of it."""
+    logging.disable(logging.CRITICAL)
+    with record(WORKLOADS[name], recorder, seed) as run:
+        return asdict(try_images(run, count, seed, real_share=REAL_SHARE))
+
+
 def main() -> int:
     """Run and print; see the module."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--each", type=int, default=0, help="images of each workload, instead")
+    parser.add_argument("--only", default="", help="workloads with this in their name")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
     parser.add_argument("--json", action="store_true", help="a line of JSON a workload")
+    add_options(parser, workers=1)
     chosen = parser.parse_args()
-    logging.disable(logging.CRITICAL)
-    failed, began_s = False, time.monotonic()
+    per_workload = chosen.each or -(-chosen.images // len(WORKLOADS))
     with tempfile.TemporaryDirectory(prefix="wd") as directory:
         recorder = build_recorder(Path(directory))
-        per_workload = -(-chosen.images // len(WORKLOADS))
-        for name, workload in WORKLOADS.items():
-            tally, round_ = Tally(), 0
-            while tally.images < per_workload:
-                seed = chosen.seed + round_
-                with record(workload, recorder, seed) as run:
-                    count = min(PER_ROUND, per_workload - tally.images)
-                    found = try_images(run, count, seed, real_share=REAL_SHARE)
-                tally.images += found.images
-                tally.by_real_processes += found.by_real_processes
-                tally.acked += found.acked
-                tally.wrong += found.wrong
-                round_ += 1
-            failed = failed or bool(tally.wrong)
-            _tell(name, tally, chosen.seed, time.monotonic() - began_s, as_json=chosen.json)
-    return int(failed)
+        names = [name for name in WORKLOADS if chosen.only in name and _can(name)]
+        units = {
+            unit: name for name in names for unit in _units(name, recorder, chosen, per_workload)
+        }
+        left, tallies = Counter(units.values()), {name: Tally() for name in names}
+        for unit, said in work_off(units, chosen):
+            name = units[unit]
+            left[name] -= 1
+            tallies[name].add(said)
+            if not left[name]:
+                _tell(name, tallies[name], chosen.seed, as_json=chosen.json)
+    return int(any(tally.wrong for tally in tallies.values()))
 
 
-def _tell(name: str, tally: Tally, seed: int, seconds: float, *, as_json: bool) -> None:
+def _can(name: str) -> bool:
+    if not WORKLOADS[name].disk or os.geteuid() == 0:
+        return True
+    print(f"left out, for it needs root to mount a file system: {name}", file=sys.stderr)
+    return False
+
+
+def _units(name: str, recorder: Path, chosen: argparse.Namespace, count: int) -> Iterator[Unit]:
+    """Yield what is to be done of a workload: so many images at a time, each with a seed."""
+    for round_, first in enumerate(range(0, count, PER_ROUND)):
+        seed, here = chosen.seed + round_, min(PER_ROUND, count - first)
+        yield Unit(f"{here} of {name}, seed {seed}", images, (name, recorder, seed, here))
+
+
+def _tell(name: str, tally: Tally, seed: int, *, as_json: bool) -> None:
     if as_json:
-        said = {"workload": name, "seed": seed, "images": tally.images, "acked": tally.acked}
-        said |= {"by_real_processes": tally.by_real_processes, "wrong": tally.wrong}
-        print(json.dumps(said), flush=True)
+        print(json.dumps({"workload": name, "seed": seed, **asdict(tally)}), flush=True)
         return
     print(
         f"{tally.images:>7,} images ({tally.by_real_processes} by real processes), "
         f"{tally.acked:>10,} acknowledged records looked for, {len(tally.wrong)} wrong, "
-        f"{seconds:6.0f} s, seed {seed}: {name}",
+        f"{tally.seconds:6.0f} s, seed {seed}: {name}",
         flush=True,
     )
     for problem in tally.wrong[:20]:

@@ -18,7 +18,7 @@ import pytest
 from tests.crash.journal import build_recorder
 from tests.crash.run_images import try_images
 from tests.crash.workloads import WORKLOADS, Recorded, record
-from tests.servers.need import need_binary
+from tests.servers.need import absent, need_binary
 
 IMAGES = int(os.environ.get("WALD_CRASH_IMAGES", "14"))
 PLANTED_STEP, PLANTED_TRIES = 10, 40
@@ -47,7 +47,10 @@ def recorded(recorder: Path, seed: int) -> Iterator[Callable[[str], Recorded]]:
 
         def run_of(name: str) -> Recorded:
             if name not in runs:
-                runs[name] = stack.enter_context(record(WORKLOADS[name], recorder, seed))
+                try:
+                    runs[name] = stack.enter_context(record(WORKLOADS[name], recorder, seed))
+                except PermissionError as error:
+                    absent(str(error), "run the tests as root, where mount is allowed")
             return runs[name]
 
         yield run_of

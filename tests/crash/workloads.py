@@ -5,6 +5,7 @@ Each workload is a configuration and something to do. Every record is ``{"n": nu
 """
 
 import contextlib
+import errno
 import os
 import random
 import shutil
@@ -24,6 +25,8 @@ import psutil
 import wald
 from tests.crash.journal import Entry, Kind, durable_lsns, read_journal
 from tests.daemon import Daemon, wait_until
+from tests.servers import small_disk
+from wald.errors import DiskFull, WaldError
 from wald.model import Lsn
 
 _TRIES = 5
@@ -48,6 +51,7 @@ class Workload:
         daemon: more lines of ``[daemon]``.
         schema: statements for ``events.db`` before the daemon starts.
         targets: of each route its table and its column or expression of a record's number.
+        disk: the size of a file system of its own, such as ``96m``; else it is that of the machine.
     """
 
     work: "Callable[[Bench], None]"
@@ -55,6 +59,7 @@ class Workload:
     daemon: str = ""
     schema: str = ""
     targets: tuple[tuple[str, str, str], ...] = (("db", "readings", "json_extract(value, '$.n')"),)
+    disk: str = ""
 
 
 @dataclass(slots=True)
@@ -130,9 +135,12 @@ def record(workload: Workload, recorder: Path, seed: int) -> Iterator[Recorded]:
     """Run a workload under the recorder; the directory is there until the block ends.
 
     A run in which a process was killed inside the recorder is not used: it is done again.
+
+    Raises:
+        PermissionError: a file system of its own is needed, and this user may not mount one.
     """
     for tries_left in reversed(range(_TRIES)):
-        with _directory("/dev/shm") as root, _directory(None) as beside:
+        with _directory("/dev/shm", workload.disk) as root, _directory(None) as beside:
             run = _record(workload, recorder, seed, root, beside)
             if not any(entry.kind is Kind.BROKEN for entry in run.entries):
                 yield run
@@ -141,11 +149,15 @@ def record(workload: Workload, recorder: Path, seed: int) -> Iterator[Recorded]:
 
 
 @contextlib.contextmanager
-def _directory(base: str | None) -> Iterator[Path]:
+def _directory(base: str | None, disk: str = "") -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="wd", dir=base if base and Path(base).is_dir() else None))
     try:
+        if disk and not small_disk.mount(path, disk):
+            raise PermissionError(errno.EPERM, "a file system of its own needs root", str(path))
         yield path
     finally:
+        if path.is_mount():
+            small_disk.unmount(path)
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -292,8 +304,42 @@ def _relaned(bench: Bench) -> None:
             bench.append(producer, bench.chance.randint(1, 12))
 
 
+def is_refused(number: int) -> bool:
+    """Tell whether ``PICKY`` refuses a record of that number."""
+    return number % 17 == 5
+
+
+def _full(bench: Bench) -> None:
+    disk = bench.daemon.data_dir.parent
+    for _ in range(2):
+        with bench.connect() as producer:
+            for _ in range(10):
+                bench.append(producer, 2, 100_000)
+        with small_disk.filled(disk):
+            refused = 0
+            while refused < 3:  # what was prepared before is used up first
+                with wald.connect(str(bench.daemon.socket), timeout=0.9) as producer:
+                    try:
+                        bench.append(producer, 2, 400_000)
+                    except DiskFull:
+                        refused += 1
+                    except WaldError:
+                        pass  # too slow an answer: it may be stored, and was never acknowledged
+    with bench.connect() as producer:
+        for _ in range(10):
+            bench.append(producer, bench.chance.randint(1, 12))
+
+
+def _down_now_and_then(bench: Bench) -> None:
+    with bench.connect() as producer:
+        for number in range(30):
+            if number % 6 == 0:
+                bench.daemon.command("route", "fault", "db", "--down", "150ms")
+            bench.append(producer, bench.chance.randint(1, 12))
+
+
 _COLUMNS = _ROUTE.replace('sink = "db"', 'sink = "db"\nmode = "columns"\ntable = "picky"')
-_PICKY = "CREATE TABLE picky (n INTEGER PRIMARY KEY CHECK (n % 17 <> 5), key TEXT, pad BLOB);"
+PICKY = "CREATE TABLE picky (n INTEGER PRIMARY KEY CHECK (n % 17 <> 5), key TEXT, pad BLOB);"
 _TWO = (
     _ROUTE
     + """
@@ -319,10 +365,18 @@ WORKLOADS: dict[str, Workload] = {
     "ingest and drainer killed in the middle": Workload(_killed),
     "a daemon that is stopped and started": Workload(_restarted),
     "a target that refuses every seventeenth record": Workload(
-        _steady, _COLUMNS, schema=_PICKY, targets=(_ONE,)
+        _steady, _COLUMNS, schema=PICKY, targets=(_ONE,)
     ),
     "dead letters that are redriven, and refused again": Workload(
-        _redriven, _COLUMNS, schema=_PICKY, targets=(_ONE,)
+        _redriven, _COLUMNS, schema=PICKY, targets=(_ONE,)
+    ),
+    "refusals that are looked for while the target goes down": Workload(
+        _down_now_and_then, _COLUMNS, schema=PICKY, targets=(_ONE,)
+    ),
+    "a full disk, twice": Workload(
+        _full,
+        daemon='reserve = "8MiB"\nretain = { after_delivery = "0s", max_bytes = "0B" }\n',
+        disk="320m",
     ),
     "a route that is held back, and packed": Workload(
         _paused,

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import psutil
 
@@ -81,6 +81,7 @@ class Daemon:
             self.arguments += ["--config", str(directory / "wald.toml")]
         else:
             self.arguments += ["--to", to]
+        self.patience_s = 30.0  # with who answers on the control socket
         self.process: subprocess.Popen[bytes] | None = None
         self.family: list[psutil.Process] = []
 
@@ -130,15 +131,15 @@ class Daemon:
         assert self.process.poll() is None, self.log.read_text()
         return self.ask(op="status") is not None and self.needs <= self.pids().keys()
 
-    def ask(self, **request: object) -> dict[str, object] | None:
+    def ask(self, **request: object) -> dict[str, Any] | None:
         """Ask the control socket; None while nobody answers."""
         with socket.socket(socket.AF_UNIX) as asking:
-            asking.settimeout(30.0)
+            asking.settimeout(self.patience_s)
             try:
                 asking.connect(f"{self.socket}.ctl")
                 asking.sendall(json.dumps(request).encode() + b"\n")
                 with asking.makefile("rb") as lines:
-                    answer: dict[str, object] | None = json.loads(lines.readline() or b"null")
+                    answer: dict[str, Any] | None = json.loads(lines.readline() or b"null")
             except OSError:
                 return None
         return answer

@@ -1,32 +1,38 @@
 """One fault of the system in one process of a real daemon, by strace, and what came of it.
 
-The n-th call of a kind fails, is delayed or kills, once or for ever after. Calls that make things
-durable are counted from the start of the process, so that starts and recoveries are hit too; the
-others from when it is ready.
+The n-th call of a kind in a thread fails, is delayed or kills, once or for ever after. Calls that
+make things durable are counted from the start of the process, so that starts and recoveries are hit
+too; the others from when it is ready. What it struck is read from the trace: a segment, the ledger,
+a socket; ``tests.crash.expected`` says what may come of that.
 """
 
 import contextlib
+import json
+import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 
 import wald
-from tests.crash.workloads import Bench, numbers
+from tests.crash.workloads import PICKY, Bench, is_refused, numbers
 from tests.daemon import Daemon, wait_until
 from wald.errors import WaldError
 
 REQUESTS = 8
-GIVE_UP_S = 3.0  # a producer, while a process fails for ever
-_JSON = "json_extract(value, '$.n')"
+GIVE_UP_S = 2.0  # a producer, while a process fails for ever; who asks for the status, always
+_EFFECT_S = 4.0  # what a fault does shows within it
+_FAILED = "a write or a flush of the log failed"
 _CONFIG = """
 [daemon]
 segment_bytes = "16MiB"
@@ -36,23 +42,47 @@ path = "{directory}/events.db"
 [routes.db]
 stream = "readings"
 sink = "db"
+mode = "columns"
+table = "picky"
 batch = {{ max_records = 5, max_age = "10ms" }}
 """
 _WRAPPER = """#!/bin/sh
-# the interpreter that the supervisor starts its children with
+# the interpreter that the supervisor starts its children with; a pipe gets each line at once
 here={directory}
 case "$*" in *"wald.app {role}"*)
   if [ ! -e $here/lifted ] && {{ [ {for_ever} = 1 ] || mkdir $here/begun 2>/dev/null; }}; then
-    exec strace -D -f -qq -A -e signal=none -o $here/strace \\
+    exec strace -D -f -y -qq -e signal=none -o "|cat >>$here/strace" \\
       -e trace={call} -e inject={inject} {python} "$@"
   fi;;
 esac
 exec {python} "$@"
 """
-FROM_THE_START = frozenset(
-    {"pwritev2", "pwrite64", "writev", "fdatasync", "fsync", "fallocate", "ftruncate"}
-    | {"renameat2", "rename", "link", "unlink", "mkdir"}
-)
+NAMES = ("renameat2", "rename", "link", "unlink", "mkdir")
+WRITES = ("pwritev2", "pwrite64", "writev")
+SYNCS = ("fdatasync", "fsync")
+ROOM = ("fallocate", "ftruncate")
+FROM_THE_START = frozenset({*NAMES, *WRITES, *SYNCS, *ROOM})
+
+
+PLACES = {
+    "segment begun": r"/data/log/fresh-",
+    "segment ahead": r"/data/log/(prep-|pool/)",
+    "segment": r"/data/log/seg-\d+\.wal",
+    "page": r"/data/(ingest|drain)\.page",
+    "progress": r"/data/progress",
+    "identity": r"/data/(identity|owner)",
+    "ledger": r"/data/ledger",
+    "dedup ids": r"/data/ids/",
+    "dead log": r"/data/dead/",
+    "batches": r"/data/(batches|packed|archive)/",
+    "lock": r"\.lock\b",
+    "directory": r"/data(/\w+)?[>\"/]|<{directory}>|\"{directory}\"",
+    "target": r"/events\.db",
+    "socket": r"<(UNIX|socket)",
+    "module": r"\.(py|pyc|so)\b|/site-packages|/lib/",
+    "system": r"/(proc|sys|dev|etc)/",
+}
+_STRUCK = ("INJECTED", "DELAYED", "= ?")
 
 
 class Fault(NamedTuple):
@@ -83,13 +113,17 @@ class Outcome:
 
     Attributes:
         hit: whether it struck at all.
-        seen: what was seen of it: ``restarted``, ``fresh segment``, ``refused``, ``unknown``,
-            ``supervisor ended``; empty: nobody noticed.
+        struck: what it struck before anybody looked: names of ``PLACES``. Empty: later, while the
+            rest was delivered, or at the stop.
+        seen: what was seen of it: words of ``tests.crash.expected``; empty: nobody noticed.
+        alarmed: whether the status says of a write or flush of the log that it failed.
         acked: how many records were acknowledged.
         wrong: what is wrong; must be empty.
     """
 
+    alarmed: bool = False
     hit: bool = False
+    struck: set[str] = field(default_factory=set)
     seen: set[str] = field(default_factory=set)
     acked: int = 0
     wrong: list[str] = field(default_factory=list)
@@ -110,6 +144,7 @@ class _Meeting:
         self.directory = directory
         self.outcome = Outcome()
         self.maybe: set[int] = set()
+        self.trace = directory / "strace"
         launcher = (sys.executable, "-m", "wald")
         if fault.call in FROM_THE_START:
             wrapper = directory / "python"
@@ -129,6 +164,8 @@ class _Meeting:
         config = _CONFIG.format(directory=directory)
         self.daemon = Daemon(directory, config=config, launcher=launcher, needs=())
         self.bench = Bench(self.daemon, Random(1))
+        with closing(sqlite3.connect(directory / "events.db")) as target:
+            target.execute(PICKY)
 
     def run(self) -> Outcome:
         with self.daemon:
@@ -138,25 +175,45 @@ class _Meeting:
                 self._ready()
                 with self._traced(self.daemon.pids()[self.fault.role]):
                     self._produce()
+            self._look()
             self._lift()
             self._settle()
-        log = self.directory / "strace"  # whole only when strace has ended
-        said = log.read_text() if log.exists() else ""
-        self.outcome.hit = any(mark in said for mark in ("INJECTED", "DELAYED", "= ?"))
+        # the trace is whole only when strace has ended; whom we killed ourselves does not count
+        self.outcome.hit = bool(self.outcome.struck) or (
+            not self.fault.for_ever and bool(self._strikes())
+        )
         return self.outcome
+
+    def _strikes(self) -> set[str]:
+        """Return what was struck so far."""
+        found, begun = set(), dict[str, str]()
+        lines = self.trace.read_text(errors="replace").splitlines() if self.trace.exists() else []
+        for line in lines:
+            thread = line.split(maxsplit=1)[0]
+            if "<unfinished ...>" in line:
+                begun[thread] = line
+            if any(mark in line for mark in _STRUCK):
+                found.add(self._place(begun[thread] if " resumed>" in line else line))
+        return found
+
+    def _place(self, line: str) -> str:
+        """Say what a line of the trace is about."""
+        named = re.findall(r"<[^>]*>|\"[^\"]*\"", line)
+        about = "".join(named if self.fault.call in NAMES else named[:2])
+        for place, pattern in PLACES.items():
+            if re.search(pattern.replace("{directory}", re.escape(str(self.directory))), about):
+                return place
+        return "other"
 
     def _ready(self) -> None:
         wait_until(lambda: {"ingest", "drain"} <= self.daemon.pids().keys(), "it is ready")
 
     @contextlib.contextmanager
     def _traced(self, pid: int) -> Iterator[None]:
-        fault, log = self.fault, self.directory / "strace"
-        command = ["strace", "-f", "-e", "signal=none", "-o", str(log), "-e", f"trace={fault.call}"]
-        tracer = subprocess.Popen(
-            [*command, "-e", f"inject={fault.inject}", "-p", str(pid)],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        fault = self.fault
+        what = ["-e", "signal=none", "-e", f"trace={fault.call}", "-e", f"inject={fault.inject}"]
+        command = ["strace", "-f", "-y", *what, "-o", f"|cat >>{self.trace}"]
+        tracer = subprocess.Popen([*command, "-p", str(pid)], stderr=subprocess.PIPE, text=True)
         assert tracer.stderr is not None
         try:
             first = tracer.stderr.readline()
@@ -170,23 +227,71 @@ class _Meeting:
     def _produce(self) -> None:
         timeout_s = GIVE_UP_S if self.fault.for_ever else 30.0
         for _ in range(REQUESTS):
-            if self.fault.role == "supervisor":
-                self.daemon.ask(op="status")
+            if self.fault.role == "supervisor" and self._status(GIVE_UP_S) is None:
+                self.outcome.seen.add("no answer")
             first = len(self.bench.sent)
             try:
                 with wald.connect(str(self.daemon.socket), timeout=timeout_s) as producer:
                     self.bench.append(producer, 3)
             except WaldError as error:
-                self.outcome.seen.add("unknown" if error.code == "outcome-unknown" else "refused")
                 self.maybe.update(range(first, len(self.bench.sent)))
+                if self.fault.for_ever and not self._strikes():
+                    continue  # this machine is slow, that is all
+                self.outcome.seen.add("unknown" if error.code == "outcome-unknown" else "refused")
                 if self.fault.for_ever:
                     return
+
+    def _status(self, patience_s: float) -> dict[str, Any] | None:
+        self.daemon.patience_s = patience_s
+        return self.daemon.ask(op="status")
+
+    def _look(self) -> None:
+        """Say what was struck, and what is to be seen of it."""
+        if self.fault.role == "drain":
+            self._await_effect()
+        self.outcome.struck = self._strikes()
+        if self.fault.role == "ingest" and self.outcome.struck and not self.outcome.seen:
+            self._produce()  # one more group: what was struck behind the last shows now
+            self.outcome.struck |= self._strikes()
+        status = self._status(GIVE_UP_S) or {}
+        if status.get("processes", {}).get(self.fault.role, {}).get("starts", 1) > 1:
+            self.outcome.seen.add("restarted")
+            if " ended: " not in self.daemon.log.read_text():
+                self.outcome.wrong.append("nobody said what ended")
+        said = self.daemon.log.read_text()
+        if " route db: " in said:
+            self.outcome.seen.add("retried")
+        if _FAILED in said:
+            self.outcome.seen.add("fresh segment")
+            self._await("its alarm", self._alarmed)
+        if "restarted" in self.outcome.seen and not self.outcome.struck:
+            self._await("the end of the trace", lambda: bool(self._strikes()))
+            self.outcome.struck = self._strikes()
+
+    def _await_effect(self) -> None:
+        """Wait until the drainer was struck and it shows, or nothing is left to be struck."""
+
+        def over() -> bool:
+            status = self._status(GIVE_UP_S) or {}
+            drain = status.get("processes", {}).get("drain", {})
+            routes = status.get("routes", {}).values()
+            drained = any(route["accepted"] and not route["pending"] for route in routes)
+            return drain.get("starts", 1) > 1 or (drained and drain.get("ready"))
+
+        self._await("it shows", over)
+
+    def _await(self, what: str, condition: Callable[[], bool]) -> None:
+        with contextlib.suppress(AssertionError):
+            wait_until(condition, what, _EFFECT_S)
+
+    def _alarmed(self) -> bool:
+        status = self._status(GIVE_UP_S) or {}
+        self.outcome.alarmed = bool(status.get("write_failures", {}).get("count"))
+        return self.outcome.alarmed
 
     def _lift(self) -> None:
         (self.directory / "lifted").touch()
         assert self.daemon.process is not None
-        if self._starts() > 1:
-            self.outcome.seen.add("restarted")
         if self.daemon.process.poll() is not None:
             self.outcome.seen.add("supervisor ended")
             self.daemon.start()
@@ -195,24 +300,24 @@ class _Meeting:
         self._ready()
         if self._starts() > 1 and not self.fault.for_ever:
             self.outcome.seen.add("restarted")
-        segments = len(list((self.daemon.data_dir / "log").glob("*.wal")))
-        if segments > 2 and self.fault.role == "ingest" and not self.outcome.seen:
-            self.outcome.seen.add("fresh segment")
 
     def _starts(self) -> int:
-        processes = (self.daemon.ask(op="status") or {}).get("processes")
-        assert isinstance(processes, dict)
-        return int(processes.get(self.fault.role, {}).get("starts", 1))
+        status = self._status(30.0) or {}
+        return int(status["processes"].get(self.fault.role, {}).get("starts", 1))
 
     def _end_the_struck(self) -> None:
-        """Let a process without the fault take its place."""
-        status = self.daemon.ask(op="status") or {}
-        processes = status["processes"]
-        assert isinstance(processes, dict)
-        pid = processes[self.fault.role].get("pid")
-        if pid:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                psutil.Process(pid).kill()
+        """Let a process without the fault take its place; one more may be on its way with it."""
+
+        def over() -> bool:
+            status = self._status(30.0) or {}
+            pid = status["processes"][self.fault.role].get("pid")
+            if pid and _is_traced(pid):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    psutil.Process(pid).kill()
+                return False
+            return bool(pid) and self.daemon.pids().get(self.fault.role) == pid
+
+        wait_until(over, "a process without the fault is ready")
 
     def _settle(self) -> None:
         """Go on without the fault: everything acknowledged is delivered once, and in order."""
@@ -221,8 +326,8 @@ class _Meeting:
         self.bench.drained()
         self.daemon.command("audit")
         self.outcome.acked = len(self.bench.acked)
-        held = numbers(self.directory / "events.db", "readings", _JSON)
-        owed = set(self.bench.acked.values())
+        held = numbers(self.directory / "events.db", "picky", "n")
+        owed = {n for n in self.bench.acked.values() if not is_refused(n)}
         wrong = self.outcome.wrong
         if missing := owed - set(held):
             wrong.append(f"{len(missing)} records missing")
@@ -232,3 +337,26 @@ class _Meeting:
             wrong.append(f"{len(others)} records that nobody sent, or that were refused")
         if [number for number in held if number in owed] != sorted(owed):
             wrong.append("records out of order")
+        self._settle_books(len(held))
+
+    def _settle_books(self, held: int) -> None:
+        status = json.loads(self.daemon.command("status", "--json"))
+        route, wrong = status["routes"]["db"], self.outcome.wrong
+        dead = sum(map(is_refused, self.bench.acked.values()))
+        if not dead <= route["dead_letters"] <= dead + sum(map(is_refused, self.maybe)):
+            wrong.append(f"{route['dead_letters']} dead letters, and not {dead}")
+        settled = route["delivered"] + route["dead_letters"]
+        if route["accepted"] != settled or route["delivered"] != held or route["lost"]:
+            wrong.append(f"the books: {route}")
+        if any("loss" in path for path in status["unseen"]):
+            wrong.append("a loss was reported, and no disk was damaged")
+        if any(self.daemon.data_dir.glob("ledger.damaged-*")):
+            wrong.append("the ledger was set aside, and no disk was damaged")
+
+
+def _is_traced(pid: int) -> bool:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return False
+    return not any(line.split() == ["TracerPid:", "0"] for line in lines)

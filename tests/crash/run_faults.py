@@ -2,7 +2,8 @@
 
 For each process, call and action the n-th call meets it, once and for ever after, until a run goes
 by that it does not strike. Exit code 1 if a record was lost, doubled or reordered, or if what came
-of a fault is not what ``EXPECTED`` allows.
+of a fault is not what the table in ``tests.crash.expected`` allows. With ``--notes FILE`` a run
+that was stopped goes on where it was.
 """
 
 import argparse
@@ -10,16 +11,13 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from tests.crash.faults import Fault, Outcome, meet
+from tests.crash.expected import unexpected
+from tests.crash.faults import NAMES, ROOM, SYNCS, WRITES, Fault, Outcome, meet
+from tests.crash.notebook import Unit, add_options, work_off
 
-NAMES = ("renameat2", "rename", "link", "unlink", "mkdir")
-WRITES = ("pwritev2", "pwrite64", "writev")
-SYNCS = ("fdatasync", "fsync")
-ROOM = ("fallocate", "ftruncate")
 ANSWERS = ("write", "sendto")
 
 
@@ -30,6 +28,15 @@ class Family(NamedTuple):
     call: str
     action: str
     for_ever: bool
+
+    def __str__(self) -> str:
+        """Say it."""
+        often = "for ever" if self.for_ever else "once"
+        return f"{self.role} {self.call} {self.action} {often}"
+
+    def fault(self, when: int) -> Fault:
+        """Return the one that meets the call of that number."""
+        return Fault(self.role, self.call, self.action, when, self.for_ever)
 
 
 def families() -> Iterator[Family]:
@@ -54,34 +61,47 @@ def _actions(call: str) -> tuple[str, ...]:
     return ("EIO", "ENOSPC", "delay", "kill")
 
 
-@dataclass(slots=True)
-class Row:
-    """What came of a family."""
-
-    family: Family
-    hit: int = 0
-    acked: int = 0
-    seen: Counter[str] = field(default_factory=Counter)
-    wrong: list[str] = field(default_factory=list)
-
-
-def sweep(family: Family, stride: int, most: int) -> Row:
-    """Meet a family's faults until one does not strike."""
-    row, when = Row(family), 1
+def sweep(family: Family, stride: int, most: int) -> dict[str, Any]:
+    """Meet a family's faults until one does not strike; return what came of each."""
+    met, acked, wrong, when = list[Any](), 0, list[str](), 1
     while when <= most:
-        fault = Fault(family.role, family.call, family.action, when, family.for_ever)
+        fault = family.fault(when)
         try:
             outcome = meet(fault)
         except Exception as error:  # noqa: BLE001 - whatever it was, it is the fault's
             outcome = Outcome(hit=True, wrong=[f"{type(error).__name__}: {error}"[:2000]])
-        row.wrong += [f"{fault}: {problem}" for problem in outcome.wrong]
+        wrong += [f"{fault}: {problem}" for problem in outcome.wrong]
         if not outcome.hit:
             break
-        row.hit += 1
-        row.acked += outcome.acked
-        row.seen[", ".join(sorted(outcome.seen)) or "unharmed"] += 1
+        acked += outcome.acked
+        met.append([when, sorted(outcome.struck), sorted(outcome.seen), outcome.alarmed])
         when += max(1, when // stride) if stride else 1
-    return row
+    return {"met": met, "acked": acked, "wrong": wrong}
+
+
+@dataclass(slots=True)
+class Tally:
+    """What came of all faults."""
+
+    families: int = 0
+    faults: int = 0
+    acked: int = 0
+    wrong: int = 0
+    left: int = 0
+
+    def take(self, family: Family, said: dict[str, Any]) -> tuple[Counter[str], list[str]]:
+        """Count what came of a family; return what was seen, and what is wrong."""
+        seen, wrong = Counter[str](), list(said["wrong"])
+        for when, struck, found, alarmed in said.get("met", ()):
+            outcome = Outcome(hit=True, struck=set(struck), seen=set(found), alarmed=alarmed)
+            fault = family.fault(when)
+            wrong += [f"{fault}: {problem}" for problem in unexpected(fault, outcome)]
+            seen[f"{', '.join(struck) or 'at the end'}: {', '.join(found) or 'unharmed'}"] += 1
+        self.families += 1
+        self.faults += seen.total()
+        self.acked += said.get("acked", 0)
+        self.wrong += len(wrong)
+        return seen, wrong
 
 
 def main() -> int:
@@ -89,29 +109,40 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stride", type=int, default=0, help="skip: from n to n + n / STRIDE")
     parser.add_argument("--most", type=int, default=400, help="no n above this")
-    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only", default="", help="families with this in their name")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="a line of JSON a family")
+    add_options(parser, workers=2)
     chosen = parser.parse_args()
-    failed = False
-    todo = [each for each in families() if chosen.only in " ".join(map(str, each))]
-    with ThreadPoolExecutor(chosen.workers) as pool:
-        for row in pool.map(lambda each: sweep(each, chosen.stride, chosen.most), todo):
-            failed = failed or bool(row.wrong)
-            _tell(row, as_json=chosen.json)
-    return int(failed)
+    todo = {
+        Unit(f"{each}, stride {chosen.stride}", sweep, (each, chosen.stride, chosen.most)): each
+        for each in families()
+        if chosen.only in str(each)
+    }
+    tally = Tally()
+    for unit, said in work_off(todo, chosen):
+        if said is None:
+            tally.left += 1
+        else:
+            seen, wrong = tally.take(todo[unit], said)
+            _tell(todo[unit], seen, wrong, f"{tally.families}/{len(todo)}", as_json=chosen.json)
+    print(
+        f"{tally.faults:,} faults of {tally.families} families, {tally.acked:,} acknowledged "
+        f"records, {tally.wrong} wrong; {tally.left} families not begun",
+        file=sys.stderr,
+    )
+    return int(tally.wrong > 0)
 
 
-def _tell(row: Row, *, as_json: bool) -> None:
+def _tell(
+    family: Family, seen: Counter[str], wrong: list[str], progress: str, *, as_json: bool
+) -> None:
     if as_json:
-        said = {**row.family._asdict(), "faults": row.hit, "acked": row.acked}
-        print(json.dumps({**said, "seen": row.seen, "wrong": row.wrong}), flush=True)
+        said = {**family._asdict(), "faults": seen.total(), "seen": seen, "wrong": wrong}
+        print(json.dumps(said), flush=True)
         return
-    role, call, action, for_ever = row.family
-    often = "for ever" if for_ever else "once"
-    seen = "; ".join(f"{what} {count}" for what, count in row.seen.most_common()) or "not called"
-    print(f"{role:10} {call:10} {action:7} {often:8} {row.hit:4} faults: {seen}", flush=True)
-    for problem in row.wrong[:5]:
+    words = "; ".join(f"{what} {count}" for what, count in seen.most_common()) or "not called"
+    print(f"{progress:>7} {family!s:42} {seen.total():4} faults: {words}", flush=True)
+    for problem in wrong[:5]:
         print(f"        {problem}", file=sys.stderr, flush=True)
 
 

@@ -1,55 +1,64 @@
 """Faults of the system, met by real processes: what is acknowledged stays, and wald goes on.
 
-A row for each kind of fault; ``python -m tests.crash.run_faults`` meets all, n = 1, 2, 3, ...
+One of each kind; ``python -m tests.crash.run_faults`` meets all, n = 1, 2, 3, ...
 """
 
-from typing import NamedTuple
+from pathlib import Path
 
 import pytest
 
-from tests.crash.faults import Fault, meet
+from tests.crash.expected import EXPECTED, WORDS, printed, row_of, unexpected
+from tests.crash.faults import PLACES, Fault, Outcome, meet
+from tests.crash.run_faults import families
 from tests.servers.need import need_binary
 
-
-class Row(NamedTuple):
-    """A fault, and what may be seen of it; nothing else."""
-
-    fault: Fault
-    seen: set[str]
-
-
-ROWS = {
-    "a flush of the log that fails is never repeated: a fresh segment": Row(
-        Fault("ingest", "fdatasync", "EIO", 9), {"fresh segment"}
-    ),
-    "a flush of the log that fails for ever: nothing is acknowledged": Row(
-        Fault("ingest", "fdatasync", "EIO", 9, for_ever=True),
-        {"restarted", "refused", "unknown"},
-    ),
-    "no room where the next segment is prepared": Row(
-        Fault("ingest", "fallocate", "ENOSPC", 1), {"fresh segment"}
-    ),
-    "ingest dies inside a flush": Row(Fault("ingest", "fdatasync", "kill", 9), {"restarted"}),
-    "a flush that takes long": Row(Fault("ingest", "fdatasync", "delay", 9), set()),
-    "the name of a first segment is not given": Row(
-        Fault("ingest", "renameat2", "EIO", 1), {"restarted"}
-    ),
-    "no descriptor is left for a new client": Row(Fault("ingest", "accept4", "EMFILE", 1), set()),
-    "an answer cannot be sent": Row(Fault("ingest", "write", "EIO", 1), set()),
-    "the ledger's flush fails": Row(Fault("drain", "fdatasync", "EIO", 6), {"restarted"}),
-    "drain dies inside a write": Row(Fault("drain", "pwrite64", "kill", 12), {"restarted"}),
-    "drain cannot open a file for ever": Row(
-        Fault("drain", "openat", "EMFILE", 1, for_ever=True), {"restarted"}
-    ),
-    "the supervisor's answer cannot be sent": Row(Fault("supervisor", "sendto", "EIO", 1), set()),
+FAULTS = {
+    "a flush of the log that fails is never repeated": Fault("ingest", "fdatasync", "EIO", 9),
+    "a flush of the log that fails for ever": Fault("ingest", "fdatasync", "EIO", 9, for_ever=True),
+    "no room where the first segment is made": Fault("ingest", "fallocate", "ENOSPC", 1),
+    "ingest dies inside a flush": Fault("ingest", "fdatasync", "kill", 9),
+    "a flush that takes long": Fault("ingest", "fdatasync", "delay", 9),
+    "the name of a first segment is not given": Fault("ingest", "renameat2", "EIO", 1),
+    "no descriptor is left for a new client": Fault("ingest", "accept4", "EMFILE", 1),
+    "an answer cannot be sent": Fault("ingest", "write", "EIO", 1),
+    "the ledger's flush fails": Fault("drain", "fdatasync", "EIO", 6),
+    "drain dies inside a write": Fault("drain", "pwrite64", "kill", 12),
+    "drain cannot open a file for ever": Fault("drain", "openat", "EMFILE", 1, for_ever=True),
+    "the supervisor's answer cannot be sent": Fault("supervisor", "sendto", "EIO", 1),
 }
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_costs_what_it_may_and_no_record(name: str) -> None:
     need_binary("strace", "apt install strace; it injects the faults")
-    row = ROWS[name]
-    outcome = meet(row.fault)
-    assert outcome.wrong == []
+    outcome = meet(FAULTS[name])
     assert outcome.hit, "the fault did not strike"
-    assert outcome.seen <= row.seen
+    assert [*outcome.wrong, *unexpected(FAULTS[name], outcome)] == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "struck", "seen", "alarmed"),
+    [
+        (Fault("ingest", "fdatasync", "EIO"), {"segment"}, set(), False),
+        (Fault("ingest", "fdatasync", "EIO"), {"segment"}, {"fresh segment"}, False),
+        (Fault("ingest", "fdatasync", "EIO"), {"page"}, {"restarted"}, False),
+        (Fault("ingest", "pwritev2", "ENOSPC", 1, for_ever=True), {"segment"}, set(), False),
+        (Fault("drain", "fdatasync", "EIO"), {"target", "ledger"}, set(), False),
+        (Fault("drain", "fsync", "kill"), {"directory"}, set(), False),
+    ],
+)
+def test_an_outcome_that_the_table_does_not_allow_is_found(
+    fault: Fault, struck: set[str], seen: set[str], *, alarmed: bool
+) -> None:
+    assert [*unexpected(fault, Outcome(alarmed, hit=True, struck=struck, seen=seen))]
+
+
+def test_every_row_of_the_table_can_be_met_and_uses_known_words() -> None:
+    met = {row_of(family.fault(1), place) for family in families() for place in (*PLACES, "other")}
+    assert met == set(EXPECTED)
+    assert {word for row in EXPECTED for word in row.once | row.ever} == WORDS.keys()
+
+
+def test_the_page_of_reliability_prints_the_table() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text()
+    assert "\n".join(printed()) in page

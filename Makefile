@@ -10,6 +10,7 @@ AREA ?=
 COVER_CORE ?= 100
 COVER_REST ?= 95
 PYTEST_FLAGS ?=
+TORTURE ?= .torture
 unexport PYTHONDONTWRITEBYTECODE  # a start of wald takes twice as long where byte code is not kept
 
 .DEFAULT_GOAL := help
@@ -71,12 +72,9 @@ bench: $(STAMP) ## speed and size, as ratios within one run; needs gcc and redis
 	$(BIN)/python -m pytest benchmarks -p no:xdist
 	$(BIN)/python -m benchmarks
 
-torture: $(STAMP) ## crash safety at length, for hours: crash images, system-call faults, power cuts; as root
-	$(BIN)/python -m tests.crash.run_images --images 20000
-	$(BIN)/python -m tests.crash.run_faults
-	$(BIN)/python -m tests.crash.power --cuts 100
+torture: $(STAMP) ## crash safety at length, for hours, as root; begun again it goes on where it was stopped (TORTURE=DIR)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris
-	$(BIN)/python -m tests.fuzz.run --runs 1000000
+	$(BIN)/python -m tests.crash.torture $(TORTURE)
 
 lock: $(STAMP) ## write requirements.lock from what is installed
 	@{ echo "# The versions that this project is developed and tested with; used with 'pip install -c'."; \

@@ -115,6 +115,7 @@ AREAS = {
         240,
         """
         crash/test_crash_images.py crash/test_faults.py crash/test_files_power.py
+        crash/test_flips.py crash/test_long_runs.py
         crash/test_full_disk.py crash/test_kills.py crash/test_packing_kills.py
         crash/test_power_cuts.py fuzz/test_*.py model/test_dead_log_model.py
         model/test_every_operation.py model/test_found_bugs.py model/test_log_model.py

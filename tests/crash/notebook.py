@@ -5,6 +5,7 @@ wrong is not done: it is met again.
 """
 
 import argparse
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -33,7 +34,7 @@ class Notebook:
         self._done: dict[str, dict[str, Any]] = {}
         if path is not None and path.exists():
             for line in path.read_text().splitlines():
-                if line.endswith("}"):  # the last one may be cut
+                with contextlib.suppress(ValueError):  # cut by who stopped the run
                     said = json.loads(line)
                     self._done[said["unit"]] = said
 
@@ -48,7 +49,7 @@ class Notebook:
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a") as lines:
-                lines.write(json.dumps(self._done[name]) + "\n")
+                lines.write("\n" + json.dumps(self._done[name]))  # behind what may be cut
 
 
 def add_options(parser: argparse.ArgumentParser, workers: int) -> None:

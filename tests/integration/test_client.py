@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -19,8 +20,12 @@ from tests.doorkeeper import DEADLINE_S, Door, short_directory
 from tests.impostor import Impostor, answered_by
 from wald import limits
 from wald.client.encoding import encode_value, encode_values
-from wald.client.link import ROOT_SOCKET, default_socket
+from wald.client.link import ROOT_SOCKET, Deadline, Link, default_socket
 from wald.client.requests import Columns, outgoing
+from wald.client.results import Results
+from wald.clock import SystemClock
+from wald.config import Settings, SinkSettings
+from wald.config.settings import StreamSettings
 from wald.core import body as bodies
 from wald.core.body import Body
 from wald.core.events import (
@@ -30,6 +35,7 @@ from wald.core.events import (
     Goodbye,
     Hello,
     OpenStream,
+    Pong,
     StreamOpened,
     Welcome,
 )
@@ -232,6 +238,71 @@ def test_who_waits_as_good_as_for_ever_gets_the_answer(door: Door, timeout: floa
         first = producer.append("events", b"1").lsn
         assert producer.submit("events", b"2").result().lsn == first + 1
         producer.flush()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_many_refusals_are_heard_while_more_is_sent(threads: int):
+    """Both ends would wait for the other to read."""
+    with short_directory() as directory:
+        settings = Settings(
+            str(directory / "data"),
+            str(directory / "s"),
+            sinks={"to": SinkSettings("to", "null")},
+            auto_sink="to",
+            streams={"events": StreamSettings("events", key="required")},
+        )
+        keys = [None if n % 10 == 0 else "k" for n in range(16 * 8_192 // threads)]
+        found: list[Results] = []
+
+        def append(producer: wald.Producer) -> None:
+            found.append(producer.append_many("events", [b"v"] * len(keys), keys=keys))
+
+        with Door(directory, settings=settings) as door, wald.connect(door.path) as producer:
+            appending = [threading.Thread(target=append, args=(producer,)) for _ in range(threads)]
+            for thread in appending:
+                thread.start()
+            for thread in appending:
+                thread.join(DEADLINE_S)
+        codes = [{each.code for each in results.refused} for results in found]
+        assert codes == [{"record.key"}] * threads
+        assert [len(results.refused) for results in found] == [keys.count(None)] * threads
+
+
+def test_what_arrives_while_much_is_sent_again_is_kept():
+    mine, peer = socket.socketpair()
+    said, sent = Pong(1, bytes(64)).encode() * 20_000, bytes(1 << 20)
+    received = bytearray()
+
+    def answer() -> None:
+        peer.sendall(said)  # and reads only then
+        while len(received) < len(sent):
+            received.extend(peer.recv(1 << 16))
+
+    answering = threading.Thread(target=answer)
+    answering.start()
+    link = Link(mine)
+    link.send_rest(link.send(sent), Deadline(SystemClock(), DEADLINE_S))
+    answering.join(DEADLINE_S)
+    assert received == sent
+    events = 0
+    while events < 20_000:
+        link.wait(0)
+        events += len([*link.events()])
+    link.close()
+    peer.close()
+
+
+def test_a_look_while_another_thread_waits_is_no_error():
+    mine, peer = socket.socketpair()
+    link = Link(mine)
+    waiting = threading.Thread(target=link.wait, args=(DEADLINE_S,))
+    waiting.start()
+    assert [link.has_more() for _ in range(2_000)] == [False] * 2_000
+    peer.send(b"x")
+    waiting.join(DEADLINE_S)
+    assert link.has_more()
+    link.close()
+    peer.close()
 
 
 def test_a_restart_of_the_daemon_is_invisible(door: Door):

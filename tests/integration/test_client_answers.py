@@ -79,7 +79,7 @@ class ScriptedLink(Link):
         self._pieces = pieces
         super().__init__(mine)
 
-    def wait(self, timeout_s: float) -> None:
+    def wait(self, timeout_s: float, *, writes: bool = False) -> None:
         piece = self._pieces.pop(0) if self._pieces else SILENCE
         if piece is None:
             self.end()
@@ -90,7 +90,7 @@ class ScriptedLink(Link):
             self._peer.sendall(piece)
             if self._pieces[:1] == [GONE]:
                 self.end()
-        super().wait(timeout_s)
+        super().wait(timeout_s, writes=writes)
 
     def end(self) -> None:
         if self._peer.fileno() < 0:
@@ -317,9 +317,9 @@ def test_the_short_way_is_one_send_one_wait_and_one_read(monkeypatch: pytest.Mon
     for name in ("send", "wait", "events"):
         method = getattr(ScriptedLink, name)
 
-        def counted(*given: Any, name: str = name, method: Any = method) -> Any:
+        def counted(*given: Any, name: str = name, method: Any = method, **options: Any) -> Any:
             calls.append(name)
-            return method(*given)
+            return method(*given, **options)
 
         monkeypatch.setattr(ScriptedLink, name, counted)
     session.append("s", SECOND, deadline)

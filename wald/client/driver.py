@@ -5,6 +5,7 @@ for what arrives (one thread reads for all), for a greeting, for room in the soc
 connects or sends, and nothing goes out beside it).
 """
 
+import contextlib
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +20,7 @@ from wald.model import StreamId
 from wald.ports import Chance
 
 _T = TypeVar("_T")
+_LOOK_S = 0.05
 _STUCK_HINT = "it may wait for its disk: see its log, and 'wald status'"
 _REENTERED_HINT = "in a signal handler set a flag, or use a producer that nothing else uses"
 
@@ -153,9 +155,15 @@ class Driver:
         return dialogue.answer(number)
 
     def _send_rest(self, link: Carries, rest: Rest, deadline: Deadline) -> None:
-        """Send what the socket had no room for; if the connection ends, so be it."""
+        """Send what the socket had no room for; if the connection ends, so be it.
+
+        Where no other thread reads meanwhile, this one does: a daemon whose answers are not read
+        does not read either.
+        """
         try:
-            self._let_go(partial(link.send_rest, rest, deadline))
+            while rest:
+                self._wait_to_send(link, deadline)
+                rest = link.send_more(rest)
         except OSError:
             self._hear_out(link)
         except BaseException:
@@ -163,6 +171,27 @@ class Driver:
             raise
         if self._link is not link:
             self._lose(link)  # another thread has given it up, and left it open for this one
+
+    def _wait_to_send(self, link: Carries, deadline: Deadline) -> None:
+        """Wait until more goes out; not long while another thread reads, which may leave.
+
+        Raises:
+            OSError: there is no time left, or the connection was given up.
+        """
+        left_s = deadline.left_s()
+        if left_s <= 0:
+            raise TimeoutError
+        if self._reading:
+            with contextlib.suppress(TimeoutError):
+                self._let_go(partial(link.wait_for_room, min(left_s, _LOOK_S)))
+        else:
+            self._busy = threading.get_ident()
+            try:
+                self._read(link, left_s, writes=True)
+            finally:
+                self._busy = 0
+        if self._link is not link:
+            raise ConnectionResetError
 
     # --- reading for all ------------------------------------------------------------------------
 
@@ -191,11 +220,11 @@ class Driver:
         finally:
             self._waiting -= 1
 
-    def _read(self, link: Carries, timeout_s: float) -> None:
+    def _read(self, link: Carries, timeout_s: float, *, writes: bool = False) -> None:
         self._reading = threading.get_ident()
         self._lock.release()
         try:
-            link.wait(timeout_s)
+            link.wait(timeout_s, writes=writes)
         except TimeoutError:
             return
         finally:

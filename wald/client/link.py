@@ -80,10 +80,16 @@ class Carries(Protocol):
         """Send what goes out at once; return the rest. ``NothingSent`` where that is certain."""
 
     def send_rest(self, rest: Rest, deadline: Deadline) -> None:
-        """Send what did not go out at once; waits as long as it takes."""
+        """Send what did not go out at once, while no other thread uses it."""
 
-    def wait(self, timeout_s: float) -> None:
-        """Wait until something can be read."""
+    def send_more(self, rest: Rest) -> Rest:
+        """Send of it what goes out at once; return what is left."""
+
+    def wait_for_room(self, timeout_s: float) -> None:
+        """Wait until more goes out."""
+
+    def wait(self, timeout_s: float, *, writes: bool = False) -> None:
+        """Wait until something can be read; with ``writes``, or until more goes out."""
 
     def has_more(self) -> bool:
         """Whether there is something to read, if only the end."""
@@ -104,12 +110,14 @@ class Link:
     def __init__(self, connected: socket.socket) -> None:
         connected.settimeout(0)
         self._socket = connected
-        self._readable = select.poll()
-        self._readable.register(connected, select.POLLIN)
-        self._writable = select.poll()
-        self._writable.register(connected, select.POLLOUT)
+        # each waits in one thread at a time: a poll object is no two threads'
+        self._readable = _poll(connected, select.POLLIN)
+        self._writable = _poll(connected, select.POLLOUT)
+        self._either = _poll(connected, select.POLLIN | select.POLLOUT)
+        self._now = _poll(connected, select.POLLIN)
         self._data = b""
         self._at = 0  # what is before it was taken
+        self._ahead = False  # more was read than anybody has looked at
 
     @classmethod
     def connect(cls, path: str, timeout_s: float) -> "Link":
@@ -135,11 +143,21 @@ class Link:
         return NO_REST if sent == len(data) else memoryview(data)[sent:]
 
     def send_rest(self, rest: Rest, deadline: Deadline) -> None:
-        """Send what did not go out at once; waits as long as it takes."""
+        """Send what did not go out at once, while no other thread uses it.
+
+        What arrives is kept: a daemon whose answers are not read does not read either.
+        """
         while rest:
-            if not self._writable.poll(deadline.left_s() * 1000):
-                raise TimeoutError
-            rest = rest[self._send_some(rest) :]
+            self.wait(deadline.left_s(), writes=True)
+            arrived = self._received()
+            if arrived:
+                self._data = self._data[self._at :] + arrived
+                self._at, self._ahead = 0, True
+            rest = self.send_more(rest)
+
+    def send_more(self, rest: Rest) -> Rest:
+        """Send of it what goes out at once; return what is left."""
+        return rest[self._send_some(rest) :]
 
     def _send_some(self, data: bytes | Rest) -> int:
         try:
@@ -147,14 +165,20 @@ class Link:
         except BlockingIOError:
             return 0
 
-    def wait(self, timeout_s: float) -> None:
-        """Wait until something can be read."""
-        if not self._readable.poll(timeout_s * 1000):
+    def wait_for_room(self, timeout_s: float) -> None:
+        """Wait until more goes out."""
+        if not self._writable.poll(timeout_s * 1000):
+            raise TimeoutError
+
+    def wait(self, timeout_s: float, *, writes: bool = False) -> None:
+        """Wait until something can be read; with ``writes``, or until more goes out."""
+        poll = self._either if writes else self._readable
+        if (writes or not self._ahead) and not poll.poll(timeout_s * 1000):
             raise TimeoutError
 
     def has_more(self) -> bool:
         """Whether there is something to read, if only the end."""
-        return bool(self._readable.poll(0))
+        return self._ahead or bool(self._now.poll(0))
 
     def events(self) -> Iterable[Event]:
         """Read what is there; return what is complete.
@@ -163,13 +187,9 @@ class Link:
             ConnectionResetError: the daemon has closed.
             ProtocolMismatch: the daemon broke the protocol.
         """
-        try:
-            data = self._socket.recv(_READ_BYTES)
-        except BlockingIOError:
-            data = None
-        if data is not None:
-            if not data:
-                raise ConnectionResetError
+        self._ahead = False
+        data = self._received()
+        if data:
             if self._at == len(self._data):
                 ack = read_ack(data)
                 if ack is not None:
@@ -177,6 +197,16 @@ class Link:
             self._data = self._data[self._at :] + data
             self._at = 0
         return self._frames()
+
+    def _received(self) -> bytes:
+        """Return what has arrived; nothing if nothing has."""
+        try:
+            data = self._socket.recv(_READ_BYTES)
+        except BlockingIOError:
+            return b""
+        if not data:
+            raise ConnectionResetError
+        return data
 
     def _frames(self) -> Iterator[Event]:
         while (found := next_frame(self._data, self._at, Side.CLIENT)) is not None:
@@ -191,3 +221,9 @@ class Link:
     def close(self) -> None:
         """Close; after a fork this leaves the parent's connection alone."""
         self._socket.close()
+
+
+def _poll(connected: socket.socket, events: int) -> "select.poll":
+    made = select.poll()
+    made.register(connected, events)
+    return made

@@ -293,7 +293,14 @@ class MemoryLink:
     def send_rest(self, rest: Rest, deadline: Deadline) -> None:
         """Send the rest; there is never one."""
 
-    def wait(self, timeout_s: float) -> None:
+    def send_more(self, rest: Rest) -> Rest:  # noqa: ARG002 - as above
+        """Send more; there is never more."""
+        return NO_REST
+
+    def wait_for_room(self, timeout_s: float) -> None:
+        """There is always room."""
+
+    def wait(self, timeout_s: float, *, writes: bool = False) -> None:  # noqa: ARG002 - as above
         """Wait until something can be read."""
         if self._events or self.broken:
             return

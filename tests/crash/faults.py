@@ -129,9 +129,15 @@ class Outcome:
     wrong: list[str] = field(default_factory=list)
 
 
-def meet(fault: Fault) -> Outcome:
-    """Run a daemon with a fault, lift it, deliver everything, and say what came of it."""
+def meet(fault: Fault, planted: str = "") -> Outcome:
+    """Run a daemon with a fault, lift it, deliver everything, and say what came of it.
+
+    Args:
+        fault: what happens.
+        planted: a program that each process runs first: to plant a bug.
+    """
     directory = Path(tempfile.mkdtemp(prefix="wd"))
+    (directory / "sitecustomize.py").write_text(planted)
     try:
         return _Meeting(fault, directory).run()
     finally:
@@ -162,7 +168,10 @@ class _Meeting:
             program = f"import sys; sys.executable = {str(wrapper)!r}; from wald.cli import main; "
             launcher = (sys.executable, "-c", program + "sys.exit(main())")
         config = _CONFIG.format(directory=directory)
-        self.daemon = Daemon(directory, config=config, launcher=launcher, needs=())
+        first = {"PYTHONPATH": str(directory)}  # the children have it of their supervisor
+        self.daemon = Daemon(
+            directory, config=config, launcher=launcher, needs=(), environment=first
+        )
         self.bench = Bench(self.daemon, Random(1))
         with closing(sqlite3.connect(directory / "events.db")) as target:
             target.execute(PICKY)

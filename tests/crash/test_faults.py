@@ -36,6 +36,32 @@ def test_a_fault_costs_what_it_may_and_no_record(name: str) -> None:
     assert [*outcome.wrong, *unexpected(FAULTS[name], outcome)] == []
 
 
+_SYNC = """
+from wald.system import PosixFile
+real = PosixFile.sync
+def sync(file):
+    try:
+        real(file)
+    except OSError:
+        {planted}
+PosixFile.sync = sync
+"""
+PLANTED = {
+    "a flush that failed, and nobody looks": _SYNC.format(planted="pass"),
+    "a flush that failed, and is tried again": _SYNC.format(planted="real(file)"),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_the_table_finds_what_is_done_about_a_failed_flush(name: str) -> None:
+    need_binary("strace", "apt install strace; it injects the faults")
+    fault = FAULTS["a flush of the log that fails is never repeated"]
+    outcome = meet(fault, PLANTED[name])
+    assert outcome.hit, "the fault did not strike"
+    assert outcome.wrong == []  # no power was cut, so that nothing is lost this time
+    assert [*unexpected(fault, outcome)]
+
+
 @pytest.mark.parametrize(
     ("fault", "struck", "seen", "alarmed"),
     [

@@ -329,6 +329,31 @@ def test_a_hung_drain_is_seen_and_no_command_waits_for_it(shared: Daemon) -> Non
     wait_until(lambda: call("status", socket=shared.socket).stderr == "", "it answers again")
 
 
+def test_a_hung_ingest_is_seen_with_what_to_do_and_status_does_not_wait_for_it(
+    shared: Daemon,
+) -> None:
+    ingest = shared.pids()["ingest"]
+    os.kill(ingest, signal.SIGSTOP)
+    try:
+        wait_until(
+            lambda: "ingest does not answer" in run("status", socket=shared.socket).stderr,
+            "status says that it hangs",
+        )
+        status = run("status", socket=shared.socket, timeout=8)
+        assert status.returncode == 0
+        assert "ingest does not answer; its figures are the last it wrote" in status.stderr
+        assert "hint: it runs and stands still" in status.stderr
+        said = json.loads(run("status", "--json", socket=shared.socket, timeout=8).stdout)
+        assert said["stale"]
+        told = {role: process["answers"] for role, process in said["processes"].items()}
+        assert told == {"ingest": False, "drain": True}
+        assert said["processes"]["ingest"]["hint"]
+        assert not said["processes"]["drain"]["hint"]
+    finally:
+        os.kill(ingest, signal.SIGCONT)
+    wait_until(lambda: call("status", socket=shared.socket).stderr == "", "it answers again")
+
+
 def test_a_hung_daemon_is_said_to_hang(shared: Daemon) -> None:
     supervisor = shared.pids()["supervisor"]
     os.kill(supervisor, signal.SIGSTOP)

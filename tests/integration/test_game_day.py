@@ -1,6 +1,7 @@
 """A game day on a real daemon: the faults are loud, what they cause is real, and they end."""
 
 import json
+import re
 import shutil
 import sqlite3
 import tempfile
@@ -46,11 +47,22 @@ def delivered(daemon: Daemon) -> int:
     return int(count)
 
 
+def seconds_left(daemon: Daemon) -> int:
+    """What status says in words, read back."""
+    found = re.search(r"things: GAME DAY: down, for (\d+) s more", daemon.command("status"))
+    assert found is not None
+    return int(found[1])
+
+
 def test_a_target_that_plays_dead_is_loud_in_status_and_comes_back_when_told(
     daemon: Daemon,
 ) -> None:
     said = json.loads(daemon.command("route", "fault", "things", "--down", "1h", "--json"))
     assert said["faults"] == ["game day: down, for 3600 s more"]
+    # nothing is sent and no lane says anything: the time that is left goes down all the same
+    wait_until(lambda: seconds_left(daemon) < 3600, "the countdown begins")
+    left_s = seconds_left(daemon)
+    wait_until(lambda: seconds_left(daemon) < left_s, "the countdown goes on")
     append(daemon)
     wait_until(lambda: "plays dead" in str(route(daemon)["last_error"]), "the fault is felt")
     assert "GAME DAY: down, for" in daemon.command("status")

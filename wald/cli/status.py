@@ -116,6 +116,8 @@ def _say_processes(answer: Mapping[str, Any]) -> None:
             hung = process["ready"] and process.get("answers") is False
             state = "does not answer" if hung else f"is {process['state']}{reason}"
             say(f"{role} {state}; its figures are the last it wrote")
+            if process.get("hint"):
+                say(f"hint: {process['hint']}")
 
 
 def say_alarms(answer: Mapping[str, Any]) -> None:

@@ -118,7 +118,7 @@ class ControlServer:
             raise Unavailable(msg, hint=_SEE_STATUS) from error
 
     async def _exchange(self, line: bytes) -> bytes:
-        with _short_address(self._drain_address) as address:
+        with short_address(self._drain_address) as address:
             reader, writer = await asyncio.open_unix_connection(
                 address, limit=limits.CONTROL_LINE_MAX_BYTES
             )
@@ -135,7 +135,7 @@ class ControlServer:
 
 
 @contextmanager
-def _short_address(path: str) -> Iterator[str]:
+def short_address(path: str) -> Iterator[str]:
     """Yield an address of a socket: one longer than the kernel takes goes by its directory."""
     if len(os.fsencode(path)) <= limits.SOCKET_PATH_MAX_BYTES:
         yield path

@@ -22,6 +22,7 @@ from wald.config import Settings
 from wald.core.access import Access, Caller
 from wald.errors import WaldError
 from wald.ports import Chance, Clock, FileSystem
+from wald.supervisor.asking import Patient, greet_ingest
 from wald.supervisor.calm import Calm
 from wald.supervisor.children import Child, ChildState, Command
 from wald.supervisor.claim import (
@@ -38,7 +39,10 @@ from wald.supervisor.observe import build_status, is_gone, read_figures, residen
 log = logging.getLogger("wald.supervisor")
 
 _DRAIN_SOCKET = "drain.sock"
-_HUNG_ASKED_EVERY_NS = limits.CLOCK_NS_PER_S
+_HUNG_HINT = (
+    "it runs and stands still: a disk that does not come back, or somebody stopped it; see its "
+    "log, and restart the daemon if it stays so: nothing that was acknowledged is lost"
+)
 _OWN_VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")  # not the children's
 
 
@@ -107,7 +111,6 @@ class _Supervisor:
         self._announced = False
         self._ingest_served = asyncio.Event()
         self._stopping = False
-        self._drain_hung_until_ns = 0
 
     async def run(self) -> WaldError | None:
         """Keep both children running until a signal, or until one of them gives up."""
@@ -122,11 +125,15 @@ class _Supervisor:
         self._drain = self._child("drain", ())
         loop.set_exception_handler(Calm(self._around.clock))
         self._guard = Guard(self._around.access, self._around.who, self._settings)
-        self._control = control = ControlServer(
+        control = ControlServer(
             {"status": self._status, "ping": self._ping},
             posixpath.join(self._settings.data_dir, _DRAIN_SOCKET),
             self._guard,
         )
+        self._asked = {
+            "ingest": Patient(self._around.clock, self._greet_ingest, keeps=True),
+            "drain": Patient(self._around.clock, control.ask_drain),
+        }
         errors: list[WaldError] = []
 
         async def keep(child: Child, after: asyncio.Event | None = None) -> None:
@@ -199,8 +206,11 @@ class _Supervisor:
         figures = await asyncio.to_thread(read_figures, fs, data_dir)
         gone = await asyncio.to_thread(is_gone, fs, data_dir)
         processes = {child.role: child.figures() for child in (self._ingest, self._drain)}
-        told = await self._ask_drain()
-        processes["drain"] |= {"answers": told is not None, "trouble": (told or {}).get("trouble")}
+        children = (self._ingest, self._drain)
+        async with asyncio.TaskGroup() as group:
+            doing = {each.role: group.create_task(self._how_it_does(each)) for each in children}
+        for role, said in doing.items():
+            processes[role] |= said.result()
         status = build_status(figures, processes, self._around.clock.wall_ns())
         return {
             **status,
@@ -212,16 +222,19 @@ class _Supervisor:
             "resident_bytes": resident_bytes(os.getpid()),
         }
 
-    async def _ask_drain(self) -> Mapping[str, Any] | None:
-        """Ask drain how it does; one that hangs is not waited for at every question."""
-        if self._drain.state is not ChildState.READY:
-            return None
-        if self._around.clock.monotonic_ns() < self._drain_hung_until_ns:
-            return None
-        told = await self._control.ask_drain()
-        if told is None:
-            self._drain_hung_until_ns = self._around.clock.monotonic_ns() + _HUNG_ASKED_EVERY_NS
-        return told
+    async def _how_it_does(self, child: Child) -> dict[str, Any]:
+        """Ask a child how it does; one that does not answer may be starting, or ending."""
+        ready = child.state is ChildState.READY
+        told = await self._asked[child.role].ask() if ready else None
+        hung = ready and told is None and child.state is ChildState.READY
+        return {
+            "answers": told is not None,
+            "trouble": (told or {}).get("trouble"),
+            "hint": _HUNG_HINT if hung else "",
+        }
+
+    async def _greet_ingest(self) -> Mapping[str, Any] | None:
+        return {} if await greet_ingest(self._settings.socket) else None
 
     async def _ping(self, _: Mapping[str, Any]) -> dict[str, Any]:
         return {"pid": os.getpid()}

@@ -41,7 +41,7 @@ AREAS = {
         unit/test_frame.py unit/test_inspect.py
         unit/test_log.py unit/test_new_route_on_a_full_disk.py unit/test_prepare.py
         unit/test_progress.py unit/test_recover*.py unit/test_segment.py unit/test_simfs.py
-        unit/test_state.py unit/test_supervisor_parts.py unit/test_system.py unit/test_tail.py
+        unit/test_state.py unit/test_supervisor_*.py unit/test_system.py unit/test_tail.py
         unit/test_units.py integration/test_bad_input.py integration/test_commands.py
         integration/test_supervisor.py integration/test_systemd.py
         """,
@@ -75,7 +75,7 @@ AREAS = {
         crash/test_delivery_kills.py model/test_delivery_*.py unit/test_adaptive.py
         unit/test_batch*.py unit/test_breaker.py unit/test_dead.py unit/test_dead_cli.py
         unit/test_deadlog.py unit/test_delivery.py unit/test_faults.py unit/test_guarantees.py
-        unit/test_healing_words.py unit/test_lanes.py unit/test_ledger*.py
+        unit/test_healing_words.py unit/test_lanes.py unit/test_ledger*.py unit/test_tickets.py
         unit/test_manifests.py unit/test_open_records.py unit/test_outcomes.py
         unit/test_pacing.py unit/test_packed_*.py unit/test_packing*.py
         unit/test_policy_status.py unit/test_retention.py unit/test_row.py unit/test_scrub.py

@@ -42,6 +42,7 @@ class Counting(RecordingSink):
 
     def deliver(self, attempt: Attempt) -> Outcome:
         threading.Event().wait(SLEEP_S)
+        attempt.await_seal()
         self.target.rows[attempt.key] = attempt.row
         self._counted.append(len(attempt.records))
         return Delivered()

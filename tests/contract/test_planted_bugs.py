@@ -48,6 +48,7 @@ PLANTED = [
     Planted("believes its own memory", "a_target_that_was_restored_gets_the_rest_again"),
     Planted("takes a moved row for success", "a_gap_and_a_second_writer_are_detected"),
     Planted("forgets the row", "a_gap_and_a_second_writer_are_detected"),
+    Planted("commits before the seal", "nothing_takes_effect_before_its_batch_is_sealed"),
     Planted("knows one lane", "lanes_and_logs_have_rows_of_their_own"),
     Planted("forgets the row", "a_drainer_killed_around_the_commit_doubles_nothing", K),
     Planted("acks before the commit", "a_killed_target_loses_and_doubles_nothing", K),

@@ -53,7 +53,10 @@ class ToySink:
         records = TAKES_MAX * 2 if self.bug == "promises too much" else TAKES_MAX
         is_window = self.replay is ReplayClass.WINDOW
         window_s = 3600.0 if is_window else None
-        return Capabilities(self.replay, records, 1 << 20, window_s, freezes=is_window)
+        awaits = self.replay is ReplayClass.TRANSACTIONAL
+        return Capabilities(
+            self.replay, records, 1 << 20, window_s, freezes=is_window, awaits_seal=awaits
+        )
 
     def read_row(self, key: LaneKey) -> ProgressRow | Outcome | None:
         remembers = {ReplayClass.TRANSACTIONAL, ReplayClass.MONOTONE}
@@ -76,6 +79,11 @@ class ToySink:
             return Rejected(refused, refused[0].message)
         if self.bug == "does nothing of an empty batch" and not records:
             return Delivered()
+        if self.bug == "commits before the seal":
+            outcome = self.send(attempt, self.delivery(attempt, records))
+            attempt.await_seal()
+            return outcome
+        attempt.await_seal()
         return self.send(attempt, self.delivery(attempt, records))
 
     def send(self, attempt: Attempt, asked: dict[str, Any]) -> Outcome:

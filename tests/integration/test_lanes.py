@@ -26,6 +26,7 @@ from wald.drainer.figures import fitting_the_page
 from wald.model import LaneKey, Systemic, SystemicKind
 from wald.sinks.sqlite import make as make_sqlite
 from wald.storage.progress import TwoSlotPage
+from wald.storage.tickets import Ticket
 from wald.testing.memory_ledger import MemoryLedger
 from wald.testing.recording_sink import RecordingSink, RecordingTarget
 
@@ -245,6 +246,14 @@ class Fused(MemoryLedger):
                     msg = "the power failed"
                     raise RuntimeError(msg)
             return self.real.write(work)
+
+    def write_later(self, work):
+        ticket = Ticket(work)
+        try:
+            ticket.settle(self.write(work))
+        except RuntimeError as error:
+            ticket.fail(error)
+        return ticket
 
 
 def change_lanes(keyed, target, ledger, fail_at, *, behind):

@@ -58,6 +58,7 @@ from wald.ports import Transaction
 from wald.storage.deadlog import DeadEntry, DeadLog, DeadPlace
 from wald.storage.ledger import StoreLedger, found_ledger
 from wald.storage.log import Log, LogOptions
+from wald.storage.tickets import Ticket
 from wald.testing import ManualClock, SimFileSystem
 from wald.testing.memory_ledger import MemoryStore
 
@@ -145,6 +146,12 @@ def _continues(row: ProgressRow | None, attempt: Attempt) -> bool:
     return before == (attempt.row.batch_no - 1, attempt.prev_rev) and row.owner == OWNER
 
 
+_NOT_REACHED = {
+    "down": Systemic(SystemicKind.UNREACHABLE, "down"),
+    "busy": Systemic(SystemicKind.BUSY, "busy", retry_after_s=1.0),
+}
+
+
 @dataclass
 class Odds:
     """How likely it is that an attempt goes wrong in each way, while the world is wild."""
@@ -179,6 +186,7 @@ class World:
         self.target = Target(replay)
         self.odds = Odds()
         self.names_poison = self.chance.random() < 0.5
+        self.awaits_seal = replay is ReplayClass.TRANSACTIONAL and self.chance.random() < 0.7
         self.late: list[Attempt] = []
         self.unknowns = 0
         self.visible = 0
@@ -217,6 +225,7 @@ class World:
             (0.03, self.mend),
             (0.02, self.jump),
             (0.02, self.die),
+            (0.04, self.commit_later),
         )
         self.start()
 
@@ -237,6 +246,7 @@ class World:
         return self.target.replay is ReplayClass.TRANSACTIONAL
 
     def _start(self) -> None:
+        self.store.forget_waiting()
         self.board = FrontierBoard()
         self.board.pin(self.scene.frontiers[self.visible])
         self.ledger = StoreLedger(self.store, self.scene.log_id)
@@ -308,6 +318,13 @@ class World:
         """The next writes of ledger, dead log and pages find no room."""
         self.full = self.chance.randint(1, 5)
 
+    def commit_later(self) -> None:
+        """What the ledger was given to write later becomes durable."""
+        try:
+            self.store.commit_waiting()
+        except Killed:
+            self.die()
+
     def keep_copies(self) -> None:
         """Somebody copies target and ledger; one that no row corrects while no drainer runs."""
         self.snapshots.append(deepcopy(self.target))
@@ -356,6 +373,11 @@ class World:
             attempt = self.late.pop(self.chance.randrange(len(self.late)))
             if not self._refused(attempt.records):
                 self.say(f"late: {attempt.row.batch_no} {self.target.apply(attempt)}")
+
+    def meet_late(self, attempt: Attempt) -> None:
+        """One that was given up takes effect, maybe, just before a further attempt."""
+        if self.late and attempt.number > 2 and self.chance.random() < 0.3:
+            self.mend()
 
     def mend(self) -> None:
         """The target takes from now on what it refused.
@@ -418,15 +440,21 @@ class World:
 
     def attempt(self, attempt: Attempt) -> Outcome:
         """Answer an attempt as chance wants it."""
-        self._check_manifest(attempt)
+        if not self.awaits_seal:
+            self._check_manifest(attempt)
         if any(record.lsn <= self.known for record in attempt.records):
             self.fail("sent again, and it was known to be done")
         self.clock.advance(self.chance.choice([0.001, 0.01, 0.3]))
         fate = self._fate()
-        if fate == "down":
-            return Systemic(SystemicKind.UNREACHABLE, "down")
-        if fate == "busy":
-            return Systemic(SystemicKind.BUSY, "busy", retry_after_s=1.0)
+        if fate in _NOT_REACHED:
+            return _NOT_REACHED[fate]
+        if self.awaits_seal:
+            refused = self._refused(attempt.records)
+            if refused and self.chance.random() < 0.3:  # before it commits
+                return Rejected(tuple(refused) if self.names_poison else (), "poison")
+            attempt.await_seal()
+            self.tick("the target's commit")
+            self._check_manifest(attempt)
         if fate == "late":
             self.late.append(attempt)
         if fate in {"late", "lost_before"}:
@@ -504,6 +532,8 @@ class World:
             self.fail(f"twice at the target: {sorted(applied)}")
         if not set(applied) <= self.shown:
             self.fail("at the target, and not durable")
+        if self.lane.figures.checkpoint_lsn > self.checkpoint.lsn:
+            self.fail("shown, and not durable in the ledger")
         if not self.dead <= self.scene.poison:
             self.fail(f"set aside without a fault of theirs: {self.dead}")
         if not self.may_double():
@@ -612,7 +642,12 @@ class Sink:
         self._world = world
         window = world.target.replay is ReplayClass.WINDOW
         self.capabilities = Capabilities(
-            world.target.replay, 100, 1 << 20, 7200.0 if window else None, freezes=window
+            world.target.replay,
+            100,
+            1 << 20,
+            7200.0 if window else None,
+            freezes=window,
+            awaits_seal=world.awaits_seal,
         )
 
     def read_row(self, key: LaneKey) -> ProgressRow | Outcome | None:
@@ -625,6 +660,7 @@ class Sink:
     def deliver(self, attempt: Attempt) -> Outcome:
         world = self._world
         world.tick("deliver")
+        world.meet_late(attempt)
         outcome = world.attempt(attempt)
         world.say(
             f"attempt {attempt.row.batch_no}.{attempt.number} "
@@ -653,14 +689,49 @@ class Sink:
         """There is nothing to let go."""
 
 
+class _Later(Ticket[_T]):
+    """What is written at the latest when somebody waits for it."""
+
+    def __init__(self, store: "_Store", work: Callable[[Transaction], _T]) -> None:
+        super().__init__(work)
+        self._store = store
+
+    def wait(self) -> _T:
+        self._store.commit_waiting()
+        return super().wait()
+
+
 class _Store(MemoryStore):
     """A store in which the process may die before or behind a commit."""
 
     def __init__(self, world: World) -> None:
         super().__init__()
         self._world = world
+        self._waiting: list[_Later[Any]] = []
+
+    def write_later(self, work: Callable[[Transaction], _T]) -> _Later[_T]:
+        self.commit_waiting()
+        ticket = _Later(self, work)
+        self._waiting.append(ticket)
+        return ticket
+
+    def commit_waiting(self) -> None:
+        while self._waiting:
+            ticket = self._waiting.pop()
+            try:
+                ticket.settle(self._commit(ticket.work))
+            except DiskFull as error:
+                ticket.fail(error)
+
+    def forget_waiting(self) -> None:
+        """The process ended."""
+        self._waiting.clear()
 
     def write(self, work: Callable[[Transaction], _T]) -> _T:
+        self.commit_waiting()
+        return self._commit(work)
+
+    def _commit(self, work: Callable[[Transaction], _T]) -> _T:
         self._world.tick("before a commit of the ledger")
         result = super().write(work)
         self._world.tick("behind a commit of the ledger")

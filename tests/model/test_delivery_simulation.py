@@ -15,14 +15,16 @@ from dataclasses import dataclass
 import pytest
 
 from tests.model import delivery_world
-from tests.model.delivery_world import Scene, World, make_scene
+from tests.model.delivery_world import Killed, Scene, World, make_scene
 from tests.model.planting import Patch, plant
 from tests.model.promises import Violation
+from wald import limits
 from wald.core.delivery import Event
 from wald.drainer import checking, doubt, lane, recalling, sending
 from wald.drainer.lane import Lane
+from wald.drainer.route import LaneMemory
 from wald.drainer.sinks import TendedSink
-from wald.model import ReplayClass
+from wald.model import Attempt, Outcome, ReplayClass
 
 LONG = os.environ.get("WALD_MODEL_PROFILE") == "long"
 SEED = os.environ.get("WALD_MODEL_SEED")
@@ -51,8 +53,12 @@ def _quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
-def run(scene: Scene, seed: int, replay: ReplayClass, on_unknown: str) -> World:
+def run(
+    scene: Scene, seed: int, replay: ReplayClass, on_unknown: str, late: float | None = None
+) -> World:
     world = World(scene, seed, replay, on_unknown=on_unknown)
+    if late is not None:
+        world.odds.late = late
     for _ in range(STEPS):
         world.step()
     world.settle()
@@ -95,6 +101,7 @@ class Bug:
     says: str
     replay: ReplayClass = TRANSACTIONAL
     on_unknown: str = "resend"
+    late: float | None = None  # how likely it is that an attempt takes effect late
 
 
 BUGS = (
@@ -193,6 +200,28 @@ BUGS = (
             ),
         ),
         "",
+        late=0.3,
+    ),
+    Bug(
+        "the next batch is sent, unsealed, to a target that does not wait for that",
+        (
+            Patch(
+                sending,
+                "_runs_ahead",
+                [("memory.sink.capabilities.awaits_seal and memory", "memory")],
+            ),
+        ),
+        "an attempt without its durable manifest",
+    ),
+    Bug(
+        "a lane that runs ahead goes on with what the ledger could not take",
+        (Patch(LaneMemory, "settle_seal", [("self.held = sealing.before", "pass")]),),
+        "shown, and not durable in the ledger",
+    ),
+    Bug(
+        "a lane that runs ahead shows what is not durable",
+        (Patch(Lane, "_publish", [("once=sealing and sealing.underway", "once=None")]),),
+        "shown, and not durable in the ledger",
     ),
     Bug(
         "a lost ledger is not noticed",
@@ -270,7 +299,7 @@ def test_a_planted_bug_is_found_and_without_it_the_same_seed_holds(
             plant(planted, patch)
         seed, found = first_violation(scene, bug)
     assert bug.says in found
-    run(scene, seed, bug.replay, bug.on_unknown)
+    run(scene, seed, bug.replay, bug.on_unknown, bug.late)
     with capsys.disabled():
         print(f"\n{bug.name}: found in schedule {seed + 1}: {found.splitlines()[0]}", flush=True)
 
@@ -278,7 +307,57 @@ def test_a_planted_bug_is_found_and_without_it_the_same_seed_holds(
 def first_violation(scene: Scene, bug: Bug) -> tuple[int, str]:
     for seed in range(TRIES_MAX):
         try:
-            run(scene, seed, bug.replay, bug.on_unknown)
+            run(scene, seed, bug.replay, bug.on_unknown, bug.late)
         except Violation as violation:
             return seed, str(violation)
     pytest.fail(f"not found in {TRIES_MAX} schedules: {bug.name}")
+
+
+# --- a record that kills who sends it ------------------------------------------------------------
+
+
+class Deadly(World):
+    """The process dies whenever a record is about to be sent, before the seal is waited for."""
+
+    victim = 0
+    deaths = 0
+
+    def attempt(self, attempt: Attempt) -> Outcome:
+        if self.victim in [record.lsn for record in attempt.records]:
+            self.deaths += 1
+            what = "a record"
+            raise Killed(what)
+        return super().attempt(attempt)
+
+
+def crashes_counted(scene: Scene, seed: int, most_deaths: int) -> int:
+    """Let it die again and again; returns how often the ledger says that it did."""
+    world = Deadly(scene, seed)
+    world.awaits_seal = True
+    world.odds = delivery_world.Odds.calm()
+    world.victim = scene.lsns[-3][0]
+    while world.visible + 1 < len(scene.frontiers):
+        world.show_more()
+    for _ in range(5_000):
+        world.work()
+        manifest = world.ledger.lane(world.route.key).manifest
+        if manifest is not None and manifest.crashes >= limits.GUARDED_AFTER_CRASHES_COUNT:
+            return manifest.crashes
+        if world.deaths >= most_deaths:
+            return 0
+    raise AssertionError(world.trail)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_record_that_kills_who_sends_it_is_counted_also_where_the_seal_was_on_its_way(
+    scene: Scene, seed: int
+) -> None:
+    assert crashes_counted(scene, seed, most_deaths=limits.GUARDED_AFTER_CRASHES_COUNT + 3)
+
+
+def test_it_would_not_be_if_a_lane_ran_ahead_behind_a_start(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change = ("memory.verdict_of == manifest.number", "True")
+    plant(monkeypatch, Patch(sending, "_runs_ahead", [change]))
+    assert not all(crashes_counted(scene, seed, most_deaths=40) for seed in range(20))

@@ -32,11 +32,6 @@ class LaneLike(Protocol):
         ...
 
     @property
-    def state(self) -> str:
-        """What it does now."""
-        ...
-
-    @property
     def figures(self) -> LaneFigures:
         """What is known of it as of its last step."""
         ...
@@ -180,7 +175,7 @@ class BatchDesk:
     def _line(self, batch: _Open) -> dict[str, Any]:
         birth, key, manifest = batch
         lane = self._lanes(birth.route_id).get(key) if self._lanes is not None else None
-        doing = "waits for a drainer" if lane is None else lane.state
+        doing = "waits for a drainer" if lane is None else lane.figures.state
         # an attempt that took no effect is not written down before the next one
         now = "" if lane is None else lane.figures.last_error
         state = "uncertain" if manifest.held else (manifest.decision or doing)

@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -38,6 +39,7 @@ from wald.model import (
     Systemic,
     SystemicKind,
     Unknown,
+    sealed_before,
 )
 from wald.ports import Sink
 
@@ -93,6 +95,8 @@ class GuardedSink:
         What the attempt came to before the death is found where it always is: at the row, or in
         a target that takes the same batch again without harm. Any other target's is unknown.
         """
+        attempt.await_seal()  # which cannot be asked for from there
+        attempt = replace(attempt, await_seal=sealed_before)
         try:
             return cast("Outcome", self._ask("deliver", attempt, timeout_s=attempt.timeout_s))
         except _DiedError as died:

@@ -9,6 +9,7 @@ Whatever ends between two of them, the next start finds the manifest, asks the t
 and goes on. An error of ours restarts the lane after a pause; it never ends the process.
 """
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from wald.drainer.checking import check_row
 from wald.drainer.doubt import count_again, leave_word, still_held, take_back
 from wald.drainer.freezing import to_send
 from wald.drainer.gate import Gate
-from wald.drainer.lane_figures import LaneFigures, Stance, lane_figures
+from wald.drainer.lane_figures import LaneFigures, Shown, Stance, lane_figures
 from wald.drainer.reader import Batch
 from wald.drainer.recalling import reserve, take_unsure
 from wald.drainer.redriving import Redrives
@@ -45,6 +46,7 @@ from wald.model import Lsn, ProgressRow, ReplayClass
 _log = logging.getLogger("wald.drain")
 _NS = limits.CLOCK_NS_PER_S
 _IDLE_S = 60.0
+_AHEAD = frozenset({Step.COLLECTING, Step.SENDING})  # may follow T5 before it is durable
 
 
 class Lane:
@@ -52,7 +54,7 @@ class Lane:
 
     def __init__(self, route: Route) -> None:
         self.route = route
-        self.figures = LaneFigures()
+        self.shown = Shown()
         self._shared = route.shared
         self._memory = LaneMemory()
         self._redrives = Redrives(route)
@@ -95,6 +97,11 @@ class Lane:
         return sink.busy_since_ns if isinstance(sink, TendedSink) and not is_guarded(sink) else 0
 
     @property
+    def figures(self) -> LaneFigures:
+        """What it shows of itself. Any thread."""
+        return self.shown.now
+
+    @property
     def has_looked(self) -> bool:
         """Whether it has looked at its row since it was begun or hurried."""
         return self._look_ns > 0
@@ -116,11 +123,6 @@ class Lane:
         self._flush_through = max(self._flush_through, through)
         self._gate.flush(through)
         self._shared.board.wake()
-
-    @property
-    def state(self) -> str:
-        """What it does now."""
-        return self.figures.state
 
     @property
     def halted_at(self) -> Sequence[Lsn]:
@@ -179,12 +181,15 @@ class Lane:
                         rest_s = min(rest_s, (self._leave_by_ns - self._now_ns()) / _NS)
                     board.wait(turn, rest_s)
         finally:
+            self._settle_seal()
             leave_word(self.route, self._memory)
             self._let_go()
 
     def step(self) -> float:
         """Do one step; returns how long to wait for news before the next, 0 for at once."""
         try:
+            if self._ledger_changed or self._step not in _AHEAD:
+                self._memory.settle_seal()
             if self._ledger_changed:
                 self._ledger_changed = False
                 self._take_in_change()
@@ -230,12 +235,8 @@ class Lane:
         self._memory.say(text)
         self._step = Step.WAITING
         self._rest_after_failure(None)
-        self.figures = replace(
-            self.figures,
-            state="failed",
-            last_error=self._memory.last_error,
-            failures=self._failures,
-        )
+        failed = replace(self.figures, last_error=self._memory.last_error, failures=self._failures)
+        self.shown.put(replace(failed, state="failed"))
 
     def _rest_after_failure(self, floor_s: float | None) -> None:
         self._failures += 1
@@ -247,21 +248,17 @@ class Lane:
     def _let_go(self) -> None:
         """Forget all that can be found again: in the ledger, the log, and at the target."""
         self._gate.leave()
+        self._settle_seal()
         memory = self._memory
         take_back(self.route, memory)
         if memory.reader is not None:
             memory.reader.close()
         close_sink(self.route, memory)
-        self._memory = LaneMemory(
-            held=memory.held,
-            guard=memory.guard,
-            notes=memory.notes,
-            traffic=memory.traffic,
-            last_error=memory.last_error,
-            verdict_of=memory.verdict_of,
-            healing=memory.healing,
-            cleared=memory.cleared,
-        )
+        self._memory = memory.afresh()
+
+    def _settle_seal(self) -> None:
+        with contextlib.suppress(Exception):  # the ledger says what holds
+            self._memory.settle_seal()
 
     def must_leave(self) -> bool:
         """Tell whether the lane was asked to leave, and may."""
@@ -354,6 +351,7 @@ class Lane:
             return _IDLE_S
         held_back_s = self._gate.wait_s()
         if held_back_s > 0:
+            memory.settle_seal()
             return held_back_s
         if memory.manifest.is_redrive:
             self._redrives.refuse_unsendable(memory)
@@ -497,4 +495,6 @@ class Lane:
     def _publish(self) -> None:
         follow_healing(self.route, self._memory)
         stance = Stance(self._step, self._failures, self._redrives.left)
-        self.figures = lane_figures(self._memory, self._gate, stance, self.figures)
+        figures = lane_figures(self._memory, self._gate, stance, self.figures)
+        sealing = self._memory.sealing
+        self.shown.put(figures, once=sealing and sealing.underway)

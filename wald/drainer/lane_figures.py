@@ -10,6 +10,7 @@ from wald.core.traffic import Traffic
 from wald.drainer.gate import Gate
 from wald.drainer.route import LaneMemory, Route
 from wald.model import Checkpoint, Lsn
+from wald.ports import Underway
 
 _STATES = {
     Step.COLLECTING: "idle",
@@ -41,6 +42,27 @@ class LaneFigures:
     halted: tuple[Lsn, ...] = ()
     traffic: Traffic = Traffic()  # noqa: RUF009 - a tuple
     overwrites: bool = False  # a record replaces a newer one of its key at the target
+
+
+class Shown:
+    """What a lane shows: of its ledger nothing that is not durable. One thread puts, any reads."""
+
+    def __init__(self) -> None:
+        self._figures = LaneFigures()
+        self._ahead: tuple[Underway[bool], LaneFigures] | None = None
+
+    @property
+    def now(self) -> LaneFigures:
+        """What it shows."""
+        ahead = self._ahead
+        return ahead[1] if ahead is not None and ahead[0].took else self._figures
+
+    def put(self, figures: LaneFigures, *, once: Underway[bool] | None = None) -> None:
+        """Show something from now on, or once a step of the ledger took."""
+        if once is None:
+            self._figures, self._ahead = figures, None
+        else:
+            self._ahead = (once, figures)
 
 
 class Stance(NamedTuple):

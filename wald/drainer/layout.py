@@ -169,7 +169,7 @@ class RouteLanes:
             )
             begun = Lane(route)
             asked = self._shared.ledger.count_redrives(route.key)
-            begun.figures = figures_of(held[route.key].checkpoint, "starting", asked)
+            begun.shown.put(figures_of(held[route.key].checkpoint, "starting", asked))
             begun.flush(max(self._flushed, layout.barrier))
             made.append(begun)
         return made
@@ -200,7 +200,7 @@ class RouteLanes:
         if key in self._awake or self._stopping:
             return
         lane = Lane(self._formers[key])
-        lane.figures = figures_of(self._at_rest[key], "starting")
+        lane.shown.put(figures_of(self._at_rest[key], "starting"))
         self._awake[key] = lane
         lane.flush(self._flushed)
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 from wald import limits
 from wald.config import RouteSettings, SinkSettings
@@ -52,7 +53,7 @@ from wald.model import (
     TooLarge,
     Unknown,
 )
-from wald.ports import Chance, Clock, FileSystem, Ledger, Sink
+from wald.ports import Chance, Clock, FileSystem, Ledger, Sink, Underway
 from wald.storage.deadlog import DeadEntry, DeadLog, Excluded, Reason
 from wald.storage.stream import StreamReader, find_anchor
 
@@ -273,6 +274,13 @@ class Route:
         return self.shared.chance.randbytes(REVISION_BYTES)
 
 
+class Sealing(NamedTuple):
+    """T5 with T2 on its way, and what the ledger held before."""
+
+    underway: Underway[bool]
+    before: LaneProgress
+
+
 @dataclass(slots=True)
 class LaneMemory:
     """What a lane knows beside the ledger: rebuilt from it and the log after any failure.
@@ -286,6 +294,7 @@ class LaneMemory:
     batch: Batch | None = None
     reader: LaneReader | None = None
     sink: Sink | None = None
+    sealing: Sealing | None = None  # ``held`` is then not durable yet
     replay: ReplayClass = ReplayClass.NONE
     outcome: Outcome | None = None
     counted: RevisionId = NO_REVISION
@@ -307,6 +316,34 @@ class LaneMemory:
     halted: tuple[Lsn, ...] = ()  # refused records at which the lane stops
     recalled: bool = False  # what was told of it beside the ledger
     unsure_through: Lsn = 0  # batches up to it may have been sent before the ledger was lost
+
+    def afresh(self) -> "LaneMemory":
+        """Return what is kept where all else is found again: in ledger and log, at the target."""
+        return LaneMemory(
+            held=self.held,
+            guard=self.guard,
+            notes=self.notes,
+            traffic=self.traffic,
+            last_error=self.last_error,
+            verdict_of=self.verdict_of,
+            healing=self.healing,
+            cleared=self.cleared,
+        )
+
+    def settle_seal(self) -> None:
+        """Wait until what was sealed last is durable; return at once if it is.
+
+        Raises:
+            LedgerFailed: it did not become so; the lane begins anew. ``DiskFull`` likewise.
+        """
+        sealing, self.sealing = self.sealing, None
+        if sealing is None:
+            return
+        try:
+            must(done=sealing.underway.wait())
+        except BaseException:
+            self.held = sealing.before
+            raise
 
     @property
     def manifest(self) -> Manifest:

@@ -18,7 +18,7 @@ from wald.drainer.producers import trace_of
 from wald.drainer.reader import Batch, LaneReader
 from wald.drainer.recalling import name_final, why_unsure
 from wald.drainer.redriving import close_redrive
-from wald.drainer.route import LaneMemory, Route, must
+from wald.drainer.route import LaneMemory, Route, Sealing, must
 from wald.drainer.settling import set_aside, settle_by_person, settle_refused
 from wald.drainer.thawing import look, thaw
 from wald.model import (
@@ -130,14 +130,18 @@ def send(route: Route, memory: LaneMemory) -> Event:
     """
     assert memory.sink is not None
     memory.counted = NO_REVISION
-    attempt = _attempt(route, memory)
+    attempt, sealing = _attempt(route, memory), memory.sealing
+    if sealing is not None:
+        attempt = replace(attempt, await_seal=lambda: must(done=sealing.underway.wait()))
     before = facts(route, memory, attempts=memory.manifest.attempts - 1)
     try:
         said = memory.sink.deliver(attempt)  # COMMIT POINT: the target's
     except Exception as error:  # noqa: BLE001 - a sink is anybody's code
+        memory.settle_seal()  # what went through it may be the ledger's word
         _log.error("route %s: the sink raised", route.birth.name, exc_info=error)
         close_sink(route, memory)
         said = Unknown(f"the sink raised {error!r}")
+    memory.settle_seal()
     if not isinstance(said, Delivered):
         memory.sent = tuple(dict.fromkeys(map(_LSN, attempt.records)))
     outcome = outcomes.read_outcome(said, memory.sent, memory.replay)
@@ -195,8 +199,13 @@ def finish(
         after, finished, lost = _close(route, memory, took_effect)
     name_final(route, memory, after)
     sealed = new_manifest(route, memory, following, after) if following else None
-    done = route.shared.ledger.finish(route.key, took_effect, after, finished, lost, sealed)
-    must(done=done)  # COMMIT POINT: T5 or T8, T2
+    ledger = route.shared.ledger
+    if sealed is not None and not lost and _runs_ahead(route, memory, sealed):
+        underway = ledger.finish_later(route.key, took_effect, after, finished, sealed)
+        memory.sealing = Sealing(underway, memory.held)  # COMMIT POINT: T5 with T2, once it took
+    else:
+        done = ledger.finish(route.key, took_effect, after, finished, lost, sealed)
+        must(done=done)  # COMMIT POINT: T5 or T8, T2
     if is_pardoned(route, memory):
         memory.guard = RejectGuard()  # what comes later is judged anew
     elif not (manifest.is_redrive or manifest.decision):  # of which none falls by the target's word
@@ -207,6 +216,22 @@ def finish(
     memory.held = LaneProgress(after, sealed)
     memory.batch = following
     memory.counted = sealed.current.rev_id if sealed and not sealed.held else NO_REVISION
+
+
+def _runs_ahead(route: Route, memory: LaneMemory, sealed: Manifest) -> bool:
+    """Tell whether the next batch may go to the sink while T5 and its T2 are on their way.
+
+    So it is where the sink waits for them before its commit point, behind a plain batch that this
+    process sent at its first attempt: a record that kills the process is then known at the second
+    start, since behind a start everything is durable before it is sent.
+    """
+    manifest = memory.manifest
+    plain = manifest.attempts == len(manifest.revisions) == 1
+    plain = plain and not (manifest.is_redrive or manifest.decision or sealed.held)
+    ours = memory.verdict_of == manifest.number
+    assert memory.sink is not None
+    awaits = memory.sink.capabilities.awaits_seal and memory.replay is ReplayClass.TRANSACTIONAL
+    return plain and ours and awaits and not freezing.freezes(route, memory)
 
 
 def advance(route: Route, memory: LaneMemory, reader: LaneReader) -> None:

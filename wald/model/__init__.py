@@ -50,6 +50,7 @@ from wald.model.targets import (
     SystemicKind,
     TooLarge,
     Unknown,
+    sealed_before,
 )
 
 __all__ = [
@@ -98,4 +99,5 @@ __all__ = [
     "SystemicKind",
     "TooLarge",
     "Unknown",
+    "sealed_before",
 ]

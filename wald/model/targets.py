@@ -1,6 +1,6 @@
 """What a sink is given, what it returns, and what it says of itself."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Self, TypeAlias
@@ -36,6 +36,10 @@ class Secret(str):
         return "'***'"
 
 
+def sealed_before() -> None:
+    """Return at once: the batch was sealed durably before the sink was called."""
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One try to make a revision take effect.
@@ -53,6 +57,9 @@ class Attempt:
         number: how many attempts of this batch were counted, this one among them; from 1.
         timeout_s: how long it may take; None for the sink's own bound.
         from_owner: whose row is moved, where a person took the lane over; None for ``row.owner``.
+        await_seal: returns once it is durable that this attempt is made. A sink whose capabilities
+            say ``awaits_seal`` calls it right before its commit point, everything else sent; what
+            it raises goes through, and nothing has taken effect then.
     """
 
     key: LaneKey
@@ -64,6 +71,7 @@ class Attempt:
     number: int = 1
     timeout_s: float | None = None
     from_owner: int | None = None
+    await_seal: Callable[[], object] = field(default=sealed_before, compare=False, repr=False)
 
     @property
     def stands_on(self) -> tuple[int, RevisionId, int]:
@@ -196,6 +204,8 @@ class Capabilities:
             dead letter is then sent again only if a person says so.
         max_requests_per_s, max_records_per_s: what the target takes at most, of all lanes to it;
             None for no bound. Lanes hold back before a batch is sealed.
+        awaits_seal: of the class ``transactional``: ``deliver`` may be called while the batch is
+            still being sealed, since it calls ``Attempt.await_seal`` before its commit.
     """
 
     replay: ReplayClass
@@ -207,6 +217,7 @@ class Capabilities:
     overwrites: bool = False
     max_requests_per_s: float | None = None
     max_records_per_s: float | None = None
+    awaits_seal: bool = False
 
 
 class Severity(Enum):

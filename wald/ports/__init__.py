@@ -3,7 +3,7 @@
 Real and simulated implementations pass the same contract tests. Blocking code only.
 """
 
-from wald.ports.ledger import DeadLetters, Ledger, Store, Transaction
+from wald.ports.ledger import DeadLetters, Ledger, Store, Transaction, Underway
 from wald.ports.sinks import AuditableSink, EncodingSink, GrantingSink, Sink, SinkFactory
 from wald.ports.system import Chance, Clock, File, FileStat, FileSystem
 
@@ -22,4 +22,5 @@ __all__ = [
     "SinkFactory",
     "Store",
     "Transaction",
+    "Underway",
 ]

@@ -22,6 +22,20 @@ from wald.model import (
 )
 
 _T = TypeVar("_T")
+_T_co = TypeVar("_T_co", covariant=True)
+
+
+class Underway(Protocol[_T_co]):
+    """A transaction that is on its way. Any thread."""
+
+    @property
+    def took(self) -> bool:
+        """Whether it is durable."""
+        ...
+
+    def wait(self) -> _T_co:
+        """Wait until it is durable; return, or raise, what ``write`` would. May be repeated."""
+        ...
 
 
 class Transaction(Protocol):
@@ -62,6 +76,13 @@ class Store(Protocol):
 
     def write(self, work: Callable[[Transaction], _T]) -> _T:
         """Run a transaction, which may be run again; durable, all of it, on return."""
+        ...
+
+    def write_later(self, work: Callable[[Transaction], _T]) -> Underway[_T]:
+        """Begin a transaction, behind those that were begun before, and return at once.
+
+        Until it took, readers may see what was before it.
+        """
         ...
 
     def close(self) -> None:
@@ -227,6 +248,17 @@ class Ledger(DeadLetters, Protocol):
         range, into the index of dead letters, and what it redrove out of it (T8), adds to the
         history, and seals ``following``.
         """
+        ...
+
+    def finish_later(
+        self,
+        key: LaneKey,
+        worked_on: RevisionId,
+        checkpoint: Checkpoint,
+        finished: FinishedBatch,
+        following: Manifest,
+    ) -> Underway[bool]:
+        """T5 with the T2 of ``following``, on its way: what follows waits for it."""
         ...
 
     def advance(

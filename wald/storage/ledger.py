@@ -16,6 +16,7 @@ module beside this one.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from wald import limits
 from wald.core import manifests
@@ -33,7 +34,7 @@ from wald.model import (
     RevisionId,
     RouteBirth,
 )
-from wald.ports import Store, Transaction
+from wald.ports import Store, Transaction, Underway
 from wald.storage.dead_index import DeadIndex, settle_adopted, settle_allowed, settle_redrive
 from wald.storage.ledger_rows import (
     NUMBER,
@@ -168,27 +169,20 @@ class StoreLedger(DeadIndex):
         following: Manifest | None = None,
     ) -> bool:
         """See ``Ledger.finish`` (T5, with the T2 of the next; T8 of a redrive)."""
+        done = _Finish(key, worked_on, checkpoint, finished, tuple(lost), following)
+        return self.store.write(done)
 
-        def work(txn: Transaction) -> bool:
-            held = get_lane(txn, key)
-            after = manifests.finish(held, worked_on, checkpoint, following)
-            if after is None or held.manifest is None:
-                return False
-            aside = _drop_aside(txn, key, held.manifest)
-            revision = held.manifest.revision(worked_on)
-            letters = aside.get(worked_on, [])
-            if held.manifest.is_redrive:
-                settle_redrive(txn, key, held.manifest, revision.redriven, letters)
-            settle_allowed(txn, key, letters)
-            bury(txn, key.route_id, [*letters, *lost])
-            lane = lane_bytes(key)
-            txn.put("history", lane + NUMBER.pack(finished.number), pack(finished))
-            forgotten = finished.number - limits.HISTORY_BATCHES_PER_LANE
-            if forgotten > 0:
-                txn.delete("history", lane + NUMBER.pack(forgotten))
-            return put_lane(txn, key, after)
-
-        return self.store.write(work)
+    def finish_later(
+        self,
+        key: LaneKey,
+        worked_on: RevisionId,
+        checkpoint: Checkpoint,
+        finished: FinishedBatch,
+        following: Manifest,
+    ) -> Underway[bool]:
+        """See ``Ledger.finish_later`` (T5 with T2)."""
+        done = _Finish(key, worked_on, checkpoint, finished, (), following)
+        return self.store.write_later(done)
 
     def advance(
         self,
@@ -242,6 +236,39 @@ class StoreLedger(DeadIndex):
 
 
 # --- inside a transaction -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Finish:
+    """T5, or T8, as a work for a store."""
+
+    key: LaneKey
+    worked_on: RevisionId
+    checkpoint: Checkpoint
+    finished: FinishedBatch
+    lost: tuple[DeadLetter, ...]
+    following: Manifest | None
+
+    def __call__(self, txn: Transaction) -> bool:
+        """Close the batch, and seal what follows; False, with nothing done, if it is another."""
+        key, number = self.key, self.finished.number
+        held = get_lane(txn, key)
+        after = manifests.finish(held, self.worked_on, self.checkpoint, self.following)
+        if after is None or held.manifest is None:
+            return False
+        aside = _drop_aside(txn, key, held.manifest)
+        letters = aside.get(self.worked_on, [])
+        if held.manifest.is_redrive:
+            redriven = held.manifest.revision(self.worked_on).redriven
+            settle_redrive(txn, key, held.manifest, redriven, letters)
+        settle_allowed(txn, key, letters)
+        bury(txn, key.route_id, [*letters, *self.lost])
+        lane = lane_bytes(key)
+        txn.put("history", lane + NUMBER.pack(number), pack(self.finished))
+        forgotten = number - limits.HISTORY_BATCHES_PER_LANE
+        if forgotten > 0:
+            txn.delete("history", lane + NUMBER.pack(forgotten))
+        return put_lane(txn, key, after)
 
 
 def _drop_aside(

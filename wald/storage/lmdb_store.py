@@ -30,6 +30,7 @@ from wald.errors import DiskFull, LedgerDamaged, LedgerFailed
 from wald.ports import FileSystem, Transaction
 from wald.storage.ledger import TABLES, StoreLedger, found_ledger
 from wald.storage.ledger_rows import pack
+from wald.storage.tickets import Ticket, Tickets
 
 _NO_ROOM = frozenset({28, 122})  # ENOSPC, EDQUOT
 _READER_CHECK_EVERY = 1024  # transactions
@@ -79,7 +80,10 @@ def open_ledger(
 
 
 class LmdbStore:
-    """The ``Store`` of an environment; any thread, one transaction at a time."""
+    """The ``Store`` of an environment; any thread, one transaction at a time.
+
+    What several threads have to write while another's is made durable goes into one transaction.
+    """
 
     def __init__(self, environment: "lmdb.Environment") -> None:
         self._environment = environment
@@ -87,6 +91,9 @@ class LmdbStore:
         self._lock = threading.RLock()
         self._closed = False
         self._count = 0
+        self._tickets = Tickets(self._write)
+        self._later = threading.Semaphore(0)
+        self._clerk: threading.Thread | None = None  # commits what nobody waits for
         self._tables = {name: environment.open_db(name.encode()) for name in TABLES}
         environment.reader_check()
         self._seal_bare_values()
@@ -103,19 +110,49 @@ class LmdbStore:
 
     def write(self, work: Callable[[Transaction], _T]) -> _T:
         """See ``Store.write``. COMMIT POINT: durable when this returns."""
+        ticket = self._tickets.put(work)
         with self._lock:
-            self._check_usable()
-            self._count += 1
-            if self._count % _READER_CHECK_EVERY == 0:
-                self._environment.reader_check()
-            for _ in range(_DOUBLINGS_MAX):
-                try:
-                    return self._commit(work)
-                except lmdb.MapFullError:
-                    # no transaction is open here: the lock is ours and the failed one was aborted
-                    self._environment.set_mapsize(2 * self._environment.info()["map_size"])
-            msg = "the ledger's map is full, however large"
-            raise LedgerFailed(msg)
+            self._tickets.commit()
+        return ticket.wait()
+
+    def write_later(self, work: Callable[[Transaction], _T]) -> Ticket[_T]:
+        """See ``Store.write_later``."""
+        if self._clerk is None:
+            with self._lock:
+                self._employ()
+        ticket = self._tickets.put(work)
+        self._later.release()
+        if self._closed:  # the clerk may have gone
+            with self._lock:
+                self._tickets.commit()
+        return ticket
+
+    def _employ(self) -> None:
+        if self._clerk is None:
+            self._clerk = threading.Thread(target=self._serve, name="ledger", daemon=True)
+            self._clerk.start()
+
+    def _serve(self) -> None:
+        while True:
+            self._later.acquire()
+            with self._lock:
+                self._tickets.commit()
+                if self._closed:
+                    return
+
+    def _write(self, work: Callable[[Transaction], _T]) -> _T:
+        self._check_usable()
+        self._count += 1
+        if self._count % _READER_CHECK_EVERY == 0:
+            self._environment.reader_check()
+        for _ in range(_DOUBLINGS_MAX):
+            try:
+                return self._commit(work)
+            except lmdb.MapFullError:
+                # no transaction is open here: the lock is ours and the failed one was aborted
+                self._environment.set_mapsize(2 * self._environment.info()["map_size"])
+        msg = "the ledger's map is full, however large"
+        raise LedgerFailed(msg)
 
     def _commit(self, work: Callable[[Transaction], _T]) -> _T:
         try:
@@ -143,8 +180,12 @@ class LmdbStore:
         """Close; harmless to repeat."""
         with self._lock:
             if not self._closed:
+                self._tickets.commit()
                 self._closed = True
                 self._environment.close()
+        if self._clerk is not None:
+            self._later.release()
+            self._clerk.join()
 
     def _check_usable(self) -> None:
         assert os.getpid() == self._pid, "the ledger is used across a fork"

@@ -4,8 +4,9 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from wald.ports import Transaction
+from wald.ports import Transaction, Underway
 from wald.storage.ledger import StoreLedger, found_ledger
+from wald.storage.tickets import Ticket
 
 _T = TypeVar("_T")
 
@@ -29,6 +30,15 @@ class MemoryStore:
             result = work(_MemoryTransaction(tables))
             self._tables = tables
             return result
+
+    def write_later(self, work: Callable[[Transaction], _T]) -> Underway[_T]:
+        """Run a transaction: here nothing takes time."""
+        ticket = Ticket(work)
+        try:
+            ticket.settle(self.write(work))
+        except Exception as error:  # noqa: BLE001 - raised where it is waited for
+            ticket.fail(error)
+        return ticket
 
     def close(self) -> None:
         """Do nothing: there is nothing to let go."""

@@ -113,6 +113,7 @@ class RecordingSink:
             window_s,
             window_batches,
             freezes=replay is ReplayClass.WINDOW,
+            awaits_seal=replay is ReplayClass.TRANSACTIONAL,
         )
         self.encoder = encoder
         self.closed = False
@@ -165,6 +166,7 @@ class RecordingSink:
         if (refused or later) and (self._is_transactional or not target.per_record):
             return Rejected(tuple(refused) if target.names else (), "refused")
         named = {item.lsn for item in [*refused, *later]}
+        attempt.await_seal()
         self._apply(attempt, [record for record in attempt.records if record.lsn not in named])
         target.rows[attempt.key] = attempt.row
         part = Partial(tuple(refused), tuple(later), f"{len(named)} not taken")

@@ -65,7 +65,11 @@ class TransactionSink:
         """Exactly once for ever: the progress item moves with the records."""
         overwrites = self._options.key_from != "record-id"
         return Capabilities(
-            ReplayClass.TRANSACTIONAL, MAX_RECORDS, MAX_BYTES, overwrites=overwrites
+            ReplayClass.TRANSACTIONAL,
+            MAX_RECORDS,
+            MAX_BYTES,
+            overwrites=overwrites,
+            awaits_seal=True,
         )
 
     def close(self) -> None:
@@ -110,6 +114,7 @@ class TransactionSink:
         if refused:
             return Rejected(refused, refused[0].message)
         last = newest(puts)
+        attempt.await_seal()
         try:
             self._transact([self._row_action(attempt), *self._actions(last)], attempt)
         except CallFailed as failed:

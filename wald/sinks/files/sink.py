@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from wald import limits
-from wald.errors import ConfigError
+from wald.errors import ConfigError, WaldError
 from wald.model import (
     NO_REVISION,
     Attempt,
@@ -100,7 +100,7 @@ class FilesSink:
     @property
     def capabilities(self) -> Capabilities:
         """Exactly once for ever: the row publishes the files."""
-        return Capabilities(ReplayClass.TRANSACTIONAL, MAX_RECORDS, MAX_BYTES)
+        return Capabilities(ReplayClass.TRANSACTIONAL, MAX_RECORDS, MAX_BYTES, awaits_seal=True)
 
     def close(self) -> None:
         """Forget what was seen; nothing is open between calls."""
@@ -165,11 +165,15 @@ class FilesSink:
                 place.make_room(published)
                 files.append((staged[-1], published))
             kept = Kept(attempt.row, tuple(files))
+            attempt.await_seal()
             place.commit(kept)  # COMMIT POINT: the row, and with it the files
             place.publish(kept)
         except OSError as error:
             if place.in_doubt:
                 return Unknown(f"{self._options.path}: {_words(error)}")
+            place.discard(staged)
+            raise
+        except WaldError:  # the batch could not be sealed
             place.discard(staged)
             raise
         return None

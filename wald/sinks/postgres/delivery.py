@@ -99,6 +99,7 @@ class Delivery:
                 session.run(table.after)
         except _REFUSED as error:
             return _blame(error, sending, attempt.records)
+        attempt.await_seal()
         return self._commit(session, sending)
 
     def _commit(self, session: Session, sending: Sending) -> Outcome:

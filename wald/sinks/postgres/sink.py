@@ -48,7 +48,7 @@ class PostgresSink:
     @property
     def capabilities(self) -> Capabilities:
         """Exactly once for ever: the row moves with the data."""
-        return Capabilities(ReplayClass.TRANSACTIONAL, 100_000, 256 * limits.MIB)
+        return Capabilities(ReplayClass.TRANSACTIONAL, 100_000, 256 * limits.MIB, awaits_seal=True)
 
     @property
     def _delivery(self) -> "Delivery":

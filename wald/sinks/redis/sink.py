@@ -80,7 +80,7 @@ class RedisSink:
     @property
     def capabilities(self) -> Capabilities:
         """Exactly once for ever: the row moves with the entries."""
-        return Capabilities(ReplayClass.TRANSACTIONAL, MAX_RECORDS, MAX_BYTES)
+        return Capabilities(ReplayClass.TRANSACTIONAL, MAX_RECORDS, MAX_BYTES, awaits_seal=True)
 
     def close(self) -> None:
         """Close the connection; harmless to repeat."""
@@ -132,6 +132,7 @@ class RedisSink:
             return Rejected(refused, refused[0].message)
         ends_s = now_s() + timeout_s
         place, header = self._place(attempt.key), self._header(attempt)
+        attempt.await_seal()
         try:
             answer = self._link.call(
                 "EVAL", scripts.DELIVER, 2, place.stream, place.beside, *header, *words,

@@ -116,7 +116,7 @@ class SqliteSink:
     @property
     def capabilities(self) -> Capabilities:
         """Exactly once for ever: the row moves with the data."""
-        return Capabilities(ReplayClass.TRANSACTIONAL, 100_000, 256 * limits.MIB)
+        return Capabilities(ReplayClass.TRANSACTIONAL, 100_000, 256 * limits.MIB, awaits_seal=True)
 
     def close(self) -> None:
         """Close the connection; harmless to repeat."""
@@ -206,6 +206,7 @@ class SqliteSink:
                     return None
                 record = attempt.records[_failed_index(rows.rows, left)]
                 return self._row_failed(error, record)
+            attempt.await_seal()
             return self._commit(database, rows)
 
     def _commit(self, database: sqlite3.Connection, rows: Rows) -> Outcome:

@@ -2,6 +2,9 @@
 
 from dataclasses import replace
 
+import pytest
+
+from wald.errors import LedgerFailed
 from wald.model import (
     NO_REVISION,
     Attempt,
@@ -176,6 +179,28 @@ class OnceLines(Lines):
         finally:
             sink.close()
         del host.sent[5:]
+        self.check_held(host)
+
+    def test_nothing_takes_effect_before_its_batch_is_sealed(self, host: Host) -> None:
+        """The ledger refuses it at the last moment: nothing is there, and the next attempt goes."""
+        sink, attempt, sealed = host.bench.make(), attempt_of(host, 20), list[int]()
+
+        def refuse() -> None:
+            msg = "the contract: the batch cannot be sealed"
+            raise LedgerFailed(msg)
+
+        try:
+            if not sink.capabilities.awaits_seal:
+                pytest.skip("the sink is only called behind the seal (Capabilities.awaits_seal)")
+            with pytest.raises(LedgerFailed):
+                deliver(sink, replace(attempt, await_seal=refuse))
+            assert sink.read_row(host.key) is None
+            assert not host.bench.held()
+            waited = replace(attempt, await_seal=lambda: sealed.append(1))
+            assert isinstance(deliver(sink, waited), Delivered)
+            assert sealed == [1]
+        finally:
+            sink.close()
         self.check_held(host)
 
     def test_lanes_and_logs_have_rows_of_their_own(self, host: Host) -> None:

@@ -1,0 +1,155 @@
+"""Works of several threads in one transaction: each gets its own answer."""
+
+import threading
+
+import pytest
+
+from wald import limits
+from wald.errors import DiskFull, LedgerFailed
+from wald.storage.lmdb_store import LmdbStore, _open
+from wald.storage.tickets import Tickets
+
+
+class Book:
+    """Transactions over a dict: what raises inside, or in the commit, changes nothing."""
+
+    def __init__(self):
+        self.rows = {}
+        self.commits = 0
+        self.fails = []
+
+    def write(self, work):
+        rows = dict(self.rows)
+        result = work(rows)
+        if self.fails:
+            raise self.fails.pop()
+        self.rows = rows
+        self.commits += 1
+        return result
+
+
+@pytest.fixture
+def book():
+    return Book()
+
+
+def putting(key):
+    def work(rows):
+        rows[key] = len(rows)
+        return key
+
+    return work
+
+
+def raising(rows):
+    rows["half"] = 1
+    int("no")
+
+
+def test_what_waits_goes_into_one_transaction_in_order(book):
+    tickets = Tickets(book.write)
+    waiting = [tickets.put(putting(key)) for key in "abc"]
+    assert not any(ticket.took for ticket in waiting)
+    tickets.commit()
+    assert [ticket.wait() for ticket in waiting] == ["a", "b", "c"]
+    assert book.rows == {"a": 0, "b": 1, "c": 2}
+    assert book.commits == 1
+    assert all(ticket.took for ticket in waiting)
+
+
+def test_one_that_raises_costs_the_others_nothing(book):
+    tickets = Tickets(book.write)
+    before, bad, behind = tickets.put(putting("a")), tickets.put(raising), tickets.put(putting("b"))
+    tickets.commit()
+    assert (before.wait(), behind.wait()) == ("a", "b")
+    assert book.rows == {"a": 0, "b": 1}
+    with pytest.raises(ValueError, match="no"):
+        bad.wait()
+    assert not bad.took
+
+
+def test_a_commit_that_fails_fails_for_all_and_is_not_repeated(book):
+    tickets = Tickets(book.write)
+    waiting = [tickets.put(putting(key)) for key in "ab"]
+    book.fails = [DiskFull("no room", retry_after_s=1.0)]
+    tickets.commit()
+    for ticket in waiting:
+        with pytest.raises(DiskFull):
+            ticket.wait()
+        assert not ticket.took
+    assert (book.rows, book.commits) == ({}, 0)
+
+
+def test_the_end_of_the_process_leaves_nobody_waiting(book):
+    tickets = Tickets(book.write)
+    ticket = tickets.put(putting("a"))
+    book.fails = [KeyboardInterrupt()]
+    with pytest.raises(KeyboardInterrupt):
+        tickets.commit()
+    with pytest.raises(KeyboardInterrupt):
+        ticket.wait()
+
+
+# --- over LMDB ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(tmp_path):
+    (tmp_path / "ledger").mkdir()
+    store = LmdbStore(_open(str(tmp_path / "ledger"), limits.MIB))
+    yield store
+    store.close()
+
+
+def test_what_is_written_later_is_there_once_it_took(store):
+    ticket = store.write_later(lambda txn: txn.put("meta", b"a", b"1"))
+    ticket.wait()
+    assert ticket.took
+    assert store.read(lambda txn: txn.get("meta", b"a")) == b"1"
+
+
+def test_what_was_begun_before_comes_first(store):
+    def write(number):
+        return lambda txn: txn.put("meta", b"last", b"%d" % number)
+
+    tickets = [store.write_later(write(number)) for number in range(20)]
+    store.write(write(20))
+    assert all(ticket.took for ticket in tickets)
+    assert store.read(lambda txn: txn.get("meta", b"last")) == b"20"
+
+
+def test_many_threads_share_transactions_and_each_is_answered(store):
+    inside, go = threading.Event(), threading.Event()
+
+    def hold(txn):
+        inside.set()
+        go.wait(60)
+
+    first = threading.Thread(target=lambda: store.write(hold))
+    first.start()
+    assert inside.wait(60)
+    answers = {}
+
+    def write(number):
+        key = b"%d" % number
+        answers[number] = store.write(lambda txn: (txn.put("meta", key, key), number)[1])
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    while len(store._tickets._waiting) < len(threads):
+        inside.wait(0.001)
+    before = store._environment.info()["last_txnid"]
+    go.set()
+    for thread in [first, *threads]:
+        thread.join(60)
+    assert answers == {number: number for number in range(8)}
+    assert store._environment.info()["last_txnid"] <= before + 2
+
+
+def test_a_store_that_is_closed_writes_what_waits_and_then_refuses(store):
+    ticket = store.write_later(lambda txn: txn.put("meta", b"a", b"1"))
+    store.close()
+    assert ticket.took
+    with pytest.raises(LedgerFailed):
+        store.write_later(lambda txn: txn.put("meta", b"b", b"1")).wait()

@@ -105,7 +105,7 @@ def check_sinks(settings: Settings) -> None:
         with closing(make_sink(route, settings.sinks[route.sink])) as sink:
             errors = [each for each in promised(route, sink) if each.severity is Severity.ERROR]
         for found in errors:
-            msg = f"routes.{route.name}: {found.message}"
+            msg = f"route {route.name!r}: {found.message}"
             raise WrongSetting(msg, hint=found.hint)
 
 

@@ -260,7 +260,7 @@ HTTP_WINDOW_MAX_S: Final = 366 * 24 * 3600.0
 HTTP_ANSWER_MAX_BYTES: Final = 16 * MIB  # more of it is not read
 HTTP_READ_BYTES: Final = 64 * KIB  # at a time, between two looks at the clock
 HTTP_SEND_BYTES: Final = 256 * KIB
-HTTP_TOKEN_MAX_BYTES: Final = 64 * KIB
+SECRET_MAX_BYTES: Final = 64 * KIB
 
 # --- pages and processes ----------------------------------------------------------------------
 PAGE_SLOT_BYTES: Final = 4 * KIB

@@ -78,7 +78,7 @@ def test_a_route_that_asks_for_more_than_its_sink_can_give_is_refused_at_the_sta
     else:
         with pytest.raises(ConfigError, match=refused) as said:
             check_sinks(settings)
-        assert "routes.bookings-bi" in said.value.message
+        assert "route 'bookings-bi'" in said.value.message
         assert said.value.hint
     assert all(sink.closed for sink in made)
 

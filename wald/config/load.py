@@ -36,7 +36,6 @@ _UNREAD = {  # what to do about a file that cannot be read, by whether this user
     False: "name it with --config or WALD_CONFIG, or do without a file: --to sqlite:events.db",
     True: "run the command as a user who may read it, root or the daemon's: sudo -u USER wald ...",
 }
-_SECRET_MAX_BYTES = 64 * limits.KIB
 _HEADER = re.compile(r"\s*\[([^\[\]]+)\]\s*(?:#.*)?")
 _KEY = re.compile(r"\s*([A-Za-z0-9_.\"'-]+)\s*=(.*)")
 
@@ -260,4 +259,4 @@ def _secret(source: str, reference: str, environment: Mapping[str, str]) -> Secr
     if source == "credential":
         reference = os.path.join(environment["CREDENTIALS_DIRECTORY"], reference)  # noqa: PTH118
     with Path(reference).open("rb") as file:
-        return Secret(file.read(_SECRET_MAX_BYTES).decode().rstrip("\r\n"), reference)
+        return Secret(file.read(limits.SECRET_MAX_BYTES).decode().rstrip("\r\n"), reference)

@@ -4,13 +4,12 @@ It is read anew from where it came from: a file or a credential that somebody el
 """
 
 import threading
-from pathlib import Path
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
-from wald import limits
 from wald.model import Secret
 from wald.sinks.http.options import is_header_value
+from wald.sinks.secrets import read_secret
 
 
 class Worn(NamedTuple):
@@ -41,20 +40,11 @@ class Token:
         with self._lock:
             if self._worn.version != refused.version:
                 return True
-            text = self._read()
+            text = read_secret(self._source)
             if not text or text == self._worn.text or not is_header_value(text):
                 return False
             self._worn = Worn(refused.version + 1, text)
             return True
-
-    def _read(self) -> str:
-        if not self._source:
-            return ""
-        try:
-            with Path(self._source).open("rb") as file:
-                return file.read(limits.HTTP_TOKEN_MAX_BYTES).decode().rstrip("\r\n")
-        except (OSError, UnicodeDecodeError):
-            return ""
 
 
 class Tokens:

@@ -18,6 +18,7 @@ from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
 from wald.sinks.postgres.options import Options
+from wald.sinks.secrets import renewed
 
 _MS: Final = 1_000
 _LEAST_S: Final = 2  # the driver waits no less
@@ -68,7 +69,7 @@ def conninfo_of(options: Options, timeout_s: float) -> str:
         "connect_timeout": max(_LEAST_S, int(each_s)),
     }
     if options.password is not None:
-        always["password"] = str(options.password)
+        always["password"] = renewed(options.password)
     defaults: Mapping[str, str | int] = {
         "application_name": "wald",
         "target_session_attrs": "read-write",

@@ -16,6 +16,7 @@ from wald import limits
 from wald.model import Systemic, SystemicKind, TooLarge, Unknown
 from wald.sinks.redis.calls import ANSWER_TIMEOUT_S, CallFailed
 from wald.sinks.redis.options import Options
+from wald.sinks.secrets import renewed
 
 _RESP: Final = 2  # every server speaks it, and the scripts answer in it
 
@@ -157,7 +158,7 @@ def _connection(options: Options) -> Any:  # noqa: ANN401 - the driver's, withou
         **place,
         db=options.database,
         username=options.username,
-        password=None if options.password is None else str(options.password),
+        password=None if options.password is None else renewed(options.password),
         protocol=_RESP,
         driver_info=None,
         retry=Retry(NoBackoff(), 0),

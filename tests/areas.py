@@ -107,7 +107,7 @@ AREAS = {
         unit/test_secrets.py unit/test_sink_settings.py unit/test_sqlite_sink.py
         integration/test_dynamodb_sink.py
         integration/test_http_*.py integration/test_postgres_*.py
-        integration/test_receive_batches.py integration/test_redis_sink.py
+        integration/test_receive_batches.py integration/test_redis_*.py
         integration/test_write_a_sink.py
         """,
     ),

@@ -49,3 +49,13 @@ def at(postgres, database):
     place = Place(postgres, database)
     yield place
     place.close()
+
+
+@pytest.fixture(scope="session")
+def dynamodb():
+    """DynamoDB Local; who kills it starts it again, who makes tables drops them."""
+    from tests.servers.dynamodb import DynamoServer
+
+    server = DynamoServer().start()
+    yield server
+    server.close()

@@ -10,13 +10,6 @@ from wald.testing import SinkContract
 from wald.testing.sink_contract import Host
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[DynamoServer]:
-    running = DynamoServer().start()
-    yield running
-    running.close()
-
-
 class Keyed(SinkContract):
     @pytest.mark.parametrize("place", [421])  # a request a record is slow; all places: transaction
     def test_one_bad_record_among_a_thousand_is_found_and_the_others_land(
@@ -27,23 +20,23 @@ class Keyed(SinkContract):
 
 class TestPut(Keyed):
     @pytest.fixture
-    def bench(self, server: DynamoServer) -> Iterator[DynamoTable]:
-        made = DynamoTable(server, "put")
+    def bench(self, dynamodb: DynamoServer) -> Iterator[DynamoTable]:
+        made = DynamoTable(dynamodb, "put")
         yield made
         made.close()
 
 
 class TestPutIfNewer(Keyed):
     @pytest.fixture
-    def bench(self, server: DynamoServer) -> Iterator[DynamoTable]:
-        made = DynamoTable(server, "put-if-newer")
+    def bench(self, dynamodb: DynamoServer) -> Iterator[DynamoTable]:
+        made = DynamoTable(dynamodb, "put-if-newer")
         yield made
         made.close()
 
 
 class TestTransaction(SinkContract):
     @pytest.fixture
-    def bench(self, server: DynamoServer) -> Iterator[DynamoTable]:
-        made = DynamoTable(server, "transaction")
+    def bench(self, dynamodb: DynamoServer) -> Iterator[DynamoTable]:
+        made = DynamoTable(dynamodb, "transaction")
         yield made
         made.close()

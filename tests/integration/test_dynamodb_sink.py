@@ -72,11 +72,17 @@ class Tables:
         return {item["id"]["S"]: item.get("v") for item in all_items(self.client, self.name)}
 
 
-@pytest.fixture(scope="module", params=[DynamoServer, MiniServer], ids=["local", "ministack"])
-def server(request) -> Iterator[DynamoServer]:
-    running = request.param().start()
+@pytest.fixture(scope="module")
+def ministack() -> Iterator[MiniServer]:
+    running = MiniServer().start()
     yield running
     running.close()
+
+
+@pytest.fixture(scope="module", params=["dynamodb", "ministack"])
+def server(request) -> DynamoServer:
+    found: DynamoServer = request.getfixturevalue(request.param)
+    return found
 
 
 @pytest.fixture

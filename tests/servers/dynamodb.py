@@ -53,6 +53,7 @@ class DynamoServer:
         natives = self.jar.parent / "DynamoDBLocal_lib"
         command = [
             self.java, "-Xmx256m", "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC",
+            "-XX:+UnlockDiagnosticVMOptions", "-XX:-BytecodeVerificationRemote",
             f"-Djava.library.path={natives}", "-jar", str(self.jar),
             "-dbPath", str(self.place), "-sharedDb", "-disableTelemetry", "-port", str(self.port),
         ]  # fmt: skip

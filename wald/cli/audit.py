@@ -59,6 +59,8 @@ def _print(found: Mapping[str, Any]) -> None:
         f" + {found['purged']:,} purged + {found['lost']:,} lost: {verdict}"
     )
     compared = f"{found['compared']:,} of them compared with the target"
+    if found.get("gone"):
+        compared += f", {found['gone']:,} were trimmed there, or deleted"
     if found["cannot_tell"]:
         compared = f"none compared with the target: {found['cannot_tell']}"
     click.echo(f"  {found['examined']:,} records are still there; {printable(compared)}")

@@ -64,6 +64,7 @@ class RouteAudit:
     letters: int = 0  # records that the index of dead letters stands for
     examined: int = 0  # records that are still there, looked at one by one
     compared: int = 0  # of these, with the target
+    gone: int = 0  # of these, the target may have had them: trimmed there, or deleted by others
     cannot_tell: str = ""  # why the target was not asked
     damaged_ranges: int = 0
     missing: int = 0
@@ -112,8 +113,8 @@ _KINDS = {
 }
 
 
-def held_at(sink: object, log_id: bytes, lsns: Sequence[Lsn]) -> Mapping[Lsn, int] | None:
-    """Ask a sink which records its target has; None if it cannot tell.
+def held_at(sink: object, log_id: bytes, lsns: Sequence[Lsn]) -> Mapping[Lsn, int | None] | None:
+    """Ask a sink which records its target has; None if it cannot tell: of all, or of one.
 
     Raises:
         SinkFailed: the target cannot be asked.
@@ -307,14 +308,16 @@ class Audit:
         step: "_Step",
     ) -> None:
         done = frozenset(step.settled)
-        for difference in self._differences(view, target, step.settled, step.pending):
+        differences, gone = self._differences(view, target, step.settled, step.pending)
+        for difference in differences:
             # once more: a redrive, or the next batch, may have come between
             again = [difference.lsn]
             both = (again, []) if difference.lsn in done else ([], again)
-            if difference in self._differences(view, target, *both):
+            if difference in self._differences(view, target, *both)[0]:
                 found.name(difference)
         if target.can_tell:
-            found.compared += len(step.settled) + len(step.pending)
+            found.compared += len(step.settled) + len(step.pending) - gone
+            found.gone += gone
 
     def _differences(
         self,
@@ -322,27 +325,28 @@ class Audit:
         target: "_Target",
         settled: Sequence[Lsn],
         pending: Sequence[Lsn],
-    ) -> list[Difference]:
+    ) -> tuple[list[Difference], int]:
+        """Return what differs, and of how many records the target cannot tell any more."""
         lsns = sorted((*settled, *pending))
         held = target.holds(lsns) if lsns else None
         if held is None:
-            return []
+            return [], 0
         lanes = self._shared.ledger.lanes(view.birth.route_id)  # behind what the target said
         aside = self._aside(lanes, lsns[0], lsns[-1])
         waiting = frozenset(pending)
         said: list[Difference] = []
+        gone = 0
         for lsn in lsns:
             number = held.get(lsn, 0)
-            if number > 1:
-                said.append(Difference("doubled", lsn, f"it is there {number:,} times"))
-            elif number and lsn in aside:
-                if aside[lsn]:
-                    said.append(Difference("extra", lsn, aside[lsn]))
-            elif number and lsn in waiting and not _was_sent(lanes, lsn):
-                said.append(Difference("extra", lsn, "it was not sent yet"))
-            elif not number and lsn not in aside and lsn not in waiting:
+            if number is None:
+                gone += lsn not in waiting and lsn not in aside
+            elif number:
+                too_soon = lsn in waiting and not _was_sent(lanes, lsn)
+                why = aside.get(lsn, "it was not sent yet" if too_soon else "")
+                said += _too_many(lsn, number, why)
+            elif lsn not in aside and lsn not in waiting:
                 said.append(Difference("missing", lsn, "its batch took effect"))
-        return said
+        return said, gone
 
     def _aside(self, lanes: Mapping[LaneKey, LaneProgress], lo: Lsn, hi: Lsn) -> dict[Lsn, str]:
         """Return why records are not at the target; empty for one that is on its way again."""
@@ -353,6 +357,13 @@ class Audit:
             if held.manifest is not None:
                 said |= dict.fromkeys(held.manifest.revisions[0].redriven, "")
         return said
+
+
+def _too_many(lsn: Lsn, number: int, why_not: str) -> list[Difference]:
+    """Return what is wrong with a record that is there: twice, or it should not be."""
+    if number > 1:
+        return [Difference("doubled", lsn, f"it is there {number:,} times")]
+    return [Difference("extra", lsn, why_not)] if why_not else []
 
 
 def _add(found: RouteAudit, checkpoint: Checkpoint) -> None:
@@ -436,7 +447,10 @@ class _Targets:
 
 
 _MUTE = "a sink of this type is not asked for single records; the books are all there is to prove"
-_NAMELESS = "its rows do not say which record they are; columns wald_log_id and wald_lsn would"
+_NAMELESS = (
+    "its rows do not say which record they are; in mode 'columns' the columns wald_log_id and"
+    " wald_lsn would"
+)
 
 
 class _Target:
@@ -451,7 +465,7 @@ class _Target:
         self.can_tell = sink is not None
         found.cannot_tell = found.cannot_tell or why_not
 
-    def holds(self, lsns: Sequence[Lsn]) -> Mapping[Lsn, int] | None:
+    def holds(self, lsns: Sequence[Lsn]) -> Mapping[Lsn, int | None] | None:
         """Return which records it has; None if it cannot tell."""
         if self._sink is None or not self.can_tell:
             return None

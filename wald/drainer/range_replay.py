@@ -307,8 +307,9 @@ class _Work:
     def _compare(self, sink: object, count: Count, lsns: list[Lsn]) -> None:
         held = held_at(sink, self._shared.log_id, lsns)
         if held is not None:
-            count.held = (count.held or 0) + len(held)
-            missing = next((lsn for lsn in lsns if lsn not in held), 0)
+            there = {lsn for lsn, number in held.items() if number}
+            count.held = (count.held or 0) + len(there)
+            missing = next((lsn for lsn in lsns if lsn not in there), 0)
             count.missing_lsn = count.missing_lsn or missing
         lsns.clear()
 

@@ -91,11 +91,14 @@ class EncodingSink(Sink, Protocol):
 class AuditableSink(Sink, Protocol):
     """A sink that can tell which records its target has; what it says is compared by audits."""
 
-    def holds(self, log_id: bytes, lsns: Sequence[Lsn]) -> Mapping[Lsn, int] | Outcome | None:
+    def holds(
+        self, log_id: bytes, lsns: Sequence[Lsn]
+    ) -> Mapping[Lsn, int | None] | Outcome | None:
         """Return which of some records of a log the target has, and how often each.
 
-        None where the target does not keep what names a record; an ``Outcome`` (``Systemic``)
-        where it cannot be asked. Records are in order.
+        A record that is not in it is not there; of one that is None the target cannot tell: it may
+        have had it. None instead of all where the target does not keep what names a record; an
+        ``Outcome`` (``Systemic``) where it cannot be asked. Records are in order.
         """
         ...
 

@@ -23,9 +23,10 @@ from wald.drainer.replay import replay
 from wald.model import Attempt, Delivered, Outcome
 from wald.ports import Sink, SinkFactory
 from wald.storage.log import Log, LogOptions
-from wald.system import PosixFileSystem, SystemClock
+from wald.system import SystemClock
+from wald.testing.quick_files import QuickFileSystem
 
-_SEGMENT_BYTES = 16 << 20
+_SEGMENT_BYTES = 4 << 20
 _PATIENCE_S = 30.0
 
 
@@ -63,7 +64,7 @@ def run(said: Mapping[str, Any]) -> Mapping[str, Any]:
         made = factory(route.name, route.stream, {**sink.options, **route.options})
         return cast("Sink", DyingSink(made, int(left), str(where)))
 
-    fs, clock, chance = PosixFileSystem(), SystemClock(), random.SystemRandom()
+    fs, clock, chance = QuickFileSystem(), SystemClock(), random.SystemRandom()
     options = LogOptions(segment_bytes=_SEGMENT_BYTES)
     log = Log.open(fs, settings.data_dir, clock, chance, options)
     try:

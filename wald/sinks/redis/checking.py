@@ -15,8 +15,8 @@ _OK, _WARNING, _ERROR = Severity.OK, Severity.WARNING, Severity.ERROR
 _SAFE_POLICIES: Final = ("noeviction", "volatile-")
 # WAITAOF by its category: a server that has no such command would refuse the whole line
 GRANTS: Final = (
-    "+@connection -@admin -@dangerous +eval +xadd +xtrim +xinfo|stream +xrevrange +hmget +hset "
-    "+wait +type +info +command|info +config|get"
+    "+@connection -@admin -@dangerous +eval +xadd +xtrim +xinfo|stream +xrange +xrevrange +hmget "
+    "+hset +wait +type +info +command|info +config|get"
 )
 
 

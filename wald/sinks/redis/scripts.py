@@ -1,4 +1,4 @@
-"""What runs inside the server: two scripts, and the keys that they work on.
+"""What runs inside the server: three scripts, and the keys that they work on.
 
 A script is one atomic step of the server: its writes reach the append-only file, replicas and
 snapshots together, or not at all. So entries and progress row move as one transaction. Beside the
@@ -114,6 +114,33 @@ end
 if ARGV[6] ~= '' then redis.call('XTRIM', KEYS[1], 'MAXLEN', '~', ARGV[6]) end
 redis.call('HSET', KEYS[2], 'high', high, ARGV[3], ARGV[5])
 return {{'done', added, known}}
+"""
+
+
+# KEYS: stream. ARGV: log, id from, id to, '' for the entries whose id is their LSN or '1' for the
+# others, at most so many entries and bytes a page
+# -> '1' if there are more, the last id that was looked at, LSNs
+HELD = """
+local found, seen, bytes, from, last, page = {}, 0, 0, ARGV[2], '', nil
+repeat
+  page = redis.call('XRANGE', KEYS[1], from, ARGV[3], 'COUNT', 16)
+  for _, entry in ipairs(page) do
+    local own, lsn = false, nil
+    for at = 1, #entry[2], 2 do
+      local name, value = entry[2][at], entry[2][at + 1]
+      bytes = bytes + #value
+      if name == 'log_id' then own = value == ARGV[1] end
+      if name == 'lsn' or name == 'redrive_of' then lsn = value end
+    end
+    last = entry[1]
+    from = '(' .. last
+    if own and (lsn ~= nil) == (ARGV[4] ~= '') then
+      found[#found + 1] = lsn or string.match(last, '^(%d+)')
+    end
+  end
+  seen = seen + #page
+until #page < 16 or seen >= tonumber(ARGV[5]) or bytes >= tonumber(ARGV[6])
+return {#page < 16 and '' or '1', last, unpack(found)}
 """
 
 

@@ -18,6 +18,7 @@ from wald.model import (
     Delivered,
     Finding,
     LaneKey,
+    Lsn,
     Outcome,
     ProgressRow,
     Record,
@@ -30,6 +31,7 @@ from wald.model import (
     Unknown,
 )
 from wald.sinks.redis import scripts
+from wald.sinks.redis.auditing import Held
 from wald.sinks.redis.calls import ANSWER_TIMEOUT_S, CallFailed
 from wald.sinks.redis.checking import check, grants
 from wald.sinks.redis.entries import entries_of
@@ -75,6 +77,7 @@ class RedisSink:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._made: Link | None = None
+        self._held: Held | None = None
         self._no_waitaof_on = -1  # the connection whose server has no WAITAOF to offer
 
     @property
@@ -199,6 +202,17 @@ class RedisSink:
         if log:  # it is ours, and somebody added to it
             hint += f", or DEL {place.stream} {place.beside}: what the log holds comes again"
         return Systemic(SystemicKind.OWNED, msg, hint)
+
+    def holds(
+        self, log_id: bytes, lsns: Sequence[Lsn]
+    ) -> Mapping[Lsn, int | None] | Outcome | None:
+        """Return which records the streams of the route's lanes have; None: trimmed, or deleted."""
+        if self._held is None:
+            self._held = Held(self._link, self._options.stream_key)
+        try:
+            return self._held.count(log_id, lsns)
+        except CallFailed as failed:
+            return _told(failed.outcome)
 
     # --- until it lasts -------------------------------------------------------------------------
 

@@ -31,12 +31,13 @@ from wald.model import (
     RouteBirth,
     Unknown,
 )
-from wald.ports import File, Sink
+from wald.ports import Sink
 from wald.storage.deadlog import DeadLog
 from wald.storage.log import Log, LogOptions
-from wald.system import PosixFile, PosixFileSystem, SystemClock
+from wald.system import SystemClock
 from wald.testing.clock import ManualClock
 from wald.testing.memory_ledger import MemoryLedger
+from wald.testing.quick_files import QuickFileSystem
 from wald.testing.sink_contract.workbench import Held, Workbench
 
 STREAM = ROUTE = "events"
@@ -44,39 +45,10 @@ PROCESS_TIMEOUT_S = 120.0
 STEP_MAX_S = 60.0
 _ROUTE_ID = _STREAM_ID = 1
 _SESSION = 7
-_SEGMENT_BYTES = 16 << 20
+_SEGMENT_BYTES = 4 << 20  # a start writes no more zeros than that
 
 
-class _QuickFile(PosixFile):
-    """A file that is as durable as a killed process leaves it: no power fails here."""
-
-    __slots__ = ()
-
-    def sync(self) -> None:
-        """Do nothing."""
-
-
-class _QuickFileSystem(PosixFileSystem):
-    """The files of the machine, without waiting for its disk: the target is what is tested."""
-
-    def open(self, path: str, *, write: bool = False) -> File:
-        """Open an existing file."""
-        return self._quick(super().open(path, write=write))
-
-    def create(self, path: str, *, mode: int = 0o600) -> File:
-        """Make a new, empty file."""
-        return self._quick(super().create(path, mode=mode))
-
-    def sync_directory(self, path: str) -> None:
-        """Do nothing."""
-
-    @staticmethod
-    def _quick(file: File) -> File:
-        assert isinstance(file, PosixFile)
-        return _QuickFile(file.detach())
-
-
-_FS = _QuickFileSystem()
+_FS = QuickFileSystem()
 _OPTIONS = LogOptions(segment_bytes=_SEGMENT_BYTES)
 
 

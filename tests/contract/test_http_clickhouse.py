@@ -1,18 +1,10 @@
-"""ClickHouse's own engine passes the contract, behind its HTTP interface.
-
-The engine is 790 MB of packages, more than all else that tests need together: it is run where it is
-installed (pip install chdb-core, or WALD_TEST_CHDB = a Python that has it), in CI too.
-"""
+"""ClickHouse's own engine passes the contract, behind its HTTP interface."""
 
 import json
-import os
 import signal
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -21,6 +13,8 @@ from urllib.request import urlopen
 
 import pytest
 
+from tests.servers.local_server import LocalServer
+from tests.servers.need import cached
 from wald.model import Severity, SystemicKind
 from wald.sinks.http import make
 from wald.sinks.values import VALUE_REFUSED
@@ -30,7 +24,7 @@ from wald.testing.sink_contract import Held, Trouble
 from wald.testing.sink_contract.odd import DOCUMENT_INPUT, NO_MAP
 
 PROGRAM = Path(__file__).parents[1] / "servers" / "clickhouse_server.py"
-PYTHON = os.environ.get("WALD_TEST_CHDB", sys.executable)
+HOW = "run tests/servers/get-clickhouse (181 MB)"
 REFUSED = {  # by the server, with its own number
     "a text for a number": "27",
     "a map for a number": "27",
@@ -40,33 +34,19 @@ REFUSED = {  # by the server, with its own number
 _names = count()
 
 
-class ClickHouse:
+class ClickHouse(LocalServer):
     """The server, on a loopback port."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        with closing(socket.create_server(("127.0.0.1", 0))) as free:
-            self.port = free.getsockname()[1]
-        self._process: subprocess.Popen[bytes] | None = None
+    @property
+    def command(self) -> list[str]:
+        return [sys.executable, str(PROGRAM), str(self.port), str(self.place)]
 
-    def start(self) -> "ClickHouse":
-        command = [PYTHON, str(PROGRAM), str(self.port), str(self._directory)]
-        self._process = subprocess.Popen(command)
-        end = time.monotonic() + 120
-        while time.monotonic() < end:
-            with suppress(OSError):
-                self.ask("SELECT 1")
-                return self
-            assert self._process.poll() is None, "ClickHouse ended"
-            time.sleep(0.05)
-        msg = "ClickHouse does not answer"
-        raise AssertionError(msg)
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return {"PYTHONPATH": str(cached("chdb-core-*", "ClickHouse's engine", HOW))}
 
-    def end(self, how: signal.Signals) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.send_signal(how)
-            process.wait(60)
+    def answers(self) -> bool:
+        return bool(self.ask("SELECT 1"))
 
     def ask(self, question: str) -> Any:
         url = f"http://127.0.0.1:{self.port}/?{urlencode({'query': question})}"
@@ -156,9 +136,6 @@ def _held(host: str, n: int, text: str) -> Held:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouse]:
-    has = subprocess.run([PYTHON, "-c", "import chdb"], check=False, capture_output=True)
-    if has.returncode:
-        pytest.skip("ClickHouse's engine is not on this machine: pip install chdb-core (790 MB)")
     found = ClickHouse(tmp_path_factory.mktemp("clickhouse")).start()
     yield found
     found.end(signal.SIGTERM)

@@ -6,18 +6,16 @@ show (a full disk, a closed index) is played by our own server in ``test_http``.
 
 import json
 import signal
-import socket
-import subprocess
-import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.servers.local_server import LocalServer
 from tests.servers.need import need_module
 from wald.model import Severity, SystemicKind
 from wald.sinks.http import make
@@ -38,38 +36,16 @@ REFUSED = (  # by the server, in words of its own
 _names = count()
 
 
-class Noida:
+class Noida(LocalServer):
     """A server on a loopback port, with a directory of its own."""
 
-    def __init__(self, directory: Path) -> None:
+    @property
+    def command(self) -> list[str]:
         module = need_module("noida_db", "pip install noida-db==0.2.3 (12 MB)")
         assert module.__file__ is not None
-        self._binary = Path(module.__file__).parent / "noida-db"
-        self._directory = directory
-        with closing(socket.create_server(("127.0.0.1", 0))) as free:
-            self.port = free.getsockname()[1]
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> "Noida":
         only = ["--only", "elasticsearch", "--elasticsearch-port", str(self.port)]
-        command = [str(self._binary), "start", "--data-dir", str(self._directory), *only]
-        quiet = subprocess.DEVNULL
-        self._process = subprocess.Popen(command, stdout=quiet, stderr=quiet)
-        end = time.monotonic() + 60
-        while time.monotonic() < end:
-            with suppress(OSError):
-                self.ask("GET", "/")
-                return self
-            assert self._process.poll() is None, "noida-db ended"
-            time.sleep(0.02)
-        msg = "noida-db does not answer"
-        raise AssertionError(msg)
-
-    def end(self, how: signal.Signals) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.send_signal(how)
-            process.wait(60)
+        binary = Path(module.__file__).parent / "noida-db"
+        return [str(binary), "start", "--data-dir", str(self.place), *only]
 
     def ask(self, method: str, path: str, said: object = None) -> Any:
         body = None if said is None else json.dumps(said).encode()

@@ -387,12 +387,12 @@ def test_a_token_that_is_refused_is_read_anew_and_sent_once_more(server, tmp_pat
 def test_a_second_request_with_a_newer_token_ends_in_time(server, tmp_path):
     secret = token_file(tmp_path, "old")
     (tmp_path / "token").write_text("new")
-    server.next({"status": 401, "wait_s": 0.4}, {"wait_s": 30, "takes": False})
+    server.next({"status": 401, "wait_s": 0.2}, {"wait_s": 30, "takes": False})
     began = time.monotonic()
-    assert isinstance(deliver(server.url, token=secret, timeout_s=1.0), Unknown)
+    assert isinstance(deliver(server.url, token=secret, timeout_s=2.0), Unknown)
     assert time.monotonic() - began < GENEROUS_S
     assert [each[2]["authorization"] for each in server.requests] == ["Bearer old", "Bearer new"]
-    assert time.monotonic() - began > 0.9
+    assert time.monotonic() - began > 1.9
 
 
 @pytest.mark.parametrize("text", ["", "two\nlines", "\x00", "ä\u2026", "new\r\nX-Evil: 1"])

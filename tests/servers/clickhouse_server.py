@@ -1,7 +1,7 @@
 """ClickHouse's engine behind its HTTP interface, as a process that tests kill.
 
-As a program: clickhouse_server.py PORT DIRECTORY, by a Python that has ``chdb-core`` (790 MB with
-what it pulls in). The engine runs inside this process; what it wrote lies in the directory.
+As a program: clickhouse_server.py PORT DIRECTORY, by a Python that finds the module ``chdb`` (see
+get-clickhouse). The engine runs inside this process; what it wrote lies in the directory.
 """
 
 import gzip

@@ -1,43 +1,29 @@
 """Amazon's own DynamoDB Local on a loopback port, which a test may kill; it keeps what it has."""
 
-import os
 import shutil
-import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.backlog import eventually
-from tests.servers.need import absent, need_binary, need_module
+from tests.servers.local_server import LocalServer
+from tests.servers.need import cached, need_binary, need_module
 
 HOW = "run tests/servers/get-dynamodb-local; it needs npm, and Java 17"
-GET = Path(__file__).with_name("get-dynamodb-local")
 ACCESS_KEY, SECRET = "AKIDEXAMPLE", "canary-5e2b"
 REGION = "eu-central-1"
 _MEMORY = Path("/dev/shm")  # where a sync costs nothing: it makes each item durable alone
 
 
-def jar() -> Path:
-    """Return where the server lies, or skip the test."""
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    place = Path(os.environ.get("WALD_TEST_CACHE") or Path(cache) / "wald-tests")
-    found = sorted(place.glob("dynamodb-local-*/DynamoDBLocal.jar"))
-    return found[-1] if found else absent("DynamoDB Local", HOW)
-
-
-class DynamoServer:
+class DynamoServer(LocalServer):
     """One server; its files are in a directory of its own."""
 
     def __init__(self) -> None:
-        self.jar = jar()
+        self.jar = cached("dynamodb-local-*/DynamoDBLocal.jar", "DynamoDB Local", HOW)
         self.java = need_binary("java", "apt install openjdk-17-jre-headless")
         within = _MEMORY if _MEMORY.is_dir() else None
-        self.place = Path(tempfile.mkdtemp(prefix="wald-ddb", dir=within))
-        self.port = _free_port()
-        self.process: subprocess.Popen[bytes] | None = None
+        super().__init__(Path(tempfile.mkdtemp(prefix="wald-ddb", dir=within)))
 
     @property
     def url(self) -> str:
@@ -48,41 +34,19 @@ class DynamoServer:
         """What leads a sink here, but the secret."""
         return {"endpoint_url": self.url, "region": REGION, "access_key_id": ACCESS_KEY}
 
-    def start(self) -> "DynamoServer":
-        """Begin to serve what lies in the directory; returns once it answers."""
+    @property
+    def command(self) -> list[str]:
         natives = self.jar.parent / "DynamoDBLocal_lib"
-        command = [
+        return [
             self.java, "-Xmx256m", "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC",
             "-XX:+UnlockDiagnosticVMOptions", "-XX:-BytecodeVerificationRemote",
             f"-Djava.library.path={natives}", "-jar", str(self.jar),
             "-dbPath", str(self.place), "-sharedDb", "-disableTelemetry", "-port", str(self.port),
         ]  # fmt: skip
-        with (self.place / "log").open("wb") as log:
-            self.process = subprocess.Popen(
-                command, cwd=self.place, stdout=log, stderr=log, env=os.environ | {"LANG": "C"}
-            )
-        eventually(self._answers, self._log)
-        return self
 
-    def _answers(self) -> bool:
-        assert self.process is not None
-        assert self.process.poll() is None, self._log()
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=5.0) as link:
-                link.sendall(b"GET / HTTP/1.0\r\n\r\n")
-                return bool(link.recv(1))
-        except OSError:
-            return False
-
-    def _log(self) -> str:
-        return (self.place / "log").read_text()[-2_000:]
-
-    def kill(self) -> None:
-        """End it at once; harmless to repeat. What it answered for is in its files."""
-        process, self.process = self.process, None
-        if process is not None:
-            process.kill()
-            process.wait(60)
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return {"LANG": "C"}
 
     def close(self) -> None:
         self.kill()
@@ -103,19 +67,15 @@ class MiniServer(DynamoServer):
 
     def __init__(self) -> None:
         need_module("ministack", "pip install ministack")
-        self.place = Path(tempfile.mkdtemp(prefix="wald-mini"))
-        self.port = _free_port()
-        self.process = None
+        LocalServer.__init__(self, Path(tempfile.mkdtemp(prefix="wald-mini")))
 
-    def start(self) -> "MiniServer":
-        environment = os.environ | {"BIND_HOST": "127.0.0.1", "GATEWAY_PORT": str(self.port)}
-        command = [sys.executable, "-m", "ministack"]
-        with (self.place / "log").open("wb") as log:
-            self.process = subprocess.Popen(
-                command, cwd=self.place, stdout=log, stderr=log, env=environment
-            )
-        eventually(self._answers, self._log)
-        return self
+    @property
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "ministack"]
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return {"BIND_HOST": "127.0.0.1", "GATEWAY_PORT": str(self.port)}
 
 
 def make_table(client: Any, name: str, partition: str, sort: str | None = None, **types: str):
@@ -135,8 +95,3 @@ def all_items(client: Any, table: str) -> list[Mapping[str, Any]]:
     """Return every item of a table."""
     pages = client.get_paginator("scan").paginate(TableName=table, ConsistentRead=True)
     return [item for page in pages for item in page["Items"]]
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])

@@ -7,6 +7,7 @@ psycopg = need_module("psycopg", "pip install 'wald[postgres]'")
 import importlib
 import os
 import shutil
+from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
@@ -24,6 +25,14 @@ def absent(what: str, how: str) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(f"{reason} (and CI skips nothing)", pytrace=False)
     pytest.skip(reason)
+
+
+def cached(pattern: str, what: str, how: str) -> Path:
+    """Return what one of the scripts beside this file fetched, the newest of several."""
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    place = Path(os.environ.get("WALD_TEST_CACHE") or Path(cache) / "wald-tests")
+    found = sorted(place.glob(pattern))
+    return found[-1] if found else absent(what, how)
 
 
 def need_binary(name: str, how: str) -> str:

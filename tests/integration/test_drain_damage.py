@@ -1,6 +1,8 @@
 """What damage took from the log: declared, counted once, and everything else is delivered."""
 
+import errno
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -282,3 +284,61 @@ def test_a_failed_sync_of_the_progress_page_does_not_end_it(seed, kind):
     fs.crash()
     kept = ProgressPage(fs, "/data").released(1)
     assert kept in ({30, 40, 41, 50} if seed % 2 else {60, 70})
+
+
+# --- a disk that is away for a moment -----------------------------------------------------------
+
+
+class Away:
+    """A file system whose log gives nothing behind an offset for so many reads."""
+
+    def __init__(self):
+        self.left = self.behind = 0
+
+    def __getattr__(self, name):
+        return getattr(FS, name)
+
+    def open(self, path, **options):
+        file = FS.open(path, **options)
+        return AwayFile(file, self) if path.endswith(".wal") else file
+
+
+class AwayFile:
+    def __init__(self, file, disk):
+        self.file, self.disk = file, disk
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def pread(self, length, offset):
+        if self.disk.left > 0 and offset + length > self.disk.behind:
+            self.disk.left -= 1
+            raise OSError(errno.EIO, "Input/output error")
+        return self.file.pread(length, offset)
+
+
+@pytest.mark.parametrize(
+    ("reads", "lost"), [(limits.UNREAD_TRIES_COUNT - 1, False), (1_000_000, True)]
+)
+def test_what_the_disk_does_not_give_for_a_moment_is_not_lost(backlog, reads, lost):
+    """A read of one page: whether it is that page or the whole disk does not show."""
+    first = backlog.append(b"first")
+    target = RecordingTarget()
+    disk = Away()
+    shared = replace(backlog.shared(sink_of(target)), fs=disk)
+    fleet = backlog.fleet(shared)
+    try:
+        assert target.wait_for(lambda: len(target.records) == 1)
+        disk.left, disk.behind = reads, backlog.log.frontier.end_bytes
+        second = backlog.append(b"second")
+        shared.board.pin(backlog.log.frontier)
+        fleet.flush(backlog.log.frontier.lsn)
+        if lost:
+            eventually(lambda: shared.ledger.dead_letters(1), fleet.figures)
+        else:
+            assert target.wait_for(lambda: len(target.records) == 2)
+    finally:
+        end(fleet)
+    letters = [(each.lsn, each.code) for each in shared.ledger.dead_letters(1)]
+    assert letters == ([(second[0], "damaged")] if lost else [])
+    assert target.lsns == (first if lost else first + second)

@@ -21,6 +21,7 @@ from wald.core.state import RouteState
 from wald.drainer.fill import payload_share
 from wald.drainer.packed_files import PackedFiles
 from wald.drainer.route import Shared
+from wald.drainer.unread import Unread
 from wald.errors import WaldError
 from wald.model import Frontier, Lsn, PackedRange, RouteId
 from wald.ports import Clock, FileSystem
@@ -67,6 +68,7 @@ class Packing:
         self._segments = FinishedSegments(doors.fs, doors.data_dir, doors.log_id)
         self._standing: Standing | None = None
         self._run: PackRun | None = None
+        self._unread = Unread()
         self._pinning: dict[RouteId, tuple[int, int]] = {}  # the segment it is in, since when
         self._births: Mapping[RouteId, Lsn] = {}
         self._asked: object = None
@@ -234,7 +236,7 @@ class Packing:
     def _begin(self, job: PackJob, frontier: Frontier) -> None:
         doors = self._doors
         self._run = PackRun(
-            doors.fs,
+            self._unread.files(doors.fs),  # what is packed as lost is gone with its segment
             doors.data_dir,
             doors.log_id,
             job,

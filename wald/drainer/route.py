@@ -23,6 +23,7 @@ from wald.drainer.producers import LogPlace, Producers, trace_of
 from wald.drainer.reader import Batch, LaneReader
 from wald.drainer.shaping import Shaper
 from wald.drainer.targets import Targets
+from wald.drainer.unread import Unread
 from wald.errors import LedgerFailed
 from wald.model import (
     NO_REVISION,
@@ -107,6 +108,7 @@ class Route:
         share: which records are the lane's.
         since: the lane's chain begins behind this LSN; None: at the birth of the route.
         crew: what the lanes of the route share.
+        unread: which pages of the log the lane could not read, and how often.
     """
 
     shared: Shared
@@ -117,6 +119,7 @@ class Route:
     share: Share = WHOLE
     since: Lsn | None = None
     crew: Crew = field(default_factory=Crew)
+    unread: Unread = field(default_factory=Unread, init=False, repr=False, compare=False)
 
     @property
     def lane(self) -> int:
@@ -137,7 +140,7 @@ class Route:
         """Return a reader of the route's stream behind an LSN."""
         shared = self.shared
         return LaneReader(
-            shared.fs,
+            self.unread.files(shared.fs),
             shared.data_dir,
             shared.log_id,
             shared.clock,
@@ -151,7 +154,7 @@ class Route:
         """Return a reader of the stream's blocks behind an LSN, without their records."""
         shared, stream = self.shared, self.birth.stream_id
         return StreamReader(
-            shared.fs,
+            self.unread.files(shared.fs),
             shared.data_dir,
             shared.log_id,
             stream=stream,

@@ -22,21 +22,32 @@ from wald.storage.owner import load_owner
 
 
 class LateSink:
-    """Passes everything on; an attempt that is told to be late is not answered, and waits."""
+    """Passes everything on, one call at a time, while nobody exchanges the files of the target.
+
+    An attempt that is told to be late is not answered, and waits.
+    """
 
     def __init__(self, inner: Sink, site: "Site") -> None:
         self._inner = inner
         self._site = site
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
+        with self._site.calling:
+            found = getattr(self._inner, name)
+
+        def call(*arguments: Any) -> Any:
+            with self._site.calling:
+                return found(*arguments)
+
+        return call if callable(found) else found
 
     def deliver(self, attempt: Attempt) -> Outcome:
-        if self._site.delayed > 0 or self._site.delays(attempt):
-            self._site.delayed -= 1
-            self._site.late.append(attempt)
-            return Unknown("no answer in time")
-        return self._inner.deliver(attempt)
+        with self._site.calling:
+            if self._site.delayed > 0 or self._site.delays(attempt):
+                self._site.delayed -= 1
+                self._site.late.append(attempt)
+                return Unknown("no answer in time")
+            return self._inner.deliver(attempt)
 
 
 class Site:
@@ -55,6 +66,7 @@ class Site:
         self.delayed = 0  # so many attempts are not answered
         self.delays: Callable[[Attempt], bool] = lambda _: False
         self.late: list[Attempt] = []
+        self.calling = threading.RLock()  # held by who calls the target, or exchanges its files
         self.fleet: Fleet | None = None
 
     @property
@@ -135,32 +147,23 @@ class Site:
         backup = self.place / name
         shutil.rmtree(backup, ignore_errors=True)
         backup.mkdir()
-        for path in self.place.glob("target.db*"):
-            if not path.name.endswith("-shm"):
-                shutil.copy(path, backup)
+        with self.calling:
+            for path in self.place.glob("target.db*"):
+                if not path.name.endswith("-shm"):
+                    shutil.copy(path, backup)
         return backup
 
-    def restore_within(self, backup: Path) -> None:
-        """Let the database itself take the content of a copy back, while others have it open.
-
-        To exchange its files under who is connecting to them at that moment is no restore: SQLite
-        maps one of them, and then dies or never returns.
-        """
-        with (
-            closing(sqlite3.connect(backup / self.database.name)) as source,
-            closing(sqlite3.connect(self.database, timeout=30.0)) as live,
-        ):
-            source.backup(live)
-
     def restore_target(self, backup: Path) -> None:
-        """Put a copy in the place of the file, as a person does: the old one is moved away.
+        """Put a copy in the place of the file, while lanes have it open.
 
-        Only where the lane is at rest: see ``restore_within``.
+        Not inside a call, as a person who does it waits for the application to come to rest:
+        SQLite maps one of the files, and under who is connecting it dies or never returns.
         """
-        for path in self.place.glob("target.db*"):
-            path.unlink()
-        for path in sorted(backup.iterdir(), reverse=True):  # the write-ahead log first
-            shutil.copy(path, self.place)
+        with self.calling:
+            for path in self.place.glob("target.db*"):
+                path.unlink()
+            for path in backup.iterdir():
+                shutil.copy(path, self.place)
 
     def refuse(self, *lsns: int) -> None:
         """Let the target refuse records for good; with none it takes everything."""

@@ -77,7 +77,7 @@ def test_a_target_that_is_restored_while_it_is_healed_is_healed(site):
         delivered(site, 8)
         for copy in (copies[2], copies[0], copies[1], copies[3], copies[0]):
             behind = len(site.lsns)
-            site.restore_within(copy)
+            site.restore_target(copy)
             eventually(lambda: 0 < len(site.held()) <= behind)  # noqa: B023 - used in this round
             site.append(1)
         site.wait_whole()
@@ -86,8 +86,9 @@ def test_a_target_that_is_restored_while_it_is_healed_is_healed(site):
 def test_a_target_that_lost_everything_is_filled_from_the_birth_of_the_route(site):
     with site.delivering():
         delivered(site, 12)
-        for path in site.place.glob("target.db*"):
-            path.unlink()
+        nothing = site.place / "nothing"
+        nothing.mkdir()
+        site.restore_target(nothing)
         site.wait_whole()
 
 

@@ -5,6 +5,7 @@
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -149,10 +150,14 @@ def is_in_budget(name: str, workers: int) -> bool:
         report = Path(place, "report.xml")
         command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}"]
         command += ["-n", str(workers), "--dist", "worksteal", *map(str, sorted(area.files()))]
-        start = time.monotonic()
+        start_s, before = time.monotonic(), os.times()
         done = subprocess.run(command, check=False)
-        took_s = time.monotonic() - start
-        print(f"\n{name}: {took_s:.0f} s of {area.budget_s} s, exit code {done.returncode}")
+        took_s, after = time.monotonic() - start_s, os.times()
+        used_s = sum(after[2:4]) - sum(before[2:4])  # what has no part in it: the load of others
+        print(
+            f"\n{name}: {took_s:.0f} s of {area.budget_s} s, {used_s:.0f} s of processor time, "
+            f"exit code {done.returncode}"
+        )
         for seconds, test in slowest(report):
             print(f"  {seconds:6.1f} s  {test}")
     return done.returncode == 0 and took_s <= area.budget_s

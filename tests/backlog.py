@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from random import Random
 
@@ -32,12 +33,17 @@ class Impatient(Random):
 
 
 class Backlog:
-    """A log with streams, one route each, appended to by hand."""
+    """A log with streams, one route each, appended to by hand.
+
+    ``close`` also ends what a test left at work over it; ``at_close`` adds to that.
+    """
 
     def __init__(
         self, path: Path, *streams: str, batch: int = 10, options: LogOptions | None = None
     ) -> None:
         self.data_dir = str(path / "data")
+        self._left = ExitStack()
+        self.at_close = self._left.callback
         self.chance = Impatient(11)
         self.log = Log.open(FS, self.data_dir, CLOCK, self.chance, options or LogOptions())
         self.batch = batch
@@ -98,6 +104,8 @@ class Backlog:
     def shared(self, make_sink, *, ledger=None, dead_log=None, owner: int = OWNER) -> Shared:
         board = FrontierBoard()
         board.pin(self.log.frontier)
+        dead_log = dead_log or DeadLog(FS, self.data_dir)
+        self.at_close(dead_log.close)
         return Shared(
             FS,
             self.data_dir,
@@ -106,7 +114,7 @@ class Backlog:
             CLOCK,
             self.chance,
             ledger or MemoryLedger(self.log.log_id),
-            dead_log or DeadLog(FS, self.data_dir),
+            dead_log,
             board,
             make_sink,
             lambda: len(self.log.state.streams),
@@ -115,6 +123,7 @@ class Backlog:
 
     def fleet(self, shared: Shared) -> Fleet:
         fleet = Fleet(self.settings, shared, lambda number: self.log.state.streams[number].name)
+        self.at_close(end, fleet)
         fleet.follow(self.log.state.routes)
         fleet.flush(self.log.frontier.lsn)
         return fleet
@@ -136,6 +145,7 @@ class Backlog:
         return fleet
 
     def close(self) -> None:
+        self._left.close()
         self.log.close()
 
 

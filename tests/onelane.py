@@ -50,6 +50,7 @@ class Bench:
         birth = self.ledger.birth(_birth(backlog, shared))
         self.lane = Lane(Route(shared, birth, settings, backlog.settings.sinks[name]))
         self.lane.flush(backlog.log.frontier.lsn)
+        backlog.at_close(close_files, self.lane)
         return self.lane
 
     def make_sink(self, *_):
@@ -105,6 +106,12 @@ def append_keyed(backlog, pairs):
     section = Section(kind, 1, 1, 7, backlog.sequence, 0, len(found), table, (), data)
     first = backlog.log.append_group([section]).first_lsn
     return list(range(first, first + len(found)))
+
+
+def close_files(lane):
+    """As the end of its process does."""
+    if lane._memory.reader is not None:
+        lane._memory.reader.close()
 
 
 def _birth(backlog, shared):

@@ -384,5 +384,7 @@ def test_an_ask_that_fails_is_answered_and_ends_nothing(place):
 
 
 def test_a_socket_that_cannot_be_made_is_an_error_and_leaves_no_descriptor(place):
+    before = sorted(Path("/proc/self/fd").iterdir())
     with pytest.raises(OSError, match="No such file"):
         Asks(str(place / "absent" / "a.sock"), lambda _: {})
+    assert sorted(Path("/proc/self/fd").iterdir()) == before

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -60,8 +61,7 @@ def test_a_record_that_kills_the_drainer_is_set_aside_and_all_others_are_deliver
     assert (status["things"]["delivered"], status["things"]["dead_letters"]) == (8, 1)
     assert status["others"]["delivered"] == 8
     assert [(each["lsn"], each["code"]) for each in letters] == [(sent.accepted[5].lsn, "crashed")]
-    with sqlite3.connect(directory / "out.db") as database:
+    with closing(sqlite3.connect(directory / "out.db")) as database:
         lsns = [lsn for (lsn,) in database.execute("SELECT lsn FROM things ORDER BY rowid")]
-    database.close()
     accepted = [receipt.lsn for receipt in sent.accepted]
     assert lsns == accepted[:5] + accepted[6:]

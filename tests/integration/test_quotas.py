@@ -45,6 +45,10 @@ class Quoted(Door):
             write=True,
         )
 
+    def __exit__(self, *left: object) -> None:
+        super().__exit__(*left)
+        self._page.close()
+
     def delivered(self, **routes: int) -> None:
         """Say how many records of each route are delivered; all begin with the log."""
         rows = {

@@ -45,9 +45,8 @@ def test_the_group_that_an_unclean_start_copied_is_among_the_oldest(tmp_path: Pa
     log.append_group([session_issued(7, "p")])
     for sequence in (1, 2, 3):
         log.append_group([append(sequence, b"v%d" % sequence)])
-    log._lock.close()  # as a kill leaves it: no idle-close
-    log.preallocator.close()
-    log._writer.close()
+    log._failed = True
+    log.close()  # as a kill leaves it: no idle-close
     log = opened(place)
     assert not log.recovery.clean
     log.append_group([append(4, b"v4")])

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,7 @@ def test_a_cron_job_that_fires_twice_appends_once(daemon: Daemon, directory: Pat
     again = job(daemon, 1_000, 1_301)
     assert (again["accepted"], again["duplicates"]) == (1, 300)
     daemon.command("wait", "--all")
-    with sqlite3.connect(directory / "x.db") as database:
+    with closing(sqlite3.connect(directory / "x.db")) as database:
         table = "bills"
         ((rows, lsns),) = database.execute(f"SELECT count(*), count(DISTINCT lsn) FROM {table}")
     assert (rows, lsns) == (1_301, 1_301)
@@ -106,7 +107,7 @@ def test_two_jobs_at_once_that_are_killed_and_run_again_append_each_record_once(
     again = job(daemon, 0, count)
     assert (again["accepted"], again["duplicates"]) == (0, count)
     daemon.command("wait", "--all")
-    with sqlite3.connect(directory / "x.db") as database:
+    with closing(sqlite3.connect(directory / "x.db")) as database:
         ((rows, numbers),) = database.execute(
             "SELECT count(*), count(DISTINCT json_extract(value, '$.number')) FROM bills"
         )

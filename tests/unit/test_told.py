@@ -1,6 +1,8 @@
 """What was told beside the ledger: how far lanes are, and the page that says it."""
 
 import errno
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -85,14 +87,23 @@ def test_what_may_double_waits_for_a_person(
 # --- the page -----------------------------------------------------------------------------------
 
 
-def test_the_page_keeps_what_it_was_told_for_living_routes(tmp_path: Path) -> None:
-    page = StandsPage(FS, str(tmp_path))
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Callable[[], StandsPage]]:
+    """What opens the page of the test's directory; each is closed behind the test."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(closing(StandsPage(FS, str(tmp_path))))
+
+
+def test_the_page_keeps_what_it_was_told_for_living_routes(
+    opened: Callable[[], StandsPage],
+) -> None:
+    page = opened()
     page.begin_life(3, {1: 50, 2: 60})
     page.reserve(1, 70)
     page.write({"1": [Stand(0, 0, 40, 2)], "2": [Stand(0, 0, 50, 3)]}, [1, 2])
     page.write({}, [1])  # what is not named stays as it was
     page.close()
-    again = StandsPage(FS, str(tmp_path))
+    again = opened()
     assert again.life == 3
     assert again.told({1: 30}) == {
         1: ToldRoute(30, 70 + limits.SEALED_AHEAD_LSN, (Stand(0, 0, 40, 2),))
@@ -101,8 +112,10 @@ def test_the_page_keeps_what_it_was_told_for_living_routes(tmp_path: Path) -> No
     assert again.told({})[1].sealed == 70 + limits.SEALED_AHEAD_LSN
 
 
-def test_few_batches_wait_for_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = StandsPage(FS, str(tmp_path))
+def test_few_batches_wait_for_the_page(
+    opened: Callable[[], StandsPage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = opened()
     writes = []
     monkeypatch.setattr(StandsPage, "_write", lambda _, *said: writes.append(said))
     page._sealed = {"1": 10_000}
@@ -113,21 +126,23 @@ def test_few_batches_wait_for_the_page(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(writes) == 1
 
 
-def test_routes_with_most_lanes_are_left_out_where_the_page_is_full(tmp_path: Path) -> None:
-    page = StandsPage(FS, str(tmp_path))
+def test_routes_with_most_lanes_are_left_out_where_the_page_is_full(
+    opened: Callable[[], StandsPage],
+) -> None:
+    page = opened()
     many = [Stand(0, lane, 1 << 60, 1 << 40) for lane in range(limits.LANES_MAX)]
     stands = {str(route): many for route in range(1, limits.ROUTES_MAX)} | {"7777": many[:1]}
     page.write(stands, list(map(int, stands)))
     page.close()
-    told = StandsPage(FS, str(tmp_path)).told({})
+    told = opened().told({})
     assert told[7777].stands == (many[0],)
     assert len(told) == 1 + (limits.STANDS_TOLD_MAX_COUNT - 1) // limits.LANES_MAX
 
 
 def test_what_cannot_be_told_is_told_by_the_next_call(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    opened: Callable[[], StandsPage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = StandsPage(FS, str(tmp_path))
+    page = opened()
     page.begin_life(1, {})
 
     def fails(*_: object, **__: object) -> None:
@@ -139,4 +154,4 @@ def test_what_cannot_be_told_is_told_by_the_next_call(
             page.reserve(1, 5)
     page.reserve(1, 5)
     page.close()
-    assert StandsPage(FS, str(tmp_path)).told({})[1].sealed == 5 + limits.SEALED_AHEAD_LSN
+    assert opened().told({})[1].sealed == 5 + limits.SEALED_AHEAD_LSN

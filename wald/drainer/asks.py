@@ -35,11 +35,11 @@ class Asks:
     def __init__(self, path: str, answer: Answer) -> None:
         self._path = path
         self._answer = answer
-        self._selector = selectors.DefaultSelector()
         self._askers: set[socket.socket] = set()
         with contextlib.suppress(FileNotFoundError):
             Path(path).unlink()  # a dead drainer's: the lock says that none is alive
         self._listening = _listen(path)
+        self._selector = selectors.DefaultSelector()
         self._selector.register(self._listening, selectors.EVENT_READ, None)
 
     def poll(self, timeout_s: float) -> None:

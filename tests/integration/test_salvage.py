@@ -39,16 +39,19 @@ def rows(directory: Path) -> list[int]:
         return [lsn for (lsn,) in database.execute("SELECT lsn FROM orders ORDER BY rowid")]
 
 
+def segment_with(data: Path, needle: bytes) -> Path:
+    """The segment that holds a value; others may be prepared beside it."""
+    paths = (data / "log").glob("seg-*.wal")
+    return next(path for path in paths if needle in path.read_bytes())
+
+
 def spoil_segment(data: Path, needle: bytes) -> Path:
     """Change a byte of a record's value, as a bad disk does."""
-    for path in sorted((data / "log").glob("seg-*.wal")):
-        at = path.read_bytes().find(needle)
-        if at >= 0:
-            with path.open("r+b") as file:
-                file.seek(at)
-                file.write(bytes([needle[0] ^ 1]))
-            return path
-    raise AssertionError(needle)
+    path = segment_with(data, needle)
+    with path.open("r+b") as file:
+        file.seek(path.read_bytes().find(needle))
+        file.write(bytes([needle[0] ^ 1]))
+    return path
 
 
 def test_damage_is_planned_set_aside_reported_read_and_acknowledged(directory: Path) -> None:
@@ -112,7 +115,7 @@ def test_a_copied_segment_without_a_header_says_what_is_to_be_put_beside_it(
     daemon = Daemon(directory, to=f"sqlite:{directory}/orders.db")
     with daemon:
         lsns = append(daemon, "till-1")
-    (segment,) = sorted((daemon.data_dir / "log").glob("seg-*.wal"))[-1:]
+    segment = segment_with(daemon.data_dir, b"\xa1n\x00\xa2by\xa6till-1")
     copy = directory / "copied" / "log" / segment.name
     copy.parent.mkdir(parents=True)
     copy.write_bytes(bytes(64) + segment.read_bytes()[64:])

@@ -1,5 +1,6 @@
 """Transforms that the tests of shaping name in settings: "tests.transforms:NAME"."""
 
+import threading
 from collections.abc import Iterable, Iterator
 
 from wald.model import Record
@@ -18,6 +19,15 @@ def upper(records: list[Record]) -> Iterator[Record]:
             msg = f"cannot take {record.value!r}"
             raise RAISED[0](msg)
         yield record._replace(value=record.value.upper())
+
+
+GATE = threading.Event()
+
+
+def waits(records: list[Record]) -> Iterable[Record]:
+    """Return when the gate is opened, as a function that asks something on the network may."""
+    GATE.wait(60.0)
+    return records
 
 
 def without_drops(records: list[Record]) -> Iterable[Record]:

@@ -2,16 +2,17 @@
 
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
 
 from tests import transforms
-from tests.backlog import FS, Backlog
+from tests.backlog import FS, Backlog, end, eventually
 from tests.onelane import WINDOW_S, Bench, Dying, Killed, append_keyed, values
 from wald.core.delivery import Step
 from wald.model import Decision, Mark, Partial, RejectedRecord, ReplayClass, Unknown
 from wald.storage.batches import FrozenFiles
-from wald.testing.recording_sink import RecordingSink
+from wald.testing.recording_sink import RecordingSink, RecordingTarget
 
 ROW, MONOTONE, KEYED, WINDOW, NONE = (
     ReplayClass.TRANSACTIONAL,
@@ -135,6 +136,33 @@ def test_a_record_at_which_a_transform_raises_is_set_aside(backlog, replay, rais
     letters = bench.ledger.dead_letters(1)
     assert ["cannot take b'bad'" in letters[0].message, letters[0].lsn] == [True, lsns[1]]
     assert len(bench.target.attempts) == 1
+
+
+def test_a_transform_that_does_not_return_is_told_and_harms_no_other_route(two):
+    two.append(b"x")
+    others = two.append(b"y", stream=2)
+    transforms.GATE.clear()
+    slow = replace(
+        two.settings.routes["one"], transform="tests.transforms:waits", attempt_timeout_s=0.1
+    )
+    two.settings = replace(two.settings, routes={**two.settings.routes, "one": slow})
+    target = RecordingTarget()
+    fleet = two.fleet(two.shared(lambda *_: RecordingSink(target)))
+
+    def is_told():
+        fleet.poll()
+        said = fleet.figures()["one"]
+        return said["state"] == "failed" and "has not returned" in said["last_error"]
+
+    try:
+        eventually(is_told, fleet.figures)
+        assert target.wait_for(lambda: target.lsns == others)
+        transforms.GATE.set()
+        assert target.wait_for(lambda: len(target.records) == 2)
+        eventually(lambda: not is_told(), fleet.figures)
+    finally:
+        transforms.GATE.set()
+        end(fleet)
 
 
 @pytest.mark.parametrize("transform", ["wrong", "upper", "nowhere", "NOT_A_FUNCTION"])

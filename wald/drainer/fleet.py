@@ -97,8 +97,21 @@ class Fleet:
                 route.poll()
             except Exception as error:  # noqa: BLE001 - raised below
                 failures.append(error)
+        self._tell_overdue()
         if failures:
             raise failures[0]
+
+    def _tell_overdue(self) -> None:
+        """Say of a lane whose transform does not return that it stands still; nobody can end it."""
+        now_ns = self.shared.clock.monotonic_ns()
+        for lane in self.each_lane():
+            since_ns, bound_s = lane.route.shaping.since_ns, lane.attempt_timeout_s
+            if not since_ns or now_ns - since_ns <= bound_s * _NS:
+                lane.shown.overdue = ""
+            elif not lane.shown.overdue:
+                text = f"the transform has not returned for {bound_s:g} s: the lane waits for it"
+                lane.shown.overdue = text
+                _log.error("route %s: %s; only a restart ends it", lane.name, text)
 
     def _begin(self, state: RouteState) -> None:
         shared = self.shared

@@ -139,7 +139,11 @@ def make(
         NeverWorks: it cannot be made, for no record's fault.
     """
     if outputs is None and shaper_of(route, memory).shapes:
-        outputs = shaper_of(route, memory).shape(work.records, work.done)
+        route.shaping.since_ns = route.shared.clock.monotonic_ns()
+        try:
+            outputs = shaper_of(route, memory).shape(work.records, work.done)
+        finally:
+            route.shaping.since_ns = 0
         if memory.replay in _ONE_OF_AN_LSN:
             outputs = _one_of_each_lsn(outputs, memory.replay)
     if outputs is not None:

@@ -1,7 +1,7 @@
 """What a lane shows of itself, as ``drain.page`` and the fleet need it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from wald.core.delivery import Step
@@ -45,9 +45,14 @@ class LaneFigures:
 
 
 class Shown:
-    """What a lane shows: of its ledger nothing that is not durable. One thread puts, any reads."""
+    """What a lane shows: of its ledger nothing that is not durable. One thread puts, any reads.
+
+    Attributes:
+        overdue: what another thread says of a lane that stands still and cannot say it itself.
+    """
 
     def __init__(self) -> None:
+        self.overdue = ""
         self._figures = LaneFigures()
         self._ahead: tuple[Underway[bool], LaneFigures] | None = None
 
@@ -55,7 +60,10 @@ class Shown:
     def now(self) -> LaneFigures:
         """What it shows."""
         ahead = self._ahead
-        return ahead[1] if ahead is not None and ahead[0].took else self._figures
+        figures = ahead[1] if ahead is not None and ahead[0].took else self._figures
+        if self.overdue:
+            return replace(figures, state="failed", last_error=self.overdue)
+        return figures
 
     def put(self, figures: LaneFigures, *, once: Underway[bool] | None = None) -> None:
         """Show something from now on, or once a step of the ledger took."""

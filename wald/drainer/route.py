@@ -21,7 +21,7 @@ from wald.drainer.guarded import GuardedSink
 from wald.drainer.packed_files import PackedFiles
 from wald.drainer.producers import LogPlace, Producers, trace_of
 from wald.drainer.reader import Batch, LaneReader
-from wald.drainer.shaping import Shaper
+from wald.drainer.shaping import Shaper, Shaping
 from wald.drainer.targets import Targets
 from wald.drainer.unread import Unread
 from wald.errors import LedgerFailed
@@ -109,6 +109,7 @@ class Route:
         since: the lane's chain begins behind this LSN; None: at the birth of the route.
         crew: what the lanes of the route share.
         unread: which pages of the log the lane could not read, and how often.
+        shaping: whether its transform works now, for other threads.
     """
 
     shared: Shared
@@ -120,6 +121,7 @@ class Route:
     since: Lsn | None = None
     crew: Crew = field(default_factory=Crew)
     unread: Unread = field(default_factory=Unread, init=False, repr=False, compare=False)
+    shaping: Shaping = field(default_factory=Shaping, init=False, repr=False, compare=False)
 
     @property
     def lane(self) -> int:

@@ -1,6 +1,7 @@
 """A route's coalescing and transform: loads the function, finds the records at which it fails."""
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from typing import cast
 
@@ -24,6 +25,13 @@ class RecordsFail(Exception):
 
 class NeverWorks(Exception):
     """No record is to blame: a function is not there, or fails whatever it is given."""
+
+
+@dataclass(slots=True)
+class Shaping:
+    """Since when the transform of a lane works, by the monotonic clock; 0: it does not."""
+
+    since_ns: int = 0
 
 
 class Shaper:

@@ -105,7 +105,8 @@ AREAS = {
         unit/test_dead_words.py unit/test_dynamodb_items.py unit/test_files_sink.py
         unit/test_http_answers.py unit/test_http_clickhouse.py unit/test_http_encoding.py
         unit/test_http_options.py unit/test_null_sink.py unit/test_postgres_words.py
-        unit/test_secrets.py unit/test_sink_settings.py unit/test_sqlite_sink.py
+        unit/test_secrets.py unit/test_sink_reference.py unit/test_sink_settings.py
+        unit/test_sqlite_sink.py
         integration/test_dynamodb_sink.py
         integration/test_http_*.py integration/test_postgres_*.py
         integration/test_receive_batches.py integration/test_redis_*.py

@@ -313,6 +313,12 @@ def test_wait_goes_on_while_drain_starts_anew(shared: Daemon) -> None:
     assert rows(shared.directory / "x.db", "select count(*) from restarts") == [(1,)]
 
 
+def test_a_command_waits_a_moment_for_drain_to_start(shared: Daemon) -> None:
+    call("append", "moments", "--format", "lines", socket=shared.socket, stdin="x\n")
+    os.kill(shared.pids()["drain"], signal.SIGKILL)
+    assert " x\n" in shared.command("tail", "moments")
+
+
 def test_a_hung_drain_is_seen_and_no_command_waits_for_it(shared: Daemon) -> None:
     drain = shared.pids()["drain"]
     os.kill(drain, signal.SIGSTOP)

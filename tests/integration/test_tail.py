@@ -198,3 +198,19 @@ def test_a_line_says_a_value_that_is_no_json_as_base64():
     record = Record(5, 1_750_000_000 * limits.CLOCK_NS_PER_S, 1, b"\xc1", key="k")
     assert as_object(record_as_json(record))["value_base64"] == "wQ=="
     assert as_line(record_as_json(record)) == "5 2025-06-15T15:06:40.000Z k base64:wQ=="
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("plain words, grün".encode(), "plain words, grün"),
+        (b"two\nlines", "base64:dHdvCmxpbmVz"),
+        (b"\x1b[2J", "base64:G1sySg=="),
+        (b"\xff", "base64:/w=="),
+        (b"", "base64:"),
+    ],
+)
+def test_a_line_says_bytes_that_are_text_as_they_are(value: bytes, shown: str):
+    item = record_as_json(Record(5, 1_750_000_000 * limits.CLOCK_NS_PER_S, 0, value))
+    assert as_line(item) == f"5 2025-06-15T15:06:40.000Z - {shown}"
+    assert "value_base64" in as_object(item)

@@ -12,6 +12,8 @@ from wald.errors import ProtocolMismatch, Unavailable, reported
 
 _TIMEOUT_S = 15.0  # a forwarded question may take the supervisor 10 s
 _STATUS_S = 5.0
+_STARTS_S = 5.0  # what drain takes to start, at most, as a rule
+_AGAIN_S = 0.05
 
 
 class Control:
@@ -55,12 +57,32 @@ class Control:
     def ask(self, op: str, timeout_s: float = _TIMEOUT_S, **request: object) -> dict[str, Any]:
         """Ask one thing and return the answer.
 
+        The drain process is given a moment to start: a daemon serves before it delivers.
+
         Raises:
             Unavailable: the daemon ended before it answered, or did not answer in time.
             WaldError: what the daemon said instead of an answer.
             ProtocolMismatch: it is not wald; or of another version, as soon as something is
                 taken from the answer that it does not tell.
         """
+        from wald.system import SystemClock
+
+        clock = SystemClock()
+        ends_ns = clock.monotonic_ns() + round(min(timeout_s, _STARTS_S) * limits.CLOCK_NS_PER_S)
+        while True:
+            try:
+                return self._ask_once(op, timeout_s, request)
+            except Unavailable:
+                is_early = clock.monotonic_ns() < ends_ns
+                if not (op.startswith("drain.") and is_early and self._drain_starts()):
+                    raise
+            clock.sleep(_AGAIN_S)
+
+    def _drain_starts(self) -> bool:
+        status = self._ask_once("status", _STATUS_S, {})
+        return status["processes"]["drain"]["state"] in {"starting", "waiting"}
+
+    def _ask_once(self, op: str, timeout_s: float, request: dict[str, object]) -> dict[str, Any]:
         line = self._exchange(json.dumps({"op": op, **request}).encode() + b"\n", timeout_s)
         try:
             answer = cast("dict[str, Any]", json.loads(line, object_hook=_Answer))

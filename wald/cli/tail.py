@@ -14,7 +14,7 @@ from wald.cli.letters import decoded_value, iso
 from wald.cli.options import json_option, socket_option, socket_path
 from wald.cli.output import printable, say
 from wald.errors import InputError, Unavailable, UnknownStream
-from wald.model import Record
+from wald.model import Content, Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -215,6 +215,17 @@ def as_object(item: Mapping[str, Any]) -> dict[str, Any]:
     return {"lsn": record.lsn, "time": iso(record.time_ns), **beside, **value}
 
 
+def _text_of(item: Mapping[str, Any]) -> str:
+    """Return bytes that are text, such as lines of a file; empty if they are none, or cut."""
+    if item["content"] != Content.BYTES or "value_bytes" in item:
+        return ""
+    try:
+        text = b64decode(item["value_base64"]).decode()
+    except UnicodeDecodeError:
+        return ""
+    return text if printable(text) == text else ""
+
+
 def as_line(item: Mapping[str, Any]) -> str:
     """Return a record as a line for people; nothing in it can steer a terminal or forge a line."""
     said = as_object(item)
@@ -222,6 +233,6 @@ def as_line(item: Mapping[str, Any]) -> str:
     if "value" in said:
         value = json.dumps(said["value"], ensure_ascii=False, separators=(",", ":"))
     else:
-        value = f"base64:{said['value_base64']}"
+        value = _text_of(item) or f"base64:{said['value_base64']}"
     size = f" ({said['value_bytes']:,} bytes)" if "value_bytes" in said else ""
     return f"{said['lsn']} {said['time']} {printable(str(key))} {printable(value)}{size}"

@@ -60,7 +60,7 @@ AREAS = {
         unit/test_one_append.py unit/test_outbox.py unit/test_quota.py unit/test_retries.py
         unit/test_room.py unit/test_rules.py unit/test_sessions.py unit/test_urgent_at_the_door.py
         unit/test_values_of_types.py unit/test_wire.py integration/test_access.py
-        integration/test_aio.py integration/test_bad_frames.py integration/test_client*.py
+        integration/test_aio*.py integration/test_bad_frames.py integration/test_client*.py
         integration/test_epochs.py integration/test_hard_to_hurt.py integration/test_ingest.py
         integration/test_logging.py integration/test_minimal_client.py
         integration/test_pytest_plugin.py integration/test_quotas*.py

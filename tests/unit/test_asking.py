@@ -1,10 +1,11 @@
-"""The producer's side of the control socket, against one that answers as it is told."""
+"""The producer's side of the control socket, in both colours, against one that answers as told."""
 
+import asyncio
 import json
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from random import Random
 from shutil import rmtree
 from typing import Any
@@ -12,8 +13,9 @@ from typing import Any
 import pytest
 
 from wald import cli, limits
+from wald.client.aio_asking import AsyncAsker
 from wald.client.asking import Asker
-from wald.client.delivery import read_status, wait_for, waiting
+from wald.client.delivery import Waiting, read_status, wait_for, waiting
 from wald.client.link import Deadline
 from wald.errors import (
     Closed,
@@ -90,9 +92,57 @@ def deadline(seconds: float = 5.0) -> Deadline:
     return Deadline(ManualClock(), seconds)
 
 
-def test_a_connection_is_kept_and_made_anew_when_it_was_closed(path: str) -> None:
+class Blocking(Asker):
+    """The blocking one."""
+
+    def wait_for(self, steps: Waiting, until: Deadline) -> None:
+        wait_for(self, steps, until)
+
+
+class InLoop:
+    """The asynchronous one; each call runs its loop until it is done."""
+
+    def __init__(self, path: str) -> None:
+        self._runner = asyncio.Runner()
+        self._twin = AsyncAsker(path)
+
+    def ask(self, op: str, until: Deadline) -> dict[str, Any]:
+        return self._runner.run(self._twin.ask(op, until))
+
+    def wait_for(self, steps: Waiting, until: Deadline) -> None:
+        self._runner.run(self._twin.wait_for(steps, until))
+
+    def close(self) -> None:
+        async def close() -> None:
+            self._twin.close()
+            await asyncio.sleep(0)  # its transport closes in the next turn
+
+        self._runner.run(close())
+
+    def end(self) -> None:
+        self._runner.close()
+
+
+Makes = Callable[[str], Any]
+
+
+@pytest.fixture(params=[Blocking, InLoop], ids=["blocking", "asynchronous"])
+def ask_at(request: pytest.FixtureRequest) -> Iterator[Makes]:
+    made: list[Any] = []
+
+    def make(path: str) -> Any:
+        made.append(request.param(path))
+        return made[-1]
+
+    yield make
+    for each in made:
+        if isinstance(each, InLoop):
+            each.end()
+
+
+def test_a_connection_is_kept_and_made_anew_when_it_was_closed(path: str, ask_at: Makes) -> None:
     server = Answering(path, ok(n=1), ok(n=2), HANG_UP, ok(n=3))
-    asker = Asker(path)
+    asker = ask_at(path)
     assert [asker.ask("a", deadline())["n"] for _ in range(3)] == [1, 2, 3]
     assert server.connections == 2
     assert server.asked[2] == server.asked[3] == {"op": "a"}
@@ -112,9 +162,11 @@ ANSWERS = [
 @pytest.mark.parametrize(
     ("answer", "error"), [row[1:] for row in ANSWERS], ids=[row[0] for row in ANSWERS]
 )
-def test_a_bad_answer_is_a_typed_error(path: str, answer: bytes, error: type[Exception]) -> None:
+def test_a_bad_answer_is_a_typed_error(
+    path: str, answer: bytes, error: type[Exception], ask_at: Makes
+) -> None:
     server = Answering(path, answer)
-    asker = Asker(path)
+    asker = ask_at(path)
     with pytest.raises(error):
         asker.ask("a", deadline())
     asker.close()
@@ -132,15 +184,15 @@ def test_a_daemon_from_before_an_upgrade_is_told_and_no_traceback(
     assert "restart it" in said
 
 
-def test_no_daemon_and_a_path_that_is_too_long(path: str) -> None:
+def test_no_daemon_and_a_path_that_is_too_long(path: str, ask_at: Makes) -> None:
     with pytest.raises(Unavailable, match="no daemon answers"):
-        Asker(path).ask("a", deadline())
+        ask_at(path).ask("a", deadline())
     with pytest.raises(Unavailable, match="longer than a socket's path"):
-        Asker("/" + "x" * 120).ask("a", deadline())
+        ask_at("/" + "x" * 120).ask("a", deadline())
     silent = socket.socket(socket.AF_UNIX)
     silent.bind(path + ".ctl")
     silent.listen()
-    asker = Asker(path)
+    asker = ask_at(path)
     with pytest.raises(Unavailable, match=r"did not answer within 0\.5 s"):
         asker.ask("a", deadline(0))
     asker.close()
@@ -149,22 +201,24 @@ def test_no_daemon_and_a_path_that_is_too_long(path: str) -> None:
         asker.ask("a", deadline())
 
 
-def wait(path: str, seconds: float, *answers: bytes, lsns: tuple[int, ...] = (7,)) -> Answering:
+def wait(
+    asker: Any, path: str, seconds: float, *answers: bytes, lsns: tuple[int, ...] = (7,)
+) -> Answering:
     server = Answering(path, *answers)
-    asker = Asker(path)
     receipts = [Receipt("s", lsn, "durable", 9) for lsn in lsns]
     try:
         until = deadline(seconds)
-        wait_for(asker, waiting(receipts, until, Random(1), "results"), until)
+        asker.wait_for(waiting(receipts, until, Random(1), "results"), until)
     finally:
         asker.close()
         server.end()
     return server
 
 
-def test_a_wait_asks_for_what_is_left(path: str) -> None:
+def test_a_wait_asks_for_what_is_left(path: str, ask_at: Makes) -> None:
     server = wait(
-        path, 5.0, pending(), pending(1), HANG_UP, pending(), ok(delivered=2, next=None),
+        ask_at(path), path, 5.0,
+        pending(), pending(1), HANG_UP, pending(), ok(delivered=2, next=None),
         lsns=(7, 8, 9),
     )  # fmt: skip
     assert [each["lsns"] for each in server.asked] == [
@@ -177,10 +231,10 @@ def test_a_wait_asks_for_what_is_left(path: str) -> None:
     assert server.asked[0] == {"op": "drain.delivered", "stream": "s", "lsns": [7, 8, 9]}
 
 
-def test_a_long_list_is_asked_for_in_parts(path: str) -> None:
+def test_a_long_list_is_asked_for_in_parts(path: str, ask_at: Makes) -> None:
     many = limits.WHERE_LSNS_MAX
     first, second = ok(delivered=many, next=None), ok(delivered=1, next=None)
-    server = wait(path, 5.0, first, second, lsns=tuple(range(1, many + 2)))
+    server = wait(ask_at(path), path, 5.0, first, second, lsns=tuple(range(1, many + 2)))
     assert [len(each["lsns"]) for each in server.asked] == [many, 1]
 
 
@@ -221,9 +275,10 @@ def test_each_end_of_a_wait_is_told_with_receipt_routes_and_results(
     answer: bytes,
     error: type[DeliveryTimeout | DeliveryRefused],
     words: str,
+    ask_at: Makes,
 ) -> None:
     with pytest.raises(error) as caught:
-        wait(path, 0.0, answer)
+        wait(ask_at(path), path, 0.0, answer)
     assert type(caught.value) is error
     assert words in caught.value.message
     assert caught.value.receipt.lsn == 7

@@ -40,6 +40,7 @@ class AsyncAsker:
         except PermissionError:
             raise
         except OSError as error:
+            self._check_open()  # a close ends what is asked
             raise unanswered(self._path, error, within_s) from error
         return answer_of(self._path, said)
 
@@ -96,7 +97,7 @@ class AsyncAsker:
         try:
             return await self._exchange(line)
         except ConnectionError:
-            if not kept:
+            if not kept or self._closed:
                 raise
             return await self._exchange(line)  # it was closed for being idle, or by a restart
 

@@ -197,6 +197,9 @@ class AsyncSession:
         if self._gathered is not None:
             self._give_up(self._gathered, Closed("the producer was closed; it was never sent"))
         self._closed = True
+        if self._greeting is not None:
+            self._greeting.end()
+            self._end_greeting(Closed("the producer was closed while it connected"))
         link, self._link = self._link, None
         if link is not None and link.transport is not None:
             if not left:
@@ -215,8 +218,9 @@ class AsyncSession:
     def drop(self) -> None:
         """In the child of a fork: the connection is the parent's."""
         self.foreign = True
-        if self._link is not None:
-            self._link.forget()
+        for link in (self._link, self._greeting):
+            if link is not None:
+                link.forget()
 
     # --- what arrives ---------------------------------------------------------------------------
 
@@ -448,6 +452,7 @@ class AsyncSession:
         self._greeting = link
         self._for_greeting = loop.create_future()
         try:
+            self._check_open()
             link.send(self._dialogue.greet())
             async with asyncio.timeout(limits.CONNECT_TIMEOUT_S):
                 await self._for_greeting

@@ -141,13 +141,14 @@ class Asker:
             try:
                 return self._exchange(line, within_s)
             except ConnectionError:
-                if not kept:
+                if not kept or self._ended.is_set():
                     raise
                 self.drop()  # it was closed for being idle, or by a restart: once more
                 return self._exchange(line, within_s)
         except PermissionError:
             raise
         except OSError as error:
+            self._check_open()  # a close ends what is asked
             raise unanswered(self._path, error, within_s) from error
 
     def _exchange(self, line: bytes, within_s: float) -> bytes:

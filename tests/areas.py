@@ -75,7 +75,8 @@ AREAS = {
         """
         crash/test_delivery_kills.py model/test_delivery_*.py unit/test_adaptive.py
         unit/test_batch*.py unit/test_breaker.py unit/test_dead.py unit/test_dead_cli.py
-        unit/test_deadlog.py unit/test_delivery.py unit/test_faults.py unit/test_guarantees.py
+        unit/test_deadlog.py unit/test_delivery.py unit/test_faults.py
+        unit/test_guarantees.py unit/test_guarded.py
         unit/test_healing_words.py unit/test_lanes.py unit/test_ledger*.py unit/test_tickets.py
         unit/test_manifests.py unit/test_open_records.py unit/test_outcomes.py
         unit/test_pacing.py unit/test_packed_*.py unit/test_packing*.py

@@ -105,8 +105,9 @@ def test_commands_that_read_have_json() -> None:
 
 
 def test_each_test_file_is_in_exactly_one_area() -> None:
+    files = {name: area.files() for name, area in AREAS.items()}
     for path in TESTS.rglob("test_*.py"):
-        areas = [name for name, area in AREAS.items() if path in area.files()]
+        areas = [name for name, found in files.items() if path in found]
         assert len(areas) == 1, f"{path.relative_to(TESTS)} is in {areas}: see tests/areas.py"
     for name, area in AREAS.items():
         for glob in area.globs.split():

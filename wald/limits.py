@@ -143,6 +143,7 @@ HINT_EVERY_S: Final = 0.25  # the frontier by way of ``ingest.page``, while inge
 GUARDED_AFTER_CRASHES_COUNT: Final = 2  # in a row: then the batch gets a process of its own
 GUARDED_MEMORY_BYTES: Final = 1024 * MIB  # of address space
 GUARDED_PROBE_TIMEOUT_S: Final = 10.0
+GUARDED_START_S: Final = 60.0  # until that process is ready, which counts against no record
 HUNG_ATTEMPT_FACTOR_COUNT: Final = 2  # an attempt of so many times its timeout ends the drainer
 DRAIN_STALL_S: Final = 300.0  # a main thread that stands still for so long ends it too
 FAULT_MAX_S: Final = 3600.0  # a game day ends by itself

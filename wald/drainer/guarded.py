@@ -4,7 +4,9 @@ A record may kill the process that touches it: a driver that crashes, memory wit
 endless loop. An attempt is counted before it is made, so that one which the process did not
 survive is found at the next start (``Manifest.crashes``). After two of them in a row the batch is
 tried here, where only this process dies, within a bound of memory and of time, and what kills it
-is searched for like what a target refuses.
+is searched for like what a target refuses. It counts against a record only once the process is
+ready, with the sink made, and only beyond the bound that the sink has itself: a machine that is
+slow, or has no room for a process, makes no dead letters.
 
 Both ends of the socket pair are ours: values travel pickled.
 """
@@ -109,6 +111,7 @@ class GuardedSink:
     ) -> Sequence[RejectedRecord] | Outcome:
         """Try records and roll back; a death is a refusal without a name."""
         timeout_s = min(self._route.attempt_timeout_s, limits.GUARDED_PROBE_TIMEOUT_S)
+        attempt = replace(attempt, timeout_s=timeout_s, await_seal=sealed_before)
         try:
             answer = self._ask("probe", attempt, records, timeout_s=timeout_s)
         except _DiedError as died:
@@ -140,6 +143,7 @@ class GuardedSink:
     def _ask(self, operation: str, *arguments: object, timeout_s: float | None = None) -> object:
         connection = self._connected()
         bound_s = timeout_s or self._route.attempt_timeout_s
+        bound_s *= limits.HUNG_ATTEMPT_FACTOR_COUNT  # so that the sink's own comes first
         try:
             connection.send_bytes(pickle.dumps((operation, arguments)))
             if not connection.poll(bound_s):
@@ -158,7 +162,7 @@ class GuardedSink:
             from multiprocessing.connection import Connection  # noqa: PLC0415 - only when used
 
             ours, its = socket.socketpair()
-            with its:
+            with ours, its:  # also where no process can be made
                 self._process = subprocess.Popen(  # noqa: S603 - our own interpreter, no shell
                     self._command,
                     stdin=subprocess.PIPE,
@@ -170,7 +174,24 @@ class GuardedSink:
                 said = {"settings": self._settings().to_json(), "sink_fd": its.fileno()}
                 with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
                     pipe.write(json.dumps(said).encode() + b"\n")
+            self._await_ready(self._connection)
         return self._connection
+
+    def _await_ready(self, connection: "Connection[Any, Any]") -> None:
+        """Wait for the sink to be made.
+
+        Raises:
+            RuntimeError: it was not; no record is to blame.
+        """
+        msg = f"a process for the sink was not ready within {limits.GUARDED_START_S:g} s"
+        try:
+            if connection.poll(limits.GUARDED_START_S):
+                connection.recv_bytes()
+                return
+        except (EOFError, OSError):
+            msg = f"a process for the sink could not start: {self._died()}"
+        self.close()
+        raise RuntimeError(msg)
 
     def _settings(self) -> Settings:
         """Return the settings that the child needs: one route and its sink."""
@@ -202,6 +223,7 @@ def serve_sink(fd: int, sink: Sink, *, memory_bytes: int = limits.GUARDED_MEMORY
         Path("/proc/self/oom_score_adj").write_bytes(_OOM_SCORE_MAX)
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     with Connection(fd) as connection:
+        connection.send_bytes(b"ready")
         while True:
             try:
                 operation, arguments = pickle.loads(connection.recv_bytes())  # noqa: S301 - ours

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from wald.client.aio_pending import AsyncPending
     from wald.client.blocking import Producer, connect
     from wald.client.delivery import RecordStatus, RouteStatus
+    from wald.client.encoding import decode_value, encode_value
     from wald.client.identity import SessionInfo
     from wald.client.pending import Pending
     from wald.client.results import Results
@@ -78,6 +79,8 @@ __all__ = [
     "__version__",
     "connect",
     "connect_async",
+    "decode_value",
+    "encode_value",
     "http_answer",
 ]
 
@@ -92,6 +95,8 @@ _MODULES = {
     "Stream": "wald.client.streams",
     "connect": "wald.client.blocking",
     "connect_async": "wald.client.aio",
+    "decode_value": "wald.client.encoding",
+    "encode_value": "wald.client.encoding",
     "http_answer": "wald.client.web",
     "HttpAnswer": "wald.client.web",
     "Pending": "wald.client.pending",

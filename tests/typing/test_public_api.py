@@ -111,6 +111,7 @@ def test_what_is_submitted_and_typed_is_what_mypy_says() -> None:
         answer = wald.http_answer(wald.Unavailable("why"))
         assert_type(answer, wald.HttpAnswer)
         assert_type(answer.status, int)
+        assert_type(wald.decode_value(*wald.encode_value({"n": 1})), object)
 
 
 async def twin(producer: wald.AsyncProducer) -> None:

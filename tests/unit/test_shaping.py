@@ -1,5 +1,6 @@
 """What is sent of a batch: coalescing, transforms, and the records at which they fail."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import wald
 from wald import limits
 from wald.core.shaping import (
     Frozen,
@@ -251,26 +253,38 @@ def shown(name):
     raise AssertionError(name)
 
 
-def test_the_shown_transform_changes_and_filters():
+def stored(lsn, value, key=None, *, as_json):
+    """A record as a client stores it, or as JSON."""
+    content, data = (2, json.dumps(value).encode()) if as_json else wald.encode_value(value)
+    return Record(lsn, 1, content, data, key)
+
+
+def read(output):
+    return wald.decode_value(output.record.content, output.record.value)
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_the_shown_transform_changes_and_filters(as_json):
     batch = [
-        record(1, value=b'{"seat": "a7"}'),
-        record(2, value=b'{"seat": "b1", "test": true}'),
-        record(3, value=b'{"seat": "c3"}'),
+        stored(1, {"seat": "a7"}, as_json=as_json),
+        stored(2, {"seat": "b1", "test": True}, as_json=as_json),
+        stored(3, {"seat": "c3"}, as_json=as_json),
     ]
     outputs = transformed(batch, shown("for_database"))
-    assert [each.record.value for each in outputs] == [b'{"seat": "A7"}', b'{"seat": "C3"}']
+    assert [read(each) for each in outputs] == [{"seat": "A7"}, {"seat": "C3"}]
     assert superseded(batch, outputs, ()) == 1
 
 
-def test_the_shown_aggregate_stands_for_all_that_it_adds_up():
+@pytest.mark.parametrize("as_json", [False, True])
+def test_the_shown_aggregate_stands_for_all_that_it_adds_up(as_json):
     batch = [
-        record(1, "jaws", b'{"seats": 2}'),
-        record(2, "alien", b'{"seats": 1}'),
-        record(3, "jaws", b'{"seats": 3}'),
+        stored(1, {"seats": 2}, "jaws", as_json=as_json),
+        stored(2, {"seats": 1}, "alien", as_json=as_json),
+        stored(3, {"seats": 3}, "jaws", as_json=as_json),
     ]
     outputs = transformed(batch, shown("sold_per_film"))
     assert lsns(outputs) == [(3, (1, 3)), (2, (2,))]
-    assert outputs[0].record.value == b'{"seats": 5}'
+    assert read(outputs[0]) == {"seats": 5}
 
 
 # --- the form in which it is kept ---------------------------------------------------------------

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
-from wald import cli, errors
+from wald import app, cli, errors
 
 ROOT = Path(__file__).parents[1]
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
@@ -159,3 +159,24 @@ def test_every_test_that_a_document_names_exists() -> None:
         if not text or (name and not re.search(rf"^(async )?def {name}\(", text, re.MULTILINE)):
             wrong.append(f"{file}::{name}")
     assert wrong == []
+
+
+SETTINGS_OF_SINKS = {
+    "sqlite": "wald.sinks.sqlite.options:KEYS",
+    "postgres": "wald.sinks.postgres.options:KEYS",
+    "redis": "wald.sinks.redis.options:KEYS",
+    "dynamodb": "wald.sinks.dynamodb.options:KEYS",
+    "files": "wald.sinks.files.options:KEYS",
+    "http": "wald.sinks.http.settings:SETTINGS",
+    "null": "wald.sinks.null:KEYS",
+}
+
+
+@pytest.mark.parametrize("kind", app.SINKS)
+def test_each_setting_of_a_sink_stands_in_its_page_which_the_readme_names(kind: str) -> None:
+    module, _, name = SETTINGS_OF_SINKS[kind].partition(":")
+    page = (ROOT / "docs" / "reference" / f"{kind}.md").read_text()
+    table = {word.partition(".")[0] for word in in_backticks(page)}
+    assert not set(getattr(importlib.import_module(module), name)) - table
+    index = README + (ROOT / "docs" / "README.md").read_text()
+    assert f"reference/{kind}.md" in index

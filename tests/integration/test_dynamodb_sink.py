@@ -481,6 +481,17 @@ def test_columns_choose_and_name_attributes(tables):
 # --- check, credentials ---------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_table_that_is_missing_is_told_with_the_service_and_all_that_must_be_there(tables, mode):
+    with tables.sink(mode, table="nowhere") as sink:
+        outcome = sink.deliver(attempt(1, [record(1, "a")]))
+    assert isinstance(outcome, Systemic)
+    assert outcome.kind is SystemicKind.CONFIGURATION
+    assert outcome.message.startswith(f"{tables.proxy.url}: ResourceNotFoundException")
+    assert "make nowhere" in outcome.hint
+    assert (tables.progress in outcome.hint) == (mode == "transaction")
+
+
 def test_check_says_what_it_found_and_what_to_do(tables):
     def codes(mode: str, **settings: Any) -> list[tuple[str, str]]:
         with tables.sink(mode, **settings) as sink:

@@ -640,6 +640,19 @@ def test_check_says_what_it_found(empty):
         ]
 
 
+def test_a_full_server_is_found_and_told_without_the_script(empty):
+    with sink_of(empty) as sink:
+        empty.call("CONFIG", "SET", "maxmemory", 1)
+        try:
+            outcome = sink.deliver(attempt(1, records(5, 1)))
+            found = {each.code: each.severity for each in sink.check()}
+        finally:
+            empty.call("CONFIG", "SET", "maxmemory", 0)
+    assert isinstance(outcome, Systemic)
+    assert (outcome.kind, "script" in outcome.message) == (SystemicKind.FULL, False)
+    assert found["redis.full"] is Severity.ERROR
+
+
 def test_the_grants_are_enough_and_nothing_more(empty):
     """They are what the server is told; the user can do all that the sink does, and no more."""
     settings = {"username": "wald", "password": Secret(PASSWORD), "maxlen": 1_000}

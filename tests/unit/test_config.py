@@ -132,6 +132,18 @@ batch = { max_records = 7, max_bytes = "64KiB", max_age = "250ms" }
         ("[daemon]\nsegment_bytes = '1KiB'\n", WrongSetting, "is not between", ""),
         ("[daemon]\nsegment_bytes = '16777217B'\n", WrongSetting, "is not a multiple of", ""),
         ("daemon = 1\n", WrongSetting, "'daemon' must be a table", "write [daemon]"),
+        (
+            "[sinks.db]\ntype = 'sqlite'\npath = 'x'\n[sinks.db.batch]\nmax_records = 5\n",
+            UnknownSetting,
+            "wald.toml:4: sinks.db: 'batch' is a setting of a route: [routes.NAME]",
+            "put it there",
+        ),
+        (
+            ROUTE + "cost = { per_request = 1 }\n",
+            UnknownSetting,
+            "wald.toml:7: routes.signups: 'cost' is a setting of the sink: [sinks.db]",
+            "put it there",
+        ),
         ("[sinks.db]\npath = 'x'\n", WrongSetting, "wald.toml:1: sinks: a sink needs a type", ""),
         ("[sinks.'../x']\ntype = 'sqlite'\n", WrongSetting, "expected a name of 1 to 64", ""),
         ("[routes.a]\nsink = 'x'\n", WrongSetting, "a route needs a stream", ""),

@@ -1,6 +1,7 @@
 """How ``wald status`` shows what holds a route back, how fast it goes, and when it is through."""
 
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from typing import Any
 
 from wald.cli.output import counted, duration, printable, size
@@ -70,12 +71,17 @@ def traffic(routes: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         said = route["traffic"]
         if not said["requests"]:
             continue
-        cost = "" if said["cost"] is None else f", at an estimated cost of {said['cost']:,.6g}"
+        cost = "" if said["cost"] is None else f", at an estimated cost of {_plain(said['cost'])}"
         yield (
             f"{name}: {said['records_per_request']:,.6g} records a request: "
             f"{counted(said['records'], 'record')} in {counted(said['requests'], 'request')}, "
             f"{size(said['bytes'])}, since the drainer began{cost}"
         )
+
+
+def _plain(amount: float) -> str:
+    """Return an amount without an exponent, however small."""
+    return f"{Decimal(f'{amount:.6g}'):,f}"
 
 
 def details(routes: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

@@ -176,6 +176,8 @@ class _Reader:
             msg = f"{self._at(('sinks', name))}: a sink needs a type"
             raise WrongSetting(msg, hint='for example: type = "sqlite"')
         path = ("sinks", name)
+        for key in table.keys() & {*schema.ROUTE, *schema.ROUTE_TABLES}:
+            raise self._misplaced((*path, key), "a route: [routes.NAME]")
         cost = self.table(path, table, "cost")
         self.no_others((*path, "cost"), cost, schema.COST, {})
         prices = self.fields((*path, "cost"), cost, schema.COST)
@@ -195,6 +197,8 @@ class _Reader:
             key: table[key] for key in table if key not in schema.ROUTE and key not in nested
         }
         ours = {**{key: key for key in schema.ROUTE}, **_dotted(schema.ROUTE_TABLES)}
+        for key in options.keys() & {"cost", "type"}:
+            raise self._misplaced((*path, key), f"the sink: [sinks.{table.get('sink', 'NAME')}]")
         for key in options:
             # a slip in a name of ours would otherwise be blamed on the sink
             if difflib.get_close_matches(key, ours, n=1, cutoff=0.8):
@@ -228,6 +232,10 @@ class _Reader:
             place = self._at((*path, "workers", "min"))
             msg = f"{place}.min: {workers.min} is more than max, {workers.max}"
             raise WrongSetting(msg, hint="so many lanes are always at work, and at most max")
+
+    def _misplaced(self, path: KeyPath, where: str) -> UnknownSetting:
+        msg = f"{self._at(path)}: {path[-1]!r} is a setting of {where}"
+        return UnknownSetting(msg, hint="put it there", key=".".join(path))
 
     def _unknown(self, path: KeyPath, known: Iterable[str] | Mapping[str, str]) -> UnknownSetting:
         names = known if isinstance(known, Mapping) else {k.rpartition(".")[2]: k for k in known}

@@ -13,6 +13,8 @@ LOGIN_HINT: Final = (
     "look at the credentials of the sink, of the environment, or of the machine's role"
 )
 
+MISSING: Final = "ResourceNotFoundException"
+
 _K = SystemicKind
 _KINDS: Mapping[str, SystemicKind] = {
     "ProvisionedThroughputExceededException": _K.BUSY,
@@ -36,7 +38,7 @@ _KINDS: Mapping[str, SystemicKind] = {
     "InvalidSignatureException": _K.AUTHENTICATION,
     "MissingAuthenticationTokenException": _K.AUTHENTICATION,
     "UnrecognizedClientException": _K.AUTHENTICATION,
-    "ResourceNotFoundException": _K.CONFIGURATION,
+    MISSING: _K.CONFIGURATION,
     "ResourceInUseException": _K.BUSY,
 }
 REFUSALS: Final = frozenset(
@@ -95,6 +97,4 @@ def systemic(code: str, words: str) -> Systemic | None:
     if kind is None:
         return None
     hint = LOGIN_HINT if kind is _K.AUTHENTICATION else ""
-    if code == "ResourceNotFoundException":
-        hint = "make the table, or correct table, region and endpoint_url; see 'wald check'"
     return Systemic(kind, words, hint)

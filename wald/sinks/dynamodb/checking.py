@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from wald.model import Finding, Severity, Systemic, Unknown
-from wald.sinks.dynamodb.calls import CallFailed
+from wald.sinks.dynamodb.calls import MISSING, CallFailed
 from wald.sinks.dynamodb.options import Options
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def _table(link: "Link", name: str, wanted: Sequence[str], how: str) -> Finding:
     except CallFailed as failed:
         said = failed.outcome
         if isinstance(said, Systemic):
-            hint = how if failed.code == "ResourceNotFoundException" else said.hint
+            hint = how if failed.code == MISSING else said.hint
             return Finding(_ERROR, f"dynamodb.{said.kind.value}", f"{name}: {said.message}", hint)
         message = said.message if isinstance(said, Unknown) else failed.message
         return Finding(_ERROR, "dynamodb.unreachable", f"{name}: {message}")

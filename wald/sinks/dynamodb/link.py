@@ -4,6 +4,7 @@ Its own retries are off: each call is one request, and every attempt is seen and
 """
 
 import threading
+from dataclasses import replace
 from math import ceil
 from typing import Any, Final
 
@@ -13,7 +14,13 @@ from botocore.config import Config
 
 from wald import limits
 from wald.model import Outcome, Systemic, SystemicKind, Unknown
-from wald.sinks.dynamodb.calls import ANSWER_TIMEOUT_S, LOGIN_HINT, CallFailed, answered
+from wald.sinks.dynamodb.calls import (
+    ANSWER_TIMEOUT_S,
+    LOGIN_HINT,
+    MISSING,
+    CallFailed,
+    answered,
+)
 from wald.sinks.dynamodb.options import Options
 
 CONNECTIONS_MAX: Final = 16
@@ -61,11 +68,22 @@ class Link:
         try:
             answer = getattr(self._client(timeout_s), operation)(**request)
         except driver.ClientError as error:
-            raise answered(error.response) from error
+            raise self._placed(answered(error.response)) from error
         except (driver.BotoCoreError, OSError, ValueError) as error:
-            raise CallFailed(_unanswered(error)) from error
+            raise self._placed(CallFailed(_unanswered(error))) from error
         self._count(answer.get("ConsumedCapacity"))
         return answer
+
+    def _placed(self, failed: CallFailed) -> CallFailed:
+        """Return a failure that says of which service it is, and which tables may be meant."""
+        outcome, options = failed.outcome, self._options
+        if isinstance(outcome, Systemic | Unknown):
+            message = f"{options.place}: {outcome.message}"[: limits.ERROR_TEXT_MAX_CHARS]
+            outcome = failed.outcome = replace(outcome, message=message)
+        if isinstance(outcome, Systemic) and failed.code == MISSING:
+            hint = f"make {options.tables}, or correct table, region and endpoint_url: wald check"
+            failed.outcome = replace(outcome, hint=hint)
+        return failed
 
     def take_counts(self) -> tuple[int, int]:
         """Return requests and consumed write units, rounded up, since the last time."""

@@ -54,6 +54,17 @@ class Options:
     session_token: Secret | None
     connect_timeout_s: float
 
+    @property
+    def place(self) -> str:
+        """Which service it is, for messages."""
+        return self.endpoint_url or (f"dynamodb {self.region}" if self.region else "dynamodb")
+
+    @property
+    def tables(self) -> str:
+        """The tables that must be there, for messages."""
+        both = self.mode == "transaction"
+        return f"{self.table} and {self.progress_table}" if both else self.table
+
 
 def read_options(route: str, stream: str, settings: Mapping[str, object]) -> Options:
     """Check the merged tables of sink and route.

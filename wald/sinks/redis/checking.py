@@ -78,6 +78,11 @@ def _of_the_disk(options: Options, link: "Link") -> Iterator[Finding]:
         msg = "each batch waits for the server's disk, up to a second (appendfsync everysec)"
         hint = "appendfsync always is faster here; wait_aof = false does not wait"
         yield Finding(_WARNING, "redis.waits", msg, hint)
+    facts = _facts(link, "memory")
+    most, used = int(facts.get("maxmemory", 0)), int(facts.get("used_memory", 0))
+    if 0 < most <= used:
+        msg = f"the server is full: it uses {used:,} bytes, and maxmemory is {most:,}"
+        yield Finding(_ERROR, "redis.full", msg, "raise maxmemory, or trim what is there")
     policy = _setting(link, "maxmemory-policy")
     if policy and not policy.startswith(_SAFE_POLICIES):
         msg = f"maxmemory-policy {policy}: the server may throw the stream away"
@@ -85,10 +90,15 @@ def _of_the_disk(options: Options, link: "Link") -> Iterator[Finding]:
 
 
 def _server(link: "Link") -> str:
-    lines = _text(link.call("INFO", "server")).splitlines()
-    facts = dict(line.split(":", 1) for line in lines if ":" in line)
+    facts = _facts(link, "server")
     name = "Valkey" if "valkey_version" in facts else "Redis"
     return f"{name} {facts.get('valkey_version') or facts.get('redis_version', '')}".strip()
+
+
+def _facts(link: "Link", section: str) -> dict[str, str]:
+    """Return what the server tells of itself in one section."""
+    lines = _text(link.call("INFO", section)).splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line)
 
 
 def _has_waitaof(link: "Link") -> bool:

@@ -4,6 +4,7 @@ One connection and no pool: no command is ever sent twice behind our back, and a
 late cannot be taken for that of another command, because the connection is closed before.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -48,6 +49,7 @@ _HINTS: Mapping[str, str] = {
     "MOVED": "the stream's slot is at another node of the cluster: name that one in the url",
     "ASK": "the stream's slot is on its way to another node of the cluster",
 }
+_OF_OUR_SCRIPT = re.compile(r" ?script: (?:[0-9a-f]+, )?on \S*:\d+\.?")
 _FULL_HOUSE: Final = "max number of clients"
 _AUTHENTICATION_HINT = "look at username and password, and at the server's ACL"
 # errors that the server answered: the command had no effect
@@ -114,7 +116,8 @@ class Link:
         if code in _DROPS or kind is _K.AUTHENTICATION or text.startswith("Protocol error"):
             self.close()
         hint = _HINTS.get(code, _AUTHENTICATION_HINT if kind is _K.AUTHENTICATION else "")
-        said = f"{self._options.where}: {text}"[: limits.ERROR_TEXT_MAX_CHARS]
+        words = _OF_OUR_SCRIPT.sub("", text)
+        said = f"{self._options.where}: {words}"[: limits.ERROR_TEXT_MAX_CHARS]
         if "invalid bulk length" in text:
             return CallFailed(TooLarge(said))
         is_missing = "unknown command" in text or "appendonly is disabled" in text

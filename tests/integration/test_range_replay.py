@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
@@ -100,7 +100,12 @@ class Case:
         self.backlog.replay(self.sink, settings=self.settings)
         return lsns
 
-    def replay(self, patience_s: float = 0.3, **asked: Any) -> dict[str, Any]:
+    def replay(
+        self,
+        patience_s: float = 0.3,
+        on_progress: Callable[[str, int, int], None] = lambda *_: None,
+        **asked: Any,
+    ) -> dict[str, Any]:
         return replay_range(
             self.settings,
             self.backlog.log,
@@ -110,6 +115,7 @@ class Case:
             clock=CLOCK,
             chance=self.backlog.chance,
             patience_s=patience_s,
+            on_progress=on_progress,
         )
 
     def ledger(self) -> Any:
@@ -226,6 +232,21 @@ def test_an_interrupted_replay_pins_its_range_and_goes_on_exactly_once(place: Pa
             assert not Replays(ledger.store, case.backlog.log.log_id).pins()
     finally:
         case.backlog.close()
+
+
+def test_a_person_who_interrupts_a_replay_is_told_how_it_goes_on(case: Case) -> None:
+    lsns = case.append(40)
+    case.lasts = 1
+
+    def interrupt(what: str, done: int, _: int) -> None:
+        if what == "delivering" and done:
+            raise KeyboardInterrupt
+
+    said = case.replay(60.0, interrupt, route="events", begin=Point(1), sink="again")
+    assert (said["complete"], said["delivered"]) == (False, 10)
+    case.lasts = 1 << 30
+    assert case.replay(resume=said["replay"])["complete"]
+    assert case.targets["again"].lsns == lsns
 
 
 def test_an_interrupted_replay_may_be_forgotten(case: Case) -> None:
@@ -405,6 +426,7 @@ def run(place: Path, *arguments: str, expect: int = 0) -> dict[str, Any]:
                 "all of them: R.json",
                 "not finished, up to LSN 5: down",
                 "go on with: wald replay --resume ab",
+                "its range stays in the log until then, or until it is given up: --forget",
             ],
         ),
     ],

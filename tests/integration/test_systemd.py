@@ -68,6 +68,8 @@ def test_the_service_keeps_to_the_places_of_the_configuration() -> None:
     assert "Type=notify\n" in service
     assert f"RestartPreventExitStatus={EXIT_USAGE} {EXIT_CONFIG}\n" in service
     assert "wald replay" in service
+    # the users of [access] must be told apart
+    assert not re.search(r"^PrivateUsers=(yes|true|1|self|identity)", service, re.MULTILINE)
 
 
 # --- what the units rely on ---------------------------------------------------------------------

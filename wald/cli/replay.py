@@ -187,3 +187,4 @@ def _print_range(said: Mapping[str, Any]) -> None:
         why = said["parked"] or said["last_error"] or "stopped"
         say(f"not finished, up to LSN {said['through_lsn']:,}: {why}")
         say(f"go on with: wald replay --resume {said['replay']}")
+        say("its range stays in the log until then, or until it is given up: --forget")

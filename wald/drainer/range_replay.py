@@ -349,6 +349,8 @@ class _Work:
         lane.start()
         try:
             self._wait(lane, replay)
+        except KeyboardInterrupt:
+            pass  # a person has no more patience: the report says how to go on
         finally:
             lane.stop(0.0)
             lane.join(limits.CHILD_STOP_S)

@@ -107,7 +107,8 @@ class Producer(Lifetime):
             headers: names to text or bytes.
             dedup_id: the application's own identifier of the record.
             urgent: its batch waits for no others; the record gets the header "wald-urgent".
-            ack: "delivered" waits on, until every route of the stream has delivered the record.
+            ack: "delivered" waits on, until every route of the stream has delivered the record; it
+                may wait for company in its batch (the routes' ``max_age``), unless it is urgent.
                 "received" waits only until the daemon has it, and may lose it in a crash.
             timeout: seconds; by default the producer's.
 

@@ -86,7 +86,7 @@ def check_ack(ack: str) -> None:
     """
     if ack not in {"durable", DELIVERED}:
         msg = f"ack is {ack!r}, not 'durable' or 'delivered'"
-        raise InputError(msg)
+        raise InputError(msg, hint="'received' is for the 'append' of one record")
 
 
 def check_receipt(receipt: object) -> None:

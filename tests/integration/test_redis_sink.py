@@ -777,7 +777,8 @@ def test_a_wrong_setting_is_said_and_no_secret_is(settings, words):
         ("NOAUTH Authentication required.", SystemicKind.AUTHENTICATION),
         ("NOPERM User x has no permissions", SystemicKind.AUTHENTICATION),
         ("WRONGTYPE Operation against a key", SystemicKind.CONFIGURATION),
-        ("MOVED 3999 10.0.0.1:6381", SystemicKind.CONFIGURATION),
+        ("MOVED 3999 10.0.0.1:6381", SystemicKind.CONFIGURATION),  # over a Unix socket
+        ("ASK 3999 10.0.0.1:6381", SystemicKind.BUSY),
         ("ERR unknown command 'EVAL'", SystemicKind.CONFIGURATION),
         ("SOMETHING new", SystemicKind.CONFIGURATION),
     ],

@@ -203,6 +203,7 @@ DROPS_KEPT_MAX: Final = 2_048  # routes that were given up, as the ledger rememb
 FORMER_LAYOUTS_KEPT_COUNT: Final = (
     4  # of a route; older ones are folded once nothing is left of them
 )
+LANE_IDLE_S: Final = 60.0  # how long a lane with nothing to do rests at most
 FORMER_LANE_IDLE_S: Final = 30.0  # a lane of a former layout with nothing to do leaves
 HEALING_TOGETHER_S: Final = (
     60.0  # lanes that find their target set back within this met one restore

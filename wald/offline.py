@@ -146,9 +146,11 @@ def dead_letter_desk(data_dir: str) -> Iterator["LetterDesk"]:
         WaldError: the ledger cannot be read.
     """
     from wald.drainer.letter_desk import LetterDesk
+    from wald.storage.deadlog import DeadLog
 
-    with _ledger_alone(PosixFileSystem(), data_dir) as (ledger, _):
-        yield LetterDesk(ledger, SystemClock(), ledger.births)
+    fs = PosixFileSystem()
+    with _ledger_alone(fs, data_dir) as (ledger, _), closing(DeadLog(fs, data_dir)) as dead_log:
+        yield LetterDesk(ledger, dead_log, SystemClock(), random.SystemRandom(), ledger.births)
 
 
 @contextmanager

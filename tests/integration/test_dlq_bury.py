@@ -12,7 +12,7 @@ from wald import limits
 from wald.config import DeadLetterSettings
 from wald.drainer.burying import Grounds, Undertaker
 from wald.errors import FormatDamaged, LedgerFailed
-from wald.model import LaneKey
+from wald.model import LaneKey, Purged
 from wald.storage.deadlog import DeadLog, DeadPlace
 from wald.storage.log import LogOptions
 from wald.testing.recording_sink import RecordingTarget
@@ -105,6 +105,38 @@ def test_a_letter_that_is_being_sent_again_is_not_purged(backlog):
         eventually(lambda: books(fleet) == (30, 0, 0), fleet.figures)
     assert inside[0].spared == 1
     assert shared.ledger.lane(lane_key(backlog)).checkpoint.purged == 0
+
+
+def test_a_purge_in_the_moment_in_which_a_redrive_is_sealed_keeps_the_books(backlog):
+    """The lane has read what it is asked for; the record is purged; then it would be sealed."""
+    _, bad, target = with_bad(backlog, 3, 7)
+    shared = backlog.shared(sink_of(target))
+    with running(backlog, shared) as fleet:
+        eventually(lambda: books(fleet) == (28, 2, 0), fleet.figures)
+    target.refuses = lambda _: False
+    log, purged = DeadLog(FS, backlog.data_dir), list[Purged]()
+
+    class Purging:
+        """Purges between the entry of the dead log and T7."""
+
+        def __getattr__(self, name):
+            return getattr(log, name)
+
+        def append(self, entry):
+            place = log.append(entry)
+            if entry.redriven and not purged:
+                purged.append(shared.ledger.purge(ROUTE, bad[:1], 1))
+            return place
+
+    shared.ledger.ask_redrive(ROUTE, bad, "", 1)
+    again = replace(shared, dead_log=Purging())
+    with running(backlog, again) as fleet:
+        eventually(lambda: books(fleet) == (29, 0, 1), fleet.figures)
+    assert purged[0].letters == 1
+    checkpoint = shared.ledger.lane(lane_key(backlog)).checkpoint
+    assert (checkpoint.delivered, checkpoint.dead_letters, checkpoint.purged) == (29, 0, 1)
+    assert bad[1] in target.lsns
+    assert bad[0] not in target.lsns
 
 
 def test_a_purge_of_what_is_asked_for_and_not_begun_takes_the_request_with_it(backlog):

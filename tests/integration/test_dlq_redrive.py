@@ -13,6 +13,7 @@ from tests.backlog import CLOCK, FS, Backlog, end, eventually
 from tests.integration.test_drain import LEDGER, SINK, Fuse, sink_of, values
 from wald import limits
 from wald.config import BatchSettings, DeadLetterSettings
+from wald.drainer.batch_desk import BatchDesk
 from wald.drainer.letter_desk import LetterDesk
 from wald.errors import InputError, LedgerFailed, RedriveRefused
 from wald.model import LaneKey, Record, ReplayClass, Systemic, SystemicKind, Unknown
@@ -36,7 +37,8 @@ def desk_of(fleet):
             one.route.key: one for one in fleet.each_lane() if one.route.birth.route_id == route_id
         }
 
-    return LetterDesk(ledger, CLOCK, ledger.births, lanes)
+    shared = fleet.shared
+    return LetterDesk(ledger, shared.dead_log, CLOCK, shared.chance, ledger.births, lanes)
 
 
 @contextmanager
@@ -87,6 +89,25 @@ def test_a_dead_letter_is_delivered_once_after_the_target_was_mended(backlog):
         bad
     )
     assert not shared.ledger.dead_letters(ROUTE)
+
+
+@pytest.mark.parametrize("mended", [True, False])
+def test_the_list_of_batches_says_which_records_a_redrive_sent_again(backlog, mended):
+    lsns, bad, target = with_bad(backlog, 3, 7)
+    shared = backlog.shared(sink_of(target))
+    with running(backlog, shared) as fleet:
+        eventually(lambda: books(fleet) == (28, 2, 0), fleet.figures)
+        target.refuses = (lambda _: False) if mended else target.refuses
+        number = fleet.figures()["events"]["batch_no"]
+        desk_of(fleet).ask("drain.dlq.redrive", route="events")
+        eventually(lambda: fleet.figures()["events"]["batch_no"] > number, fleet.figures)
+        eventually(lambda: not fleet.figures()["events"]["redrives"], fleet.figures)
+    desk = BatchDesk(shared.ledger, shared.ledger.births)
+    *ordinary, again = desk.ask("drain.batch.list", finished=10)["finished"]
+    assert (again["redrive"], again["lo"], again["hi"]) == (True, bad[0], bad[1])
+    assert (again["records"], again["dead_letters"]) == (2, 0 if mended else 2)
+    assert not any(each["redrive"] for each in ordinary)
+    assert ordinary[-1]["hi"] == lsns[-1]
 
 
 def test_what_is_refused_again_stays_a_dead_letter_with_the_newest_words(backlog):

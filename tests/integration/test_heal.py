@@ -489,6 +489,27 @@ def test_a_new_owner_touches_nothing_until_a_person_takes_the_route_over(site):
         site.wait_parked("diverged")
 
 
+@pytest.mark.parametrize("first", ["pause", "takeover"])
+def test_a_takeover_and_a_pause_at_once_are_both_kept(site, first):
+    """Nothing moves the row while the route is held back; behind that it is taken over."""
+    with site.delivering():
+        delivered(site, 10)
+    site.owner += 1
+    with site.delivering() as fleet:
+        site.append(5)
+        site.wait_parked("diverged")
+        if first == "pause":
+            fleet.pause(site.key.route_id)
+            take_over(site)
+            take_over(site)  # twice is once
+            assert len(site.held()) == 10
+        else:
+            take_over(site)
+            fleet.pause(site.key.route_id)
+        assert fleet.resume(site.key.route_id)
+        site.wait_whole()
+
+
 def test_a_decision_made_with_no_drainer_at_work_is_carried_out_at_the_next_start(site):
     with site.delivering():
         delivered(site, 10)

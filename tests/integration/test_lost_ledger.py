@@ -30,6 +30,7 @@ from wald.drainer.released import ProgressPage
 from wald.drainer.route_offline import OfflineRoutes
 from wald.drainer.stands import StandsPage
 from wald.model import Decision, ReplayClass
+from wald.offline import dead_letter_desk
 from wald.storage.ledger import StoreLedger
 from wald.storage.lmdb_store import open_ledger
 from wald.storage.progress import TwoSlotPage
@@ -81,6 +82,11 @@ class Site:
     def ledger(self) -> StoreLedger:
         return open_ledger(FS, self.backlog.data_dir, self.backlog.log.log_id)
 
+    def purge(self, *lsns: int) -> int:
+        with dead_letter_desk(self.backlog.data_dir) as desk:
+            said = desk.ask("drain.dlq.purge", route="events", lsns=list(lsns))
+        return int(said["letters"])
+
     def resolve(self, decision: Decision) -> None:
         ledger = self.ledger()
         desk = BatchDesk(ledger, ledger.births)
@@ -120,6 +126,34 @@ def test_what_was_delivered_is_not_sent_again_and_dead_letters_are_known(
     site.append(5)
     assert site.deliver()["delivered"] == 42
     assert sorted(site.target.lsns) == [lsn for lsn in site.lsns if lsn not in site.bad]
+
+
+@pytest.mark.parametrize("site", [*WITHOUT_ROW, (ReplayClass.TRANSACTIONAL, "hold")], indirect=True)
+@pytest.mark.parametrize("ledger", ["lost", "older"])
+def test_what_was_purged_stays_purged_and_what_is_dead_again_does_not(
+    site: Site, ledger: str, tmp_path: Path
+) -> None:
+    site.append(20, bad=(5, 9))
+    site.deliver()
+    shutil.copytree(site.ledger_directory, tmp_path / "copy")
+    site.append(20, bad=(3,))
+    site.deliver()
+    gone = [site.bad[0], site.bad[2]]
+    assert site.purge(*gone) == 2
+    before = site.deliver()
+    assert (before["delivered"], before["dead_letters"], before["purged"]) == (37, 1, 2)
+    for _ in range(2):
+        shutil.rmtree(site.ledger_directory)
+        if ledger == "older":
+            shutil.copytree(tmp_path / "copy", site.ledger_directory)
+        after = site.deliver()
+        assert (after["delivered"], after["dead_letters"], after["purged"]) == (37, 1, 2)
+        held = site.ledger()
+        assert [letter.lsn for letter in held.dead_letters(1)] == [site.bad[1]]
+        held.close()
+    site.append(5, bad=(2,))
+    after = site.deliver()
+    assert (after["delivered"], after["dead_letters"], after["purged"]) == (41, 2, 2)
 
 
 @pytest.mark.parametrize("site", WITHOUT_ROW, indirect=True)

@@ -398,7 +398,34 @@ def test_a_manifest_stays_bounded_while_a_target_answers_in_parts_for_ever(backl
 
 
 @pytest.mark.parametrize("step", ["revise", "finish"])
-def test_what_took_effect_stays_in_doubt_until_the_ledger_says_so(backlog, step):
+@pytest.mark.parametrize("times", [1, 3])
+def test_what_took_effect_is_not_in_doubt_because_the_ledger_finds_no_room(backlog, step, times):
+    """The process knows what the target said, and does T3 or T5 once there is room."""
+    lsns = backlog.append(*values(5))
+    bench = Bench(backlog, NONE, on_unknown="hold")
+    bench.target.per_record = step == "revise"
+    later = {lsns[4]} if step == "revise" else set()
+    bench.target.wants_later = lambda record: record.lsn in later
+    whole, left = getattr(bench.ledger, step), [times]
+
+    def full(*args, **options):
+        if left[0]:
+            left[0] -= 1
+            msg = "no room for the ledger"
+            raise DiskFull(msg, retry_after_s=1.0)
+        later.clear()
+        return whole(*args, **options)
+
+    setattr(bench.ledger, step, full)
+    bench.through()
+    assert not left[0]
+    assert bench.target.lsns == lsns
+    assert len(bench.target.attempts) == 1 + (step == "revise")
+    assert bench.dead == {}
+
+
+@pytest.mark.parametrize("step", ["revise", "finish"])
+def test_what_took_effect_stays_in_doubt_behind_a_restart(backlog, step):
     lsns = backlog.append(*values(5))
     bench = Bench(backlog, NONE, on_unknown="hold")
     bench.target.per_record = step == "revise"
@@ -406,11 +433,13 @@ def test_what_took_effect_stays_in_doubt_until_the_ledger_says_so(backlog, step)
     whole = getattr(bench.ledger, step)
 
     def full(*_args, **_options):
-        setattr(bench.ledger, step, whole)
         msg = "no room for the ledger"
         raise DiskFull(msg, retry_after_s=1.0)
 
     setattr(bench.ledger, step, full)
+    bench.run(lambda: "no room" in bench.lane.figures.last_error)
+    setattr(bench.ledger, step, whole)
+    bench.start()
     bench.parked()
     assert len(bench.target.attempts) == 1
     assert bench.lane.figures.parked == "uncertain"

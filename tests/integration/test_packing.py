@@ -323,3 +323,38 @@ def test_a_target_that_went_back_is_healed_from_packed_files(two):
         eventually(lambda: figure(two, "delivered") == len(lsns[1]))
     assert figure(two, "parked") is None
     assert figure(two, "dead_letters") == 0
+
+
+@pytest.mark.parametrize("lost", ["everything", "what followed the first batch"])
+def test_a_target_that_goes_back_behind_files_that_were_just_deleted_waits_for_a_person(
+    two, monkeypatch, lost
+):
+    """Nobody was told yet that they may go; that must not be taken for damage either."""
+    lsns = fill(two, 3)
+    targets = {"stuck": RecordingTarget(down=DOWN), "healthy": RecordingTarget()}
+    with draining(two, targets):
+        packed_through(two, last_closed(two))
+    assert retire(two) == 3
+    monkeypatch.setattr(limits, "PROGRESS_EVERY_S", 3600.0)  # it is told at the start, then late
+    monkeypatch.setattr(limits, "REREAD_S", 0.05)
+    monkeypatch.setattr(limits, "PARKED_REREAD_S", 0.05)
+    target = targets["stuck"]
+    with draining(two, targets):
+        target.down = None
+        assert target.wait_for(lambda: target.lsns == lsns[1])
+        eventually(lambda: not list_packed(FS, two.data_dir))
+        whole = list(target.records), dict(target.rows)
+        first = next(attempt for attempt in target.attempts if attempt.records)
+        assert first.row.hi_lsn < lsns[1][-1]
+        target.rows.clear()
+        target.records.clear()
+        if lost != "everything":
+            target.records += first.records
+            target.rows[first.key] = first.row
+        eventually(lambda: figure(two, "parked") == "target-behind")
+        assert figure(two, "dead_letters") == 0
+        target.records[:], target.rows = whole
+        more = two.append(b"more", stream=1)
+        assert target.wait_for(lambda: target.lsns == [*lsns[1], *more])
+        eventually(lambda: figure(two, "parked") is None)
+        assert figure(two, "dead_letters") == 0

@@ -7,6 +7,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from random import Random
 from uuid import UUID
 
 import click
@@ -32,6 +33,7 @@ from wald.storage.deadlog import DeadEntry, DeadLog
 from wald.system import PosixFileSystem
 from wald.testing.clock import ManualClock
 from wald.testing.memory_ledger import MemoryLedger
+from wald.testing.simfs import SimFileSystem
 
 LOG_ID = bytes(range(16))
 NAN = float("nan")
@@ -150,7 +152,8 @@ def desk():
     ledger.birth(RouteBirth(2, "b", 1, "s", "db", 0, 9))
     bury(ledger, *[letter(lsn) for lsn in range(10, 40)], key=LaneKey(LOG_ID, 1, 0, 0))
     bury(ledger, *[letter(lsn, "b") for lsn in range(10, 15)], key=LaneKey(LOG_ID, 2, 0, 0))
-    return LetterDesk(ledger, ManualClock(), ledger.births)
+    fs = SimFileSystem(Random(1), directories=["/data"])
+    return LetterDesk(ledger, DeadLog(fs, "/data"), ManualClock(), Random(1), ledger.births)
 
 
 def test_letters_come_page_by_page_within_the_bounds_of_an_answer(desk, monkeypatch):

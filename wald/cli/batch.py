@@ -76,7 +76,7 @@ def _row(line: dict[str, Any]) -> tuple[str, ...]:
         f"{line['layout']}.{line['lane']}",
         str(line["state"]),
         f"{line['records']:,}",
-        f"{line['lo']:,}..{line['hi']:,}",
+        f"{line['lo']:,}..{line['hi']:,}{' again' if line['redrive'] else ''}",
         str(line["attempts"]),
         f"{error[: _ERROR_SHOWN - 3]}..." if len(error) > _ERROR_SHOWN else error,
     )

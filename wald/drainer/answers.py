@@ -35,8 +35,10 @@ class Answers:
         self._catch_up = catch_up
         self._board = board
         self.trouble = ""
-        ledger = fleet.shared.ledger
-        self.desk = LetterDesk(ledger, fleet.shared.clock, ledger.births, fleet.lanes_of)
+        shared, ledger = fleet.shared, fleet.shared.ledger
+        self.desk = LetterDesk(
+            ledger, shared.dead_log, shared.clock, shared.chance, ledger.births, fleet.lanes_of
+        )
         self.followed: Frontier | None = None  # up to it every route that was born is known
         sources = self._sources()
         self._where = Where(sources)

@@ -12,6 +12,7 @@ from wald.model import (
     Decision,
     FinishedBatch,
     LaneKey,
+    Lsn,
     Manifest,
     Mark,
     Revision,
@@ -193,7 +194,7 @@ class BatchDesk:
             "last_error": manifest.held or now or manifest.last_error,
             "sealed_ns": manifest.sealed_time_ns,
             "attempt_ns": manifest.attempt_time_ns,
-            "redrive": manifest.is_redrive,
+            **_redriven_as_json(manifest.revisions[0].redriven if manifest.is_redrive else ()),
         }
 
 
@@ -215,8 +216,13 @@ def finished_as_json(birth: RouteBirth, key: LaneKey, line: FinishedBatch) -> di
         "last_error": line.last_error,
         "sealed_ns": line.sealed_time_ns,
         "finished_ns": line.finished_time_ns,
-        "redrive": bool(line.redriven),
+        **_redriven_as_json(line.asked or line.redriven),
     }
+
+
+def _redriven_as_json(asked: Sequence[Lsn]) -> dict[str, Any]:
+    """Return whether a batch sends dead letters again, and then which: its own LSNs are none."""
+    return {"redrive": True, "lo": min(asked), "hi": max(asked)} if asked else {"redrive": False}
 
 
 def _revisions_as_json(manifest: Manifest) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from wald import limits
 from wald.core import dead
+from wald.drainer.purging import purge
 from wald.drainer.recalling import final_entry
 from wald.drainer.route import Route, Shared
 from wald.errors import LedgerFailed, WaldError
@@ -122,8 +123,9 @@ class Undertaker:
         while page := ledger.dead_letters(route_id, after=after, limit=_PAGE):
             self._go_on()
             after = page[-1].lsn
-            old = [letter.lsn for letter in page if selection.has(letter)]
-            gone = ledger.purge(route_id, old, now_ns, spare_asked=True)
+            old = [letter for letter in page if selection.has(letter)]
+            dead_log, chance = self._shared.dead_log, self._shared.chance
+            gone = purge(ledger, dead_log, chance, route_id, old, now_ns, spare_asked=True)
             letters, records = letters + gone.letters, records + gone.records
         if letters:
             grounds.tell(route_id)

@@ -4,7 +4,7 @@ import logging
 from dataclasses import replace
 
 from wald.core.delivery import Event, Parked
-from wald.core.row import LogFinding, RowCase, RowFacts, judge_row
+from wald.core.row import LogFinding, RowCase, RowFacts, effective_dead_rev, judge_row
 from wald.drainer.adopting import adopt, stand_of
 from wald.drainer.recalling import recall
 from wald.drainer.route import LaneMemory, Route
@@ -32,7 +32,7 @@ def check_row(route: Route, memory: LaneMemory) -> tuple[Event, ProgressRow | No
     assert memory.sink is not None
     if memory.replay is not ReplayClass.TRANSACTIONAL:
         recall(route, memory)
-        return Event.ROW_FITS, None
+        return _recollect(route, memory)
     row, owner = None, lane_owner(route)
     if owner == route.shared.owner:
         answer = memory.sink.read_row(route.key)
@@ -51,6 +51,23 @@ def check_row(route: Route, memory: LaneMemory) -> tuple[Event, ProgressRow | No
     if decided and event is not Event.TAKE_OVER and _is_carried_out(case, facts):
         settle_decision(route)
     return event, row
+
+
+def _recollect(route: Route, memory: LaneMemory) -> tuple[Event, ProgressRow | None]:
+    """Return what would be read of a row, as far as this process knows: T5 found no room."""
+    manifest, checkpoint = memory.held.manifest, memory.held.checkpoint
+    if manifest is None or memory.took not in {each.rev_id for each in manifest.revisions}:
+        return Event.ROW_FITS, None
+    revision = manifest.revision(memory.took)
+    row = ProgressRow(
+        manifest.number,
+        revision.rev_id,
+        revision.hi,
+        NO_ANCHOR,
+        route.shared.owner,
+        effective_dead_rev(checkpoint, revision),
+    )
+    return Event.ROW_APPLIED, row
 
 
 def _cannot_say(route: Route, memory: LaneMemory, answer: Outcome) -> Event:

@@ -12,12 +12,12 @@ and goes on. An error of ours restarts the lane after a pause; it never ends the
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 from wald import limits
 from wald.core import delivery
-from wald.core.batching import Bounds, due_in_s, why_seal
+from wald.core.batching import Bounds, why_seal
 from wald.core.delivery import Event, Parked, Step
 from wald.drainer.adopting import follow_healing, recall_healing
 from wald.drainer.checking import check_row
@@ -40,13 +40,14 @@ from wald.drainer.sending import (
 )
 from wald.drainer.settling import settle
 from wald.drainer.sinks import TendedSink, fit_sink, is_guarded
-from wald.errors import WaldError
+from wald.errors import DiskFull, WaldError
 from wald.model import Lsn, ProgressRow, ReplayClass
 
 _log = logging.getLogger("wald.drain")
 _NS = limits.CLOCK_NS_PER_S
-_IDLE_S = 60.0
+_IDLE_S = limits.LANE_IDLE_S
 _AHEAD = frozenset({Step.COLLECTING, Step.SENDING})  # may follow T5 before it is durable
+_SETTLES = frozenset({Step.SEARCHING, Step.SETTLING})
 
 
 class Lane:
@@ -124,11 +125,6 @@ class Lane:
         self._gate.flush(through)
         self._shared.board.wake()
 
-    @property
-    def halted_at(self) -> Sequence[Lsn]:
-        """Refused records at which it stops."""
-        return self.figures.halted
-
     def look_again(self) -> None:
         """Say that a command changed what the ledger holds of the lane."""
         self._ledger_changed = True
@@ -198,6 +194,8 @@ class Lane:
                 self._move(came)
                 came = 0.0
             self._publish()
+        except DiskFull as error:
+            return self._find_no_room(error)
         except Exception as error:  # noqa: BLE001 - a lane's failure is its own
             self._fail(error)
             return 0.0
@@ -224,6 +222,16 @@ class Lane:
                 _log.warning("route %s: %s: %r", self.route.birth.name, transition.label, text)
         elif self._step is Step.PARKED:
             self._due_ns = self._now_ns() + round(limits.PARKED_REREAD_S * _NS)
+
+    def _find_no_room(self, error: DiskFull) -> float:
+        """Do T3 again later where nobody but this memory knows what the target said."""
+        if self._step not in _SETTLES or self._memory.replay is ReplayClass.TRANSACTIONAL:
+            self._fail(error)
+            return 0.0
+        self._memory.say(error.message)
+        self._rest_after_failure(error.retry_after_s)
+        self._publish()
+        return max(0.0, (self._due_ns - self._now_ns()) / _NS)
 
     def _fail(self, error: BaseException) -> None:
         """Begin anew after a pause: ledger and log say where we are."""
@@ -341,7 +349,8 @@ class Lane:
         self._advance()
         if memory.replay is ReplayClass.TRANSACTIONAL and self._now_ns() >= self._look_ns:
             return Event.LOOK
-        return self._held_back_s or self._redrive_wait_s or self._until_due_s()
+        waits_s = self._held_back_s or self._redrive_wait_s
+        return waits_s or memory.rest_s(self._bounds(), self._now_ns(), self._look_ns)
 
     def _take_up(self) -> Event | float:
         """Go on with the open manifest: sealed just now with T5, or found."""
@@ -423,15 +432,6 @@ class Lane:
             return
         self._advance_ns = self._now_ns() + round(limits.ADVANCE_EVERY_S * _NS)
         advance(self.route, memory, reader)
-
-    def _until_due_s(self) -> float:
-        reader = self._memory.reader
-        assert reader is not None
-        if not reader.is_empty:
-            return due_in_s(reader.waiting(), self._bounds(), self._now_ns())
-        behind = reader.through > self._memory.held.checkpoint.lsn
-        look_s = max(0.0, (self._look_ns - self._now_ns()) / _NS)
-        return min(look_s or _IDLE_S, limits.ADVANCE_EVERY_S if behind else _IDLE_S)
 
     def _send(self) -> Event:
         memory = self._memory

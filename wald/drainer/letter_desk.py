@@ -16,10 +16,12 @@ from wald.core.dead import MONOTONE_WHY, OVERWRITES_WHY, Selection, why_no_redri
 from wald.core.delivery import TOO_MANY
 from wald.drainer.asks import Request, natural, wrong_value
 from wald.drainer.lane_figures import LaneFigures
+from wald.drainer.purging import purge
 from wald.drainer.redriving import load_transform
 from wald.errors import InputError, RedriveRefused
 from wald.model import DeadLetter, LaneKey, Lsn, RouteBirth, RouteId
-from wald.ports import Clock, Ledger
+from wald.ports import Chance, Clock, Ledger
+from wald.storage.deadlog import DeadLog
 
 _NOT_AGAIN_HINTS = {
     MONOTONE_WHY: "export them, and append them to the stream yourself",
@@ -39,11 +41,6 @@ class LaneLike(Protocol):
         """What it says of itself."""
         ...
 
-    @property
-    def halted_at(self) -> Sequence[Lsn]:
-        """Refused records at which it stops."""
-        ...
-
     def pardon(self) -> Lsn:
         """Set aside what is refused of the records there are, however many; return the last."""
         ...
@@ -54,7 +51,9 @@ class LetterDesk:
 
     Args:
         ledger: the index.
+        dead_log: its companion.
         clock: for the time of a purge.
+        chance: for the names of entries.
         births: the routes there are, by name the newest last.
         lanes: those of a route with their keys, to be told; None if nothing delivers here.
     """
@@ -62,12 +61,16 @@ class LetterDesk:
     def __init__(
         self,
         ledger: Ledger,
+        dead_log: DeadLog,
         clock: Clock,
+        chance: Chance,
         births: Callable[[], Sequence[RouteBirth]],
         lanes: Callable[[RouteId], Mapping[LaneKey, LaneLike]] | None = None,
     ) -> None:
         self._ledger = ledger
+        self._dead_log = dead_log
         self._clock = clock
+        self._chance = chance
         self._births = births
         self._lanes = lanes
         self.operations: Mapping[str, Callable[[Request], dict[str, Any]]] = {
@@ -160,9 +163,9 @@ class LetterDesk:
         found, following = self._chosen(birth, request)
         letters, records, spared = len(found), sum(letter.records for letter in found), 0
         if not request.get("dry_run"):
-            lsns = [letter.lsn for letter in found]
-            gone = self._ledger.purge(birth.route_id, lsns, self._clock.wall_ns())
-            letters, records, spared = gone
+            now_ns = self._clock.wall_ns()
+            doors = self._ledger, self._dead_log, self._chance
+            letters, records, spared = purge(*doors, birth.route_id, found, now_ns)
             self._tell(birth.route_id)
         return {"letters": letters, "records": records, "spared": spared, "next": following}
 
@@ -175,7 +178,7 @@ class LetterDesk:
         for key, lane in lanes.items():
             if not wanted and lane.figures.last_error.startswith(TOO_MANY):
                 through = max(through, lane.pardon())
-            lsns = [lsn for lsn in lane.halted_at if not wanted or lsn in wanted]
+            lsns = [lsn for lsn in lane.figures.halted if not wanted or lsn in wanted]
             if lsns:
                 self._ledger.allow_aside(key, lsns, self._clock.wall_ns())
                 lane.look_again()

@@ -76,6 +76,8 @@ def begin_life(
         ledger.note(_TOLD, Told(page.life, through(), routes, bounded=page.life > 0).packed())
         if page.paused is not None:
             Orders(ledger.store).hold_exactly(page.paused)
+        for purges in dead_log.purges():
+            ledger.recall_purges(*purges)
         _log.error("the ledger is older than what was delivered: lanes go on behind what was told")
     elif not known:
         _name_finals(ledger, dead_log, chance)

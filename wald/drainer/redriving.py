@@ -80,7 +80,11 @@ class Redrives:
         shared.dead_log.append(
             DeadEntry(revision.rev_id, previous, (), revision.redriven)
         )  # COMMIT POINT: the dead log
-        must(done=shared.ledger.seal(key, manifest))  # COMMIT POINT: T7
+        if not shared.ledger.seal(key, manifest):  # COMMIT POINT: T7
+            # somebody purged one of them meanwhile: the entry is named by nothing
+            memory.held = shared.ledger.lane(key)
+            self.look()
+            return False
         memory.held = LaneProgress(memory.held.checkpoint, manifest)
         memory.batch = None
         memory.counted = revision.rev_id
@@ -171,6 +175,7 @@ def close_redrive(
         superseded=revision.superseded,
         redriven=revision.redriven,
         last_error=manifest.last_error,
+        asked=manifest.revisions[0].redriven,
     )
     return after, finished
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from wald import limits
 from wald.config import RouteSettings, SinkSettings
 from wald.core import delivery
+from wald.core.batching import Bounds, due_in_s
 from wald.core.delivery import Parked, RejectGuard
 from wald.core.healing import Healing
 from wald.core.lanes import WHOLE, Layout, Share
@@ -304,6 +305,7 @@ class LaneMemory:
     outcome: Outcome | None = None
     counted: RevisionId = NO_REVISION
     verdict_of: int = 0
+    took: RevisionId = NO_REVISION  # took effect, and T5 may not have been possible
     guarded_batch: int = 0
     guard: RejectGuard = field(default_factory=RejectGuard)
     notes: dict[str, int] = field(default_factory=dict)
@@ -331,6 +333,7 @@ class LaneMemory:
             traffic=self.traffic,
             last_error=self.last_error,
             verdict_of=self.verdict_of,
+            took=self.took,
             healing=self.healing,
             cleared=self.cleared,
         )
@@ -349,6 +352,16 @@ class LaneMemory:
         except BaseException:
             self.held = sealing.before
             raise
+
+    def rest_s(self, bounds: Bounds, now_ns: int, look_ns: int) -> float:
+        """Return how long it may rest while it collects; ``look_ns``: when it looks at its row."""
+        assert self.reader is not None
+        if not self.reader.is_empty:
+            return due_in_s(self.reader.waiting(), bounds, now_ns)
+        behind = self.reader.through > self.held.checkpoint.lsn
+        look_s = max(0.0, (look_ns - now_ns) / limits.CLOCK_NS_PER_S)
+        idle_s = limits.LANE_IDLE_S
+        return min(look_s or idle_s, limits.ADVANCE_EVERY_S if behind else idle_s)
 
     @property
     def manifest(self) -> Manifest:

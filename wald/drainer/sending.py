@@ -191,7 +191,7 @@ def finish(
     route: Route, memory: LaneMemory, took_effect: RevisionId, following: Batch | None
 ) -> None:
     """T5 or T8: close the batch by the revision that took effect; T2: seal the following one."""
-    manifest = memory.manifest
+    manifest, memory.took = memory.manifest, took_effect
     lost: list[DeadLetter] = []
     if manifest.is_redrive:
         after, finished = close_redrive(route, memory, took_effect)

@@ -193,7 +193,11 @@ class RouteBirth:
 
 @dataclass(frozen=True, slots=True)
 class FinishedBatch:
-    """A line of a lane's history: what became of a batch. No rule depends on it."""
+    """A line of a lane's history: what became of a batch. No rule depends on it.
+
+    Of a redrive ``asked`` is what it was to send again, ``redriven`` what took effect; its ``lo``
+    and ``hi`` are where the chain stood.
+    """
 
     number: int
     rev_id: RevisionId
@@ -208,6 +212,7 @@ class FinishedBatch:
     redriven: tuple[Lsn, ...] = ()
     last_error: str = ""
     traces: tuple[tuple[Lsn, str], ...] = ()
+    asked: tuple[Lsn, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

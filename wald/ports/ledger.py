@@ -155,6 +155,19 @@ class DeadLetters(Protocol):
         """
         ...
 
+    def recall_purges(
+        self,
+        lane: tuple[RouteId, int, int],
+        time_ns: int,
+        letters: Sequence[tuple[Lsn, int, int]],
+    ) -> None:
+        """Take in that letters of a lane were purged by then; harmless to repeat.
+
+        The lane is (route, layout, lane), each letter (LSN, records, file of its body). Those that
+        were set aside since stay.
+        """
+        ...
+
     def purged(self, key: LaneKey) -> Mapping[Lsn, int]:
         """Return purged letters that a chain in the dead log may still name, and their records."""
         ...
@@ -205,7 +218,10 @@ class Ledger(DeadLetters, Protocol):
         ...
 
     def seal(self, key: LaneKey, manifest: Manifest) -> bool:
-        """T2: open a manifest with ``attempts`` 1, if it continues the lane and none is open."""
+        """T2, T7: open a manifest with ``attempts`` 1, if it continues the lane and none is open.
+
+        A redrive is not sealed once a dead letter of it was purged.
+        """
         ...
 
     def revise(

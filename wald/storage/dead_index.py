@@ -193,6 +193,29 @@ class DeadIndex:
 
         return self.store.write(work)
 
+    def recall_purges(
+        self,
+        lane: tuple[RouteId, int, int],
+        time_ns: int,
+        letters: Sequence[tuple[Lsn, int, int]],
+    ) -> None:
+        """See ``Ledger.recall_purges``."""
+        key = LaneKey(self._log_id, *lane)
+
+        def work(txn: Transaction) -> None:
+            gone = 0
+            for lsn, records, file in letters:
+                letter = _letter(txn, key.route_id, lsn)
+                if letter is None:
+                    txn.put("purged", lane_lsn(key, lsn), pack([records, file, time_ns]))
+                elif letter.time_ns <= time_ns and self._lane_of(key.route_id, letter) == key:
+                    _purge_letter(txn, key, letter, time_ns)
+                    gone += letter.records
+            if gone:
+                _count_purged(txn, key, gone)
+
+        self.store.write(work)
+
     def purged(self, key: LaneKey) -> Mapping[Lsn, int]:
         """See ``Ledger.purged``."""
         return self.store.read(
@@ -260,6 +283,11 @@ class DeadIndex:
 
 
 # --- inside a transaction -----------------------------------------------------------------------
+
+
+def are_dead(txn: Transaction, route_id: RouteId, lsns: Sequence[Lsn]) -> bool:
+    """Tell whether all of these are dead letters still: a purge may come at any time."""
+    return all(txn.get("dead", dead_key(route_id, lsn)) is not None for lsn in lsns)
 
 
 def settle_redrive(

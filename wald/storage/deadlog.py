@@ -19,6 +19,8 @@ no room between entries.
                       what is excluded; an entry of an older release has none
            final      [[route, layout, lane], batch, revision, LSN]: of a lane whose target has no
                       row, the revision that took effect; nothing else is in such an entry
+           purges     [[route, layout, lane], time, [[LSN, records, file], ...]]: purged by then, in
+                      the ledger too; for one that is lost; nothing else is in such an entry
 
 An entry is durable before the revision is (T3). It counts only if a target's row names it, by
 ``dead_rev`` and then entry by entry (where there is no row: if the ledger does, or a ``final``
@@ -84,6 +86,14 @@ class Final(NamedTuple):
     lsn: Lsn
 
 
+class Purges(NamedTuple):
+    """Dead letters of a lane that were purged, with their records, and where their bodies lay."""
+
+    lane: tuple[RouteId, int, int]  # route, layout, lane
+    time_ns: int
+    letters: tuple[tuple[Lsn, int, int], ...]  # LSN, records, file
+
+
 @dataclass(frozen=True, slots=True)
 class DeadEntry:
     """What one revision excluded or redrove, and the entry before it in the lane's chain."""
@@ -95,6 +105,7 @@ class DeadEntry:
     reasons: tuple[Reason, ...] = ()
     dropped: tuple[Lsn, ...] = ()
     final: Final | None = None
+    purges: Purges | None = None
 
 
 class Excluded(NamedTuple):
@@ -134,6 +145,8 @@ def encode_entry(entry: DeadEntry) -> bytes:
     }
     if entry.final is not None:
         said["final"] = list(entry.final)
+    if entry.purges is not None:
+        said["purges"] = [*entry.purges[:2], [list(each) for each in entry.purges.letters]]
     body = frame.pack_statement(said)
     head = _HEAD.pack(DEAD_MAGIC, DEAD_VERSION, 0, len(body))
     return head + _CRC.pack(frame.crc32c(head + body)) + body
@@ -165,6 +178,7 @@ def decode_entry(data: bytes) -> DeadEntry:
             tuple(Reason(*row) for row in cast("list[list[object]]", said.get("reasons", []))),  # type: ignore[arg-type]
             tuple(cast("list[int]", said.get("dropped", []))),
             _final(said.get("final")),
+            _purges(said.get("purges")),
         )
     except (KeyError, TypeError, ValueError) as error:
         msg = "an entry of the dead log is incomplete"
@@ -177,6 +191,15 @@ def _final(said: object) -> Final | None:
     lane, batch_no, rev_id, lsn = cast("tuple[list[int], int, bytes, int]", said)
     route_id, layout, number = lane
     return Final((route_id, layout, number), batch_no, rev_id, lsn)
+
+
+def _purges(said: object) -> Purges | None:
+    if said is None:
+        return None
+    lane, time_ns, letters = cast("tuple[list[int], int, list[list[int]]]", said)
+    route_id, layout, number = lane
+    rows = tuple((lsn, records, file) for lsn, records, file in letters)
+    return Purges((route_id, layout, number), time_ns, rows)
 
 
 def entry_length(head: bytes) -> int:
@@ -322,6 +345,10 @@ class DeadLog:
     def finals(self) -> list[Final]:
         """Return the revisions that are known to have taken effect where there is no row."""
         return [entry.final for _, entry in self.entries() if entry.final is not None]
+
+    def purges(self) -> list[Purges]:
+        """Return what was purged, oldest first, as far as its entries are kept."""
+        return [entry.purges for _, entry in self.entries() if entry.purges is not None]
 
     def steps(self, dead_rev: RevisionId, known: Entries | None = None) -> list[DeadPlace] | None:
         """Return where the entries of a chain are, newest first; None if one is missing."""

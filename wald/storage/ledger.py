@@ -35,7 +35,13 @@ from wald.model import (
     RouteBirth,
 )
 from wald.ports import Store, Transaction, Underway
-from wald.storage.dead_index import DeadIndex, settle_adopted, settle_allowed, settle_redrive
+from wald.storage.dead_index import (
+    DeadIndex,
+    are_dead,
+    settle_adopted,
+    settle_allowed,
+    settle_redrive,
+)
 from wald.storage.ledger_rows import (
     NUMBER,
     ROUTE,
@@ -114,10 +120,15 @@ class StoreLedger(DeadIndex):
         return self.store.read(lambda txn: get_lane(txn, key))
 
     def seal(self, key: LaneKey, manifest: Manifest) -> bool:
-        """See ``Ledger.seal`` (T2)."""
-        return self.store.write(
-            lambda txn: put_lane(txn, key, manifests.seal(get_lane(txn, key), manifest))
-        )
+        """See ``Ledger.seal`` (T2, T7)."""
+
+        def work(txn: Transaction) -> bool:
+            redriven = manifest.current.redriven if manifest.is_redrive else ()
+            if not are_dead(txn, key.route_id, redriven):
+                return False
+            return put_lane(txn, key, manifests.seal(get_lane(txn, key), manifest))
+
+        return self.store.write(work)
 
     def revise(
         self,

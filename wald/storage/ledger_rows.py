@@ -109,6 +109,8 @@ def letters_of(data: bytes | None) -> list[DeadLetter]:
 
 
 def bury(txn: Transaction, route_id: RouteId, letters: Sequence[DeadLetter]) -> None:
-    """Take dead letters into the index."""
+    """Take dead letters into the index; one that was purged once is dead anew."""
     for letter in letters:
         txn.put("dead", dead_key(route_id, letter.lsn), pack(letter))
+        lane = LANE.pack(route_id, letter.layout, letter.lane)
+        txn.delete("purged", lane + NUMBER.pack(letter.lsn))

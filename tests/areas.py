@@ -89,6 +89,7 @@ AREAS = {
         integration/test_game_day.py integration/test_heal*.py integration/test_lanes.py
         integration/test_lost_ledger.py integration/test_neighbours.py
         integration/test_orderly_stops.py integration/test_outcomes.py
+        integration/test_running_ahead.py
         integration/test_packing*.py integration/test_poison.py integration/test_policy.py
         integration/test_range_replay.py integration/test_routes.py
         integration/test_scrub_command.py integration/test_shaping.py

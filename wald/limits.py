@@ -124,6 +124,7 @@ FALLBACK_AFTER_S: Final = 600.0
 FALLBACK_BACK_S: Final = 10.0  # a target that is well for so long takes over from its fallback
 RETRY_BASE_S: Final = 0.1
 RETRY_CAP_S: Final = 30.0
+SEAL_WAIT_S: Final = 1.0  # that a target's transaction stays open for a flush of the ledger
 HISTORY_BATCHES_PER_LANE: Final = 1_024
 LEDGER_MAP_BYTES: Final = 1 << 30
 LEDGER_WALK_S: Final = 60.0  # of a processor, for each part: a damaged ledger may be endless

@@ -57,6 +57,14 @@ def test_what_waits_goes_into_one_transaction_in_order(book):
     assert all(ticket.took for ticket in waiting)
 
 
+def test_a_ticket_is_waited_for_no_longer_than_told(book):
+    tickets = Tickets(book.write)
+    ticket = tickets.put(putting("a"))
+    assert not ticket.is_settled_within(0.0)
+    tickets.commit()
+    assert ticket.is_settled_within(0.0)
+
+
 def test_one_that_raises_costs_the_others_nothing(book):
     tickets = Tickets(book.write)
     before, bad, behind = tickets.put(putting("a")), tickets.put(raising), tickets.put(putting("b"))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from operator import attrgetter
 
+from wald import limits
 from wald.core import delivery, outcomes, shaping
 from wald.core.delivery import Event, Parked, RejectGuard
 from wald.core.outcomes import Facts
@@ -21,6 +22,7 @@ from wald.drainer.redriving import close_redrive
 from wald.drainer.route import LaneMemory, Route, Sealing, must
 from wald.drainer.settling import set_aside, settle_by_person, settle_refused
 from wald.drainer.thawing import look, thaw
+from wald.errors import LedgerFailed
 from wald.model import (
     NO_REVISION,
     Attempt,
@@ -130,12 +132,10 @@ def send(route: Route, memory: LaneMemory) -> Event:
     """
     assert memory.sink is not None
     memory.counted = NO_REVISION
-    attempt, sealing = _attempt(route, memory), memory.sealing
-    if sealing is not None:
-        attempt = replace(attempt, await_seal=lambda: must(done=sealing.underway.wait()))
+    attempt = _attempt(route, memory)
     before = facts(route, memory, attempts=memory.manifest.attempts - 1)
     try:
-        said = memory.sink.deliver(attempt)  # COMMIT POINT: the target's
+        said = _deliver(memory, attempt)  # COMMIT POINT: the target's
     except Exception as error:  # noqa: BLE001 - a sink is anybody's code
         memory.settle_seal()  # what went through it may be the ledger's word
         _log.error("route %s: the sink raised", route.birth.name, exc_info=error)
@@ -153,6 +153,34 @@ def send(route: Route, memory: LaneMemory) -> Event:
     if verdict.event is Event.UNCERTAIN:
         hold(route, memory, f"{verdict.label}: {memory.last_error}")
     return verdict.event
+
+
+def _deliver(memory: LaneMemory, attempt: Attempt) -> object:
+    """Call the sink, and once more where the ledger takes long to seal the batch.
+
+    Its transaction is open while it waits: what is wrong with our disk must not keep the target's
+    locks from others.
+    """
+    assert memory.sink is not None
+    sealing, late = memory.sealing, False
+    if sealing is None:
+        return memory.sink.deliver(attempt)
+
+    def await_seal() -> None:
+        nonlocal late
+        late = not sealing.underway.is_settled_within(limits.SEAL_WAIT_S)
+        if late:
+            msg = "the ledger takes long to seal the batch"
+            raise LedgerFailed(msg)
+        must(done=sealing.underway.wait())
+
+    try:
+        return memory.sink.deliver(replace(attempt, await_seal=await_seal))
+    except LedgerFailed:
+        if not late:
+            raise
+    must(done=sealing.underway.wait())  # and the caller settles it, also if this raises
+    return memory.sink.deliver(attempt)
 
 
 def _with_attempt(traffic: Traffic, attempt: Attempt, outcome: Outcome) -> Traffic:

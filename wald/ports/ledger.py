@@ -33,6 +33,10 @@ class Underway(Protocol[_T_co]):
         """Whether it is durable."""
         ...
 
+    def is_settled_within(self, timeout_s: float) -> bool:
+        """Wait no longer than that; tell whether ``wait`` returns at once now."""
+        ...
+
     def wait(self) -> _T_co:
         """Wait until it is durable; return, or raise, what ``write`` would. May be repeated."""
         ...

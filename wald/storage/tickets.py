@@ -24,6 +24,10 @@ class Ticket(Generic[_T]):
         """Whether it is durable."""
         return self._settled.is_set() and self._error is None
 
+    def is_settled_within(self, timeout_s: float) -> bool:
+        """Wait no longer than that; tell whether ``wait`` returns at once now."""
+        return self._settled.wait(timeout_s)
+
     def wait(self) -> _T:
         """Return what the work returned, or raise what kept it from becoming durable."""
         self._settled.wait()

@@ -292,9 +292,13 @@ class Ingest:
             self._figures_due = True
             age_s = (self._clock.monotonic_ns() - self._figures_ns) / limits.CLOCK_NS_PER_S
             # behind the reads that are ready: figures are never in a client's way
-            self._loop.call_later(max(limits.FIGURES_EVERY_S - age_s, 0.0), self._write_figures)
+            self._loop.call_later(max(limits.FIGURES_EVERY_S - age_s, 0.0), self._write_due_figures)
 
     # --- figures, time --------------------------------------------------------------------------
+
+    def _write_due_figures(self) -> None:
+        if not self._house.stopping:  # else its page may be closed
+            self._write_figures()
 
     def _write_figures(self) -> None:
         self._figures_due = False
@@ -329,6 +333,8 @@ class Ingest:
 
     def _tick(self) -> None:
         """Every second: time-outs, and segments that nobody needs."""
+        if self._house.stopping:
+            return
         self._house.tick()
         self._log.ids.table.forget_old(self._clock.wall_ns())
         self._quotas.look()

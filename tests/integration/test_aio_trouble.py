@@ -5,6 +5,8 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,13 +67,13 @@ class Peer:
         """End it."""
         self._writer.close()
 
-    async def greet(self) -> None:
+    async def greet(self, last: int = 0) -> None:
         """Answer a HELLO, if one comes."""
         hello = await self.next()
         if hello is None:
             return
         assert isinstance(hello, Hello)
-        self.say(Welcome(hello.request, 5, 0, bytes(16)))
+        self.say(Welcome(hello.request, 5, last, bytes(16)))
 
 
 Script = Callable[[Peer], Coroutine[Any, Any, None]]
@@ -307,6 +309,48 @@ def test_no_daemon_and_a_path_that_is_none(path: str):
             await producer.close()
 
     played(main())
+
+
+def test_however_many_wait_for_a_daemon_one_of_them_tries(
+    path: str, monkeypatch: pytest.MonkeyPatch
+):
+    tries: list[float] = []
+
+    def move(*, back: bool = False) -> None:
+        here, aside = Path(path), Path(path + "-")
+        (aside if back else here).rename(here if back else aside)
+
+    async def again(peer: Peer) -> None:
+        await peer.greet(last=1)
+        await going_on(peer)
+
+    async def main() -> None:
+        async with daemon(path, answering, again):
+            producer = wald.connect_async(path)
+            await producer.append("s", b"1")
+            loop = asyncio.get_running_loop()
+            producer._session._link.end()  # type: ignore[union-attr]
+            move()
+            connect = loop.create_unix_connection
+
+            async def counted(*given: Any, **options: Any) -> Any:
+                tries.append(loop.time())
+                if len(tries) == 8:
+                    move(back=True)
+                return await connect(*given, **options)
+
+            monkeypatch.setattr(loop, "create_unix_connection", counted)
+            many = [asyncio.ensure_future(producer.append("s", b"m")) for _ in range(500)]
+            late = asyncio.ensure_future(producer.append("s", b"late", timeout=SOON_S))
+            with pytest.raises(wald.Unavailable, match="No such file"):
+                await late
+            await asyncio.gather(*many)
+            await producer.close()
+
+    played(main())
+    assert len(tries) == 8
+    pauses = [after - before for before, after in pairwise(tries)]
+    assert pauses[-1] > 0.2  # they grow, as for one
 
 
 # --- tasks are cancelled ------------------------------------------------------------------------

@@ -59,8 +59,9 @@ class AsyncLink(asyncio.Protocol):
 
     def send(self, data: bytes) -> None:
         """Send all of it, in time; a connection that has ended sends nothing."""
-        if self.transport is not None and not self.ended:
-            self.transport.write(data)
+        transport = self.transport
+        if transport is not None and not self.ended and not transport.is_closing():
+            transport.write(data)  # (asyncio logs each write to one that is closing)
 
     def end(self) -> None:
         """Close at once."""

@@ -45,6 +45,8 @@ class AsyncSession:
         self._chance = chance
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connecting: asyncio.Lock | None = None
+        self._failures = 0  # to connect, in a row, whoever tried
+        self._trouble: OSError | Backpressure | None = None  # the last one's
         self._link: AsyncLink | None = None
         self._greeting: AsyncLink | None = None
         self._streams = self._dialogue.streams
@@ -409,24 +411,34 @@ class AsyncSession:
             raise self._dialogue.ended
 
     async def _connected(self, deadline: Deadline) -> AsyncLink:
-        """Return the connection; make it anew, and send again what is unanswered."""
+        """Return the connection; make it anew, and send again what is unanswered.
+
+        One task tries, and rests behind a failure; the others wait for it, however many they are.
+        """
         assert self._connecting is not None
-        failures = 0
-        told: Backpressure | None = None
         while self._link is None:
             self._check_open()
             try:
                 async with asyncio.timeout(deadline.left_s()), self._connecting:
                     if self._link is None:
-                        await self._connect()
-            except (Backpressure, OSError) as error:
-                failures += 1
-                told = error if isinstance(error, Backpressure) else told
-                left_s = deadline.left_s()
-                pause_s = self._dialogue.pause_s(told or error, failures, left_s, self._chance)
-                await self.sleep(pause_s)
+                        await self._try_to_connect(deadline)
+            except TimeoutError as error:
+                if self._link is None:
+                    self._dialogue.pause_s(self._trouble or error, 0, 0.0, self._chance)  # raises
         self._check_open()
         return self._link
+
+    async def _try_to_connect(self, deadline: Deadline) -> None:
+        try:
+            await self._connect()
+        except (Backpressure, OSError) as error:
+            self._failures += 1
+            self._trouble = error
+            left_s = deadline.left_s()
+            pause_s = self._dialogue.pause_s(error, self._failures, left_s, self._chance)
+            await self.sleep(pause_s)
+        else:
+            self._failures, self._trouble = 0, None
 
     def deadline(self, clock: Clock, timeout_s: float) -> Deadline:
         """Return the deadline of a call that begins now."""

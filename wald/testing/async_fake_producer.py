@@ -121,6 +121,10 @@ class _Transport(asyncio.Transport):
             self._lost = True
             self._link.connection_lost(None)
 
+    def is_closing(self) -> bool:
+        """Whether it has ended."""
+        return self._lost
+
     def close(self) -> None:
         """Close."""
         self._peer.broken = True

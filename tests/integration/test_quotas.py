@@ -261,6 +261,33 @@ def test_what_was_submitted_is_told_when_it_finds_no_room():
         assert pending.result(5).lsn == 11
 
 
+@pytest.mark.usefixtures("long_pauses")
+def test_a_flood_into_a_stream_that_fills_is_told_one_by_one_and_goes_on_when_there_is_room():
+    full = StreamSettings("a", quota_records=500)
+    pendings: list[wald.Pending] = []
+    with quoted(a=full) as door:
+        with wald.connect(door.path) as producer:
+
+            def flood() -> None:
+                for number in range(100_000):
+                    value = b"%d" % number
+                    pendings.append(producer.submit("a", value, timeout=IN_VAIN_S))
+
+            with pytest.raises(wald.Backpressure):
+                flood()
+            assert producer.submit("b", b"beside").result().lsn  # its stream is not in the way
+            errors = [each.exception() for each in pendings]
+            stored = errors.count(None)  # up to the soft mark at least
+            assert 400 <= stored < 100_000
+            assert errors[:stored] == [None] * stored  # no gap
+            assert {type(each) for each in errors[stored:]} <= {wald.Backpressure}
+            door.deliver_all("a")
+            door.heard("a")
+            assert producer.submit("a", b"later", urgent=True).result().lsn  # it takes no pause
+        values = [each for each in door.stored_values() if each not in {b"", b"beside"}]
+    assert values == [*(b"%d" % number for number in range(stored)), b"later"]
+
+
 # --- frame by frame -----------------------------------------------------------------------------
 
 

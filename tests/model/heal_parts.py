@@ -28,7 +28,10 @@ VALUE = b"v" * 9_000  # a few groups fill a segment
 POISON = (3, 7)
 OWNER = 77
 DOWN = Systemic(SystemicKind.UNREACHABLE, "it is down")
-LEDGER_STEPS = ("seal", "revise", "attempt", "finish", "advance", "adopt", "note")
+LEDGER_STEPS = (
+    *("seal", "revise", "attempt", "finish", "finish_later"),
+    *("advance", "adopt", "note"),
+)
 FULL_STEPS = (*LEDGER_STEPS, "append", "move_letters", "roll")  # what needs room on the disk
 STEPS_MAX = 2_000
 
@@ -87,7 +90,8 @@ class RetiringFs:
 class Fuse:
     """Kills the process at the n-th durable step from now, before or behind its effect.
 
-    The next ``full`` durable steps find no room on the disk: nothing changes then.
+    The next ``full`` durable steps find no room on the disk: nothing changes then. ``meanwhile``
+    is called before each: what others do between what the lane read and what it writes.
     """
 
     def __init__(self) -> None:
@@ -95,11 +99,13 @@ class Fuse:
         self.behind = False
         self.full = 0
         self.refused = 0
+        self.meanwhile: Callable[[], None] = lambda: None
 
     def arm(self, steps: int, *, behind: bool) -> None:
         self.left, self.behind = steps, behind
 
     def call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self.meanwhile()
         if self.full and method.__name__ in FULL_STEPS:
             self.full -= 1
             self.refused += 1

@@ -244,6 +244,17 @@ class World:
         self.fs.retired_through = max(gone)
         return f"the log begins behind {self.log.ends[max(gone)]}"
 
+    def command_meanwhile(self, chance: Random) -> None:
+        """Let people ask for something now and then in the middle of a step of the lane."""
+
+        def meanwhile() -> None:
+            if chance.random() < 0.1:
+                said = chance.choice([self.redrive, self.redrive, self.purge, self.take_over])()
+                if said:
+                    self.trace.append(f"MEANWHILE {said}")
+
+        self.fuse.meanwhile = meanwhile
+
     def held(self) -> Any:
         return self.ledger.lane(self.lane.route.key)
 
@@ -289,6 +300,13 @@ class World:
         self.net.fate = ""
         self.fuse.arm(0, behind=False)
         self.fuse.full = 0
+        commands, self.fuse.meanwhile = self.fuse.meanwhile, lambda: None
+        try:
+            self._come_to_rest()
+        finally:
+            self.fuse.meanwhile = commands
+
+    def _come_to_rest(self) -> None:
         while said := self.land():
             self.trace.append(said)
         looks = parks = 0
@@ -394,13 +412,15 @@ def schedule(chance: Random) -> Iterator[str]:
         yield action
 
 
-def run(log: HistoryLog, seed: int) -> World:
-    """Play the schedule of a seed.
+def run(log: HistoryLog, seed: int, *, meanwhile: bool = False) -> World:
+    """Play the schedule of a seed; with ``meanwhile`` commands come in the middle of steps too.
 
     Raises:
         Violation: a promise did not hold; it names the seed.
     """
     world = World(log, seed)
+    if meanwhile:
+        world.command_meanwhile(Random(seed + 1))
     try:
         for action in [*schedule(world.chance), "settle"]:
             if action in {"late", "lost", "down"}:

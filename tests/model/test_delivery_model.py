@@ -34,6 +34,7 @@ def no_child_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "GUARDED_AFTER_CRASHES_COUNT", 1 << 30)
 
 
+FOUND_MEANWHILE: tuple[int, ...] = ()
 FOUND = (
     242,  # a batch that took effect, then left the log: its records were called damaged
     308,  # taken over twice: what had been set aside the first time was forgotten
@@ -51,6 +52,21 @@ def test_random_schedules_hold_every_promise(log: HistoryLog) -> None:
     print(f"seeds from {first}")
     for seed in range(first, first + SEEDS):
         run(log, seed)
+
+
+def test_commands_in_the_middle_of_a_step_break_no_promise(log: HistoryLog) -> None:
+    """Purges, redrives, takeovers between what a lane reads and what it writes."""
+    first = SystemRandom().randrange(1 << 40)
+    print(f"seeds from {first}")
+    for seed in [*FOUND_MEANWHILE, *range(first, first + 2 * SEEDS)]:
+        run(log, seed, meanwhile=True)
+
+
+def test_a_redrive_that_is_sealed_of_what_was_purged_meanwhile_is_found(
+    log: HistoryLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch, Patch(StoreLedger, "seal", [("if not are_dead(", "if False and (")]))
+    assert _first_violation(log, 0, meanwhile=True)[1]
 
 
 # --- planted bugs -------------------------------------------------------------------------------
@@ -225,10 +241,10 @@ def test_a_lane_that_does_not_wait_behind_a_rewind_loses_what_the_log_lets_go(
         rewound_while_the_log_lets_go(log)
 
 
-def _first_violation(log: HistoryLog, first: int) -> tuple[int, str]:
+def _first_violation(log: HistoryLog, first: int, *, meanwhile: bool = False) -> tuple[int, str]:
     for seed in range(first, first + PLANTED_SEEDS_MAX):
         try:
-            run(log, seed)
+            run(log, seed, meanwhile=meanwhile)
         except Violation as violation:
             return seed, str(violation)
     pytest.fail(f"not found by {PLANTED_SEEDS_MAX} schedules")

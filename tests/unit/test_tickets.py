@@ -98,6 +98,21 @@ def test_the_end_of_the_process_leaves_nobody_waiting(book):
         ticket.wait()
 
 
+def test_the_end_of_the_process_in_the_middle_leaves_nobody_waiting_either(book):
+    tickets = Tickets(book.write)
+
+    def ends(rows):
+        raise KeyboardInterrupt
+
+    waiting = [tickets.put(work) for work in (putting("a"), raising, ends, putting("b"))]
+    with pytest.raises(KeyboardInterrupt):
+        tickets.commit()
+    assert waiting[0].wait() == "a"
+    for ticket in waiting[2:]:
+        with pytest.raises(KeyboardInterrupt):
+            ticket.wait()
+
+
 # --- over LMDB ----------------------------------------------------------------------------------
 
 

@@ -24,7 +24,8 @@ from wald.ports import Chance, Clock, Ledger
 from wald.storage.deadlog import DeadLog
 
 _NOT_AGAIN_HINTS = {
-    MONOTONE_WHY: "export them, and append them to the stream yourself",
+    MONOTONE_WHY: "export them, and append them to a stream of its own with a route to that sink: "
+    "in their own stream every route would get them again",
     OVERWRITES_WHY: "if no newer record of these keys was delivered, say --force",
 }
 

@@ -78,7 +78,10 @@ def begin_life(
             Orders(ledger.store).hold_exactly(page.paused)
         for purges in dead_log.purges():
             ledger.recall_purges(*purges)
-        _log.error("the ledger is older than what was delivered: lanes go on behind what was told")
+        _log.error(
+            "the ledger is older than what was delivered: lanes go on behind what was told; what "
+            "was to be sent again since, and replays not at their end, have to be asked for anew"
+        )
     elif not known:
         _name_finals(ledger, dead_log, chance)
     life = max(known, page.life) + 1

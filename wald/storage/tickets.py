@@ -88,11 +88,14 @@ class Tickets:
                 ticket.settle(result)
 
     def _commit_each(self, tickets: list[Ticket[Any]]) -> None:
-        for ticket in tickets:
+        for number, ticket in enumerate(tickets):
             try:
                 ticket.settle(self._write(ticket.work))
             except Exception as error:  # noqa: BLE001 - raised where it is waited for
                 ticket.fail(error)
+            except BaseException as error:
+                _fail(tickets[number:], error)
+                raise
 
 
 class _Run:

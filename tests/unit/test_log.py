@@ -754,6 +754,26 @@ def test_a_sector_that_cannot_be_read_is_damage_at_a_start(page: str, stop: str)
     assert values(fs, log) == [each for each in range(1, 7) if page != "group" or each != 3]
 
 
+@pytest.mark.parametrize("page", ["header", "group", "last"])
+def test_a_disk_that_gives_a_page_a_moment_later_has_lost_nothing(page: str):
+    fs = new_fs()
+    log = open_log(fs)
+    fill(log, 5)
+    end = log.frontier.end_bytes
+    bad = {"header": 0, "group": end - 3 * 4096, "last": end - 4096}[page]
+    fs.kill()
+    fs.spoil_sectors(segments.segment_path(DATA, 1), bad, 512)
+
+    class Waits(ManualClock):
+        def sleep(self, seconds: float) -> None:
+            super().sleep(seconds)
+            fs.heal_sectors()
+
+    log = open_log(fs, clock=Waits())
+    assert log.recovery.losses == ()
+    assert values(fs, log) == [1, 2, 3, 4, 5]
+
+
 def test_hints_that_cannot_be_read_say_nothing():
     fs = new_fs()
     log = open_log(fs)

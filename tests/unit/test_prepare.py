@@ -11,6 +11,7 @@ import pytest
 
 from tests.logtools import DATA, SMALL, append, first_group, new_fs, open_log, records_on_disk
 from wald import limits
+from wald.storage import prepare
 from wald.storage import segment as segments
 from wald.storage.log import Log
 from wald.storage.prepare import Place, Pool
@@ -76,6 +77,24 @@ def test_a_writer_that_needs_the_room_sends_the_zeros_away():
         sequence += 1
     log.append_group(big(sequence, 1_000_000))
     assert log.preallocator.zeroing_from > LARGE.segment_bytes
+
+
+def test_a_snapshot_larger_than_a_group_sends_the_zeros_away(monkeypatch):
+    fs = new_fs()
+    log = open_log(fs, options=LARGE)
+    log.append_group(first_group())
+    monkeypatch.setattr(prepare, "_CLEARANCE_BYTES", limits.MIB)  # what a snapshot may exceed
+    flush, marks = log._writer.flush, []
+
+    def step_beside():
+        marks.append(log.preallocator.zeroing_from)
+        flush()
+
+    monkeypatch.setattr(log._writer, "flush", step_beside)
+    for sequence, size in enumerate([500_000, 2_000_000], start=1):
+        log.preallocator.step()
+        log.append_group(big(sequence, size))
+    assert marks[0] < LARGE.segment_bytes < marks[1]
 
 
 def test_after_a_failed_sync_of_zeros_the_log_goes_on_in_a_fresh_segment():

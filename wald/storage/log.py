@@ -254,8 +254,7 @@ class Log:
         writer, preallocator = self._writer, self.preallocator
         if preallocator.tail_failed:
             raise OSError(errno.EIO, "zeroing the segment ahead failed")
-        if writer.need_bytes > preallocator.zeroing_from:
-            preallocator.leave_tail()
+        preallocator.give_way(writer)
         writer.flush()
 
     def _snapshot_is_due(self) -> bool:

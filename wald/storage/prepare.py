@@ -182,7 +182,7 @@ class Preallocator:
 
     Attributes:
         zeroing_from: no step writes below this offset of the log's segment; the log looks at it
-            before each write, without the lock, and calls ``leave_tail`` to write beyond.
+            before each write, without the lock (``give_way``).
         tail_failed: a sync of the log's segment failed here: no more may be believed of it.
         last_error: why the last step failed.
     """
@@ -229,6 +229,15 @@ class Preallocator:
                 file = place.fs.open(place.path(writer.number), write=True)
                 self._tail = _Tail(file, writer, writer.capacity_bytes)
 
+    def give_way(self, writer: SegmentWriter) -> None:
+        """Call before each write to the log's segment: none of the zeros may fall upon it.
+
+        The steps stay above what one group may need. More than that is a snapshot.
+        """
+        need = writer.need_bytes
+        if need > self.zeroing_from or need > writer.end_bytes + _CLEARANCE_BYTES:
+            self.leave_tail()
+
     def leave_tail(self) -> None:
         """Write no more zeros to the log's segment; none is on its way on return."""
         with self._lock:
@@ -243,7 +252,7 @@ class Preallocator:
     def _step_tail(self, tail: _Tail) -> bool:
         begin = tail.zeroed_from - limits.ZERO_STEP_BYTES
         # said before it is looked where the log stands: whoever passed the old mark wrote at most
-        # one group since, and that lies below
+        # one group since, and that lies below (``give_way``)
         self.zeroing_from = begin
         if begin < tail.writer.end_bytes + _CLEARANCE_BYTES:
             self._leave_tail()

@@ -24,6 +24,7 @@ from wald.storage.inspect import damages_of
 from wald.storage.prepare import Place, Pool, Preallocator, quietly
 from wald.storage.recover import Found
 from wald.storage.segment import Draft, SeenBlock, SegmentWriter
+from wald.storage.watched import Watched
 
 _LOSSES_TOLD_MAX = 20
 
@@ -134,7 +135,7 @@ def start(
         options.segment_bytes,
         options.reserve_bytes,
     )
-    found = recover.read_log(fs, data_dir, identity, moved=moved, compares=options.dedup)
+    found = _read_log(place, identity, options, moved=moved)
     plan = decide(found.facts)
     notes = list(_notes(found, damaged=damaged))
     notes += _report_losses(place, plan, found)
@@ -162,6 +163,23 @@ def start(
         ids,
         _report(plan, tuple(notes)),
     )
+
+
+def _read_log(place: Place, identity: Identity, options: LogOptions, *, moved: bool) -> Found:
+    """Read the log, several times where the disk does not give a part of it.
+
+    What a start does not find is lost for good; a disk that was away for a moment gives it later.
+    """
+    tries = 1
+    while True:
+        seen = Watched(place.fs)
+        found = recover.read_log(
+            seen.files(), place.data_dir, identity, moved=moved, compares=options.dedup
+        )
+        if not seen.failed or tries == limits.START_READ_TRIES_COUNT:
+            return found
+        tries += 1
+        place.clock.sleep(limits.START_READ_AGAIN_S)
 
 
 # --- identity -----------------------------------------------------------------------------------

@@ -374,6 +374,10 @@ class SimFileSystem:
         content = self._tree.existing(path)
         self._bad_sectors.append((content, range(offset, offset + length)))
 
+    def heal_sectors(self) -> None:
+        """Let reads go well again: the disk was away, and is back."""
+        self._bad_sectors.clear()
+
     def has_bad_sector(self, inode: Inode, offset: int, length: int) -> bool:
         """Tell whether a read of these bytes fails."""
         return any(

@@ -90,7 +90,7 @@ class Backlog:
         first = self.log.append_group([section]).first_lsn
         return list(range(first, first + len(values)))
 
-    def replay(self, make_sink, *, patience_s: float = 0.3, settings: Settings | None = None):
+    def replay(self, make_sink, *, patience_s: float = 20.0, settings: Settings | None = None):
         return replay.replay(
             settings or self.settings,
             self.log,

@@ -311,7 +311,7 @@ def test_too_large_a_share_of_refusals_is_taken_for_an_outage(place):
     backlog = Backlog(place, "events", batch=200)
     lsns = backlog.append(*values(200))
     target = RecordingTarget(refuses=lambda record: record.value > b"00050")
-    done = backlog.replay(sink_of(target))
+    done = backlog.replay(sink_of(target), patience_s=0.3)
     route = done["routes"]["events"]
     assert (route["dead_letters"], route["pending"]) == (0, 200)
     assert route["last_error"].startswith("too-many-rejects: 149 of 200")

@@ -82,7 +82,7 @@ def test_a_record_lost_while_its_batch_is_open_counts_as_lost_and_not_as_deliver
     lsns = backlog.append(*values(3))
     backlog.append(*values(4, 3))
     lsns += backlog.append(*values(2, 7))
-    assert backlog.replay(lambda *_: Refusing())["pending"] == 9
+    assert backlog.replay(lambda *_: Refusing(), patience_s=0.3)["pending"] == 9
     damage(backlog, b"00004")
     target = RecordingTarget()
     route = backlog.replay(sink_of(target))["routes"]["events"]

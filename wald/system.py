@@ -12,6 +12,7 @@ import socket
 import stat
 import struct
 import sys
+import warnings
 from collections.abc import Mapping, MutableMapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -112,6 +113,12 @@ class PosixFile:
         fd = self.detach()
         if fd != _CLOSED_FD:
             os.close(fd)
+
+    def __del__(self) -> None:
+        """Give back a descriptor that nobody closed, and say so, as the files of Python do."""
+        if self._fd != _CLOSED_FD:
+            self.close()
+            warnings.warn("a file was not closed", ResourceWarning, stacklevel=2, source=self)
 
 
 class PosixFileSystem:

@@ -40,6 +40,13 @@ def test_descriptors_are_not_inherited(tmp_path: Path):
     file.close()
 
 
+def test_a_file_that_nobody_closed_is_closed_and_that_is_said(tmp_path: Path):
+    file = PosixFileSystem().create(str(tmp_path / "a"))
+    with pytest.warns(ResourceWarning, match="was not closed"):
+        del file
+    assert str(tmp_path / "a") not in map(target, Path("/proc/self/fd").iterdir())
+
+
 def target(link: Path) -> str:
     try:
         return str(link.readlink())

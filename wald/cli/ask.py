@@ -72,9 +72,9 @@ class Control:
         while True:
             try:
                 return self._ask_once(op, timeout_s, request)
-            except Unavailable:
+            except Unavailable as error:
                 is_early = clock.monotonic_ns() < ends_ns
-                if not (op.startswith("drain.") and is_early and self._drain_starts()):
+                if not (error.facts.get("unsent") and is_early and self._drain_starts()):
                     raise
             clock.sleep(_AGAIN_S)
 
@@ -90,7 +90,10 @@ class Control:
             msg = f"what answers at {self._path} is not wald"
             raise ProtocolMismatch(msg) from error
         if not answer.get("ok"):
-            raise reported(answer.get("error") or {})
+            said = answer.get("error") or {}
+            refusal = reported(said)
+            refusal.facts["unsent"] = said.get("unsent", False)  # so that it may be asked again
+            raise refusal
         return answer
 
     def _exchange(self, request: bytes, timeout_s: float) -> bytes:

@@ -63,7 +63,8 @@ def _print(found: Mapping[str, Any]) -> None:
         compared += f", {found['gone']:,} were trimmed there, or deleted"
     if found["cannot_tell"]:
         compared = f"none compared with the target: {found['cannot_tell']}"
-    click.echo(f"  {found['examined']:,} records are still there; {printable(compared)}")
+    there = "record is" if found["examined"] == 1 else "records are"
+    click.echo(f"  {found['examined']:,} {there} still there; {printable(compared)}")
     for problem in found["problems"]:
         click.echo(f"  {printable(problem)}")
     for difference in found["named"]:

@@ -10,7 +10,7 @@ from wald.cli import disk, door, policy, where
 from wald.cli.ask import Control
 from wald.cli.notes import ago_s, notes, paused_everywhere, what_to_do
 from wald.cli.options import Duration, json_option, socket_option, socket_path
-from wald.cli.output import counted, print_json, print_table, printable, say
+from wald.cli.output import counted, print_json, print_table, printable, say, took
 from wald.core import healing
 from wald.errors import InputError, Unavailable, Undeliverable, WaitTimeout
 from wald.limits import CLOCK_NS_PER_S, LSN_MAX
@@ -65,7 +65,7 @@ def status(
     if lsn is not None:
         return where.show(lsn, socket, data_dir, as_json=as_json)
     if data_dir is not None:
-        msg = "--data-dir goes with --lsn"
+        msg = "--data-dir goes with --lsn; routes without a daemon: wald route list --data-dir DIR"
         raise click.UsageError(msg)
     _show_all(socket, verbose=verbose, as_json=as_json)
     return 0
@@ -232,16 +232,18 @@ def wait(
         raise click.UsageError(msg)
     from wald.system import SystemClock
 
+    clock = SystemClock()
+    began_ns = clock.monotonic_ns()
     with Control(socket_path(socket)) as control:
-        routes = wait_for_routes(control, route, timeout_s, SystemClock())
+        routes = wait_for_routes(control, route, timeout_s, clock)
     if as_json:
         print_json({"routes": routes})
         return
+    lasted = took((clock.monotonic_ns() - began_ns) / CLOCK_NS_PER_S)
     for name, one in routes.items():
-        said = (
-            f"{counted(one['delivered'], 'record')}, {counted(one['dead_letters'], 'dead letter')}"
-        )
-        say(f"{name} drained: {said}")
+        drained = one["drained"]
+        what = f"{counted(drained, 'record')} in {lasted}" if drained > 0 else "nothing was pending"
+        say(f"{name} drained: {what}, {counted(one['dead_letters'], 'dead letter')}")
 
 
 def wait_for_routes(
@@ -252,6 +254,8 @@ def wait_for_routes(
     tell: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Wait until a route, or every one, has finished what is durable now; return the routes.
+
+    Each with ``drained``: how many of its records were delivered meanwhile.
 
     Args:
         control: the daemon.
@@ -268,7 +272,8 @@ def wait_for_routes(
     deadline = _Deadline(clock, timeout_s)
     waiting: dict[str, Any] = {}
     try:
-        goal_lsn = control.status(deadline.bound_s(_ASK_S))["frontier_lsn"]
+        first = control.status(deadline.bound_s(_ASK_S))
+        goal_lsn = first["frontier_lsn"]
         flushed = False
         while True:
             flushed = flushed or _flush(control, deadline)
@@ -278,7 +283,10 @@ def wait_for_routes(
             routes = _chosen(now["routes"], route) if known else {}
             waiting = {name: one for name, one in routes.items() if one["through_lsn"] < goal_lsn}
             if known and not waiting:
-                return routes
+                return {
+                    name: _with_drained(one, first["routes"].get(name))
+                    for name, one in routes.items()
+                }
             has_passed = deadline.has_passed()
             settled = has_passed or deadline.lasted_s() > _SETTLES_S
             if settled and not now["processes"]["drain"]["stale"]:
@@ -293,6 +301,11 @@ def wait_for_routes(
         if deadline.has_passed():
             raise _too_late(waiting, timeout_s, error.message) from error
         raise
+
+
+def _with_drained(now: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return a route with how many records were delivered meanwhile."""
+    return {**now, "drained": now["delivered"] - (before["delivered"] if before else 0)}
 
 
 class _Deadline:

@@ -115,7 +115,8 @@ class ControlServer:
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or str(error)
             msg = f"the drain process does not answer: {why}"
-            raise Unavailable(msg, hint=_SEE_STATUS) from error
+            unsent = isinstance(error, FileNotFoundError | ConnectionRefusedError)
+            raise Unavailable(msg, hint=_SEE_STATUS, unsent=unsent) from error
 
     async def _exchange(self, line: bytes) -> bytes:
         with short_address(self._drain_address) as address:

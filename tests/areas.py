@@ -123,6 +123,7 @@ AREAS = {
         crash/test_flips.py crash/test_long_runs.py
         crash/test_full_disk.py crash/test_kills.py crash/test_packing_kills.py
         crash/test_power_cuts.py fuzz/test_*.py model/test_dead_log_model.py
+        model/test_life_model.py unit/test_sim_store.py
         model/test_every_operation.py model/test_found_bugs.py model/test_log_model.py
         model/test_packing_crashes.py model/test_planted_bugs.py
         integration/test_log_went_back.py integration/test_salvage.py

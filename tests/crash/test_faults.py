@@ -22,6 +22,7 @@ FAULTS = {
     "no descriptor is left for a new client": Fault("ingest", "accept4", "EMFILE", 1),
     "an answer cannot be sent": Fault("ingest", "write", "EIO", 1),
     "the ledger's flush fails": Fault("drain", "fdatasync", "EIO", 6),
+    "the ledger's meta page is not written": Fault("drain", "pwrite64", "EIO", 30),
     "drain dies inside a write": Fault("drain", "pwrite64", "kill", 12),
     "drain cannot open a file for ever": Fault("drain", "openat", "EMFILE", 1, for_ever=True),
     "the supervisor's answer cannot be sent": Fault("supervisor", "sendto", "EIO", 1),

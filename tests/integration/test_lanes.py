@@ -222,6 +222,8 @@ def test_a_change_with_a_backlog_keeps_the_order_of_every_key(keyed, before, aft
 class Fused(MemoryLedger):
     """A ledger whose n-th transaction fails, before or behind its effect, and all that follow."""
 
+    is_usable = True
+
     def __init__(self, log_id, of=None):
         super().__init__(log_id)
         if of is not None:

@@ -60,7 +60,7 @@ from wald.storage.ledger import StoreLedger, found_ledger
 from wald.storage.log import Log, LogOptions
 from wald.storage.tickets import Ticket
 from wald.testing import ManualClock, SimFileSystem
-from wald.testing.memory_ledger import MemoryStore
+from wald.testing.memory_ledger import MemoryStore, copied
 
 DATA = "/var/wald"
 OWNER = 77
@@ -749,7 +749,7 @@ class _Store(MemoryStore):
         super().write(lambda txn: found_ledger(txn, self._world.scene.log_id))
 
     def copy(self) -> dict[str, dict[bytes, bytes]]:
-        return self._copy()
+        return copied(self._tables)
 
     def put_back(self, tables: dict[str, dict[bytes, bytes]]) -> None:
         self._tables = {name: dict(rows) for name, rows in tables.items()}

@@ -328,7 +328,7 @@ class LogMachine:
         for sequence in range(first, first + self.chance.randint(1, 3)):
             records = self.chance.choice((0, 1, 1, 2, 5))
             length = self.big_body_bytes if big else self.chance.choice((20, 300, 5000))
-            body = f"{session}:{sequence}:".encode().ljust(length, b"%d" % (sequence % 10))
+            body = self._body(f"{session}:{sequence}:", records, length)
             entries.append(RequestEntry(records, records, len(body), frame.crc32c(body)))
             bodies.append(body)
             attempt.requests.append(Request(session, sequence, name, body, records))
@@ -345,6 +345,10 @@ class LogMachine:
             (),
             b"".join(bodies),
         )
+
+    def _body(self, name: str, records: int, length: int) -> bytes:
+        del records
+        return name.encode().ljust(length, b".")
 
     def _append(self, log: Log, attempt: Attempt, group: list[Section]) -> None:
         before = log.frontier

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.ledgers import KINDS, open_kind
 from wald import limits
 from wald.core import dead
 from wald.core.dead import Halt, Selection
@@ -24,9 +25,6 @@ from wald.model import (
     Revision,
     RouteBirth,
 )
-from wald.storage.lmdb_store import open_ledger
-from wald.system import PosixFileSystem
-from wald.testing.memory_ledger import MemoryLedger
 
 LOG_ID = bytes(range(16))
 LANE = LaneKey(LOG_ID, 1, 0, 0)
@@ -118,12 +116,9 @@ def test_a_purge_in_between_is_kept_by_the_checkpoint_that_follows():
 # --- the ledger ---------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["lmdb", "memory"])
+@pytest.fixture(params=KINDS)
 def ledger(request, tmp_path):
-    memory = request.param == "memory"
-    opened = (
-        MemoryLedger(LOG_ID) if memory else open_ledger(PosixFileSystem(), str(tmp_path), LOG_ID)
-    )
+    opened = open_kind(request.param, tmp_path, LOG_ID)
     opened.birth(RouteBirth(1, "r", 3, "s", "db", 40, 9))
     yield opened
     opened.close()

@@ -1,4 +1,4 @@
-"""The ledger's contract, over LMDB and in memory; and LMDB's own traps."""
+"""The ledger's contract, over LMDB, on a simulated disk, in memory; and LMDB's own traps."""
 
 import os
 import random
@@ -9,6 +9,7 @@ from pathlib import Path
 import lmdb
 import pytest
 
+from tests.ledgers import KINDS, open_kind
 from wald import limits
 from wald.errors import DataDirectoryForeign, DiskFull, FormatNewer, LedgerDamaged, LedgerFailed
 from wald.model import (
@@ -28,7 +29,6 @@ from wald.storage import lmdb_store as module
 from wald.storage.ledger_rows import pack
 from wald.storage.lmdb_store import open_ledger
 from wald.system import PosixFileSystem
-from wald.testing.memory_ledger import MemoryLedger
 
 LOG_ID = bytes(range(16))
 LANE = LaneKey(LOG_ID, 1, 0, 0)
@@ -42,9 +42,9 @@ def open_lmdb(path, **options):
     return open_ledger(FS, str(path), LOG_ID, **options)
 
 
-@pytest.fixture(params=["lmdb", "memory"])
+@pytest.fixture(params=KINDS)
 def ledger(request, tmp_path):
-    opened = open_lmdb(tmp_path) if request.param == "lmdb" else MemoryLedger(LOG_ID)
+    opened = open_kind(request.param, tmp_path, LOG_ID)
     opened.birth(BIRTH)
     yield opened
     opened.close()
@@ -336,8 +336,10 @@ def test_a_value_that_changed_while_it_was_open_is_found_too(tmp_path):
         txn._txn.put(key, value + b"\0\0\0\0", db=txn._tables["lanes"])
 
     opened.store.write(change)
+    assert opened.store.is_usable
     with pytest.raises(LedgerDamaged):
         opened.lane(LANE)
+    assert not opened.store.is_usable  # it is opened anew by another process, and set aside
     opened.close()
 
 

@@ -1,5 +1,7 @@
 """Which streams and routes there are: learned from the log itself, snapshot and statements."""
 
+from collections.abc import Iterable
+
 from wald.core.frame import BlockFlag, BlockHeader, BlockKind, Section, SectionKind
 from wald.core.state import LogState, RouteState
 from wald.model import Frontier, LostRange, RouteId, StreamId
@@ -28,6 +30,10 @@ class Catalogue:
     def routes(self) -> dict[RouteId, RouteState]:
         """The routes that were born and have not died."""
         return self._state.routes
+
+    def has_heard_of(self, route_ids: Iterable[RouteId]) -> bool:
+        """Tell whether these were born, as far as the log was read; some may have died since."""
+        return all(route_id < self._state.next_route_id for route_id in route_ids)
 
     def stream_name(self, stream_id: StreamId) -> str:
         """Return a stream's name; its id as text if its statement was lost."""

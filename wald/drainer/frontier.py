@@ -96,6 +96,7 @@ class Subscription:
         self._chance = chance
         self._is_ours = is_ours
         self.is_welcome = False  # for other threads: the frontier comes this way
+        self.has_told = False  # a frontier came this way, and is pinned: no hint of long ago
         self._stopped = threading.Event()
         self._socket: socket.socket | None = None
         self._thread = threading.Thread(target=self._run, name="frontier", daemon=True)
@@ -150,6 +151,7 @@ class Subscription:
             self.is_welcome = welcome
             if newest is not None:
                 self._board.pin(newest)
+                self.has_told = True
                 self._stopped.wait(_COALESCE_S)
         return welcome
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeAlias
 
 from wald import limits
 from wald.config import Settings
@@ -33,6 +34,8 @@ _LOCK = "ledger.lock"
 _POLL_S = 0.05
 _NS = limits.CLOCK_NS_PER_S
 
+OpenLedger: TypeAlias = Callable[[FileSystem, str, bytes], StoreLedger]
+
 
 @dataclass(frozen=True, slots=True)
 class Doors:
@@ -43,6 +46,7 @@ class Doors:
     fs: FileSystem
     clock: Clock
     chance: Chance
+    open_ledger: OpenLedger = open_ledger
 
     def path(self, name: str) -> str:
         """Return where a file of the data directory lies."""
@@ -66,7 +70,7 @@ def open_shared(
     owner = load_owner(doors.fs, data_dir, doors.chance)
     if owner.moved:
         _log.error("the data directory was moved or copied: its lanes are parked as diverged")
-    ledger = whole_ledger(doors.fs, data_dir, log_id)
+    ledger = whole_ledger(doors.fs, data_dir, log_id, doors.open_ledger)
     stack.callback(ledger.close)
     FrozenFiles(doors.fs, data_dir).sweep(open_revisions(ledger))
     dead_log = DeadLog(doors.fs, data_dir)
@@ -113,17 +117,19 @@ def _end_of_log(fs: FileSystem, data_dir: str, board: FrontierBoard) -> Lsn:
     return max(report.end_lsn, report.hint_lsn, frontier.lsn if frontier else 0)
 
 
-def whole_ledger(fs: FileSystem, data_dir: str, log_id: bytes) -> StoreLedger:
+def whole_ledger(
+    fs: FileSystem, data_dir: str, log_id: bytes, opened: OpenLedger = open_ledger
+) -> StoreLedger:
     """Open the ledger; one that is damaged is set aside, and a new one begins."""
     try:
-        return open_ledger(fs, data_dir, log_id)
+        return opened(fs, data_dir, log_id)
     except LedgerDamaged as error:
         try:
             name = set_aside(fs, data_dir)
         except OSError:
             raise error from None
         _log.error("%s; it is kept as %s, and made anew from log and targets", error.message, name)
-        return open_ledger(fs, data_dir, log_id)
+        return opened(fs, data_dir, log_id)
 
 
 @contextlib.contextmanager

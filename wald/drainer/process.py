@@ -27,7 +27,8 @@ from wald.drainer.packing import open_packing, resting
 from wald.drainer.released import ProgressPage
 from wald.drainer.route import MakeSink
 from wald.drainer.watchdog import Watchdog
-from wald.model import Lsn, RouteId
+from wald.errors import LedgerFailed
+from wald.model import Frontier, Lsn, RouteId
 from wald.ports import Chance, Clock, FileSystem
 from wald.storage.progress import TwoSlotPage
 
@@ -100,6 +101,7 @@ class Drainer:
         self._said_progress: tuple[dict[str, Lsn], dict[str, Lsn], list[RouteId]] = ({}, {}, [])
         self._progress_ns = self._stands_ns = 0
         self._trouble = ""
+        self._knows_all = False  # no hint from before a power cut hides a route that lives
         self._hint_ns = 0
         self._started_ns = doors.clock.wall_ns()
         self._source = Subscription(
@@ -124,6 +126,9 @@ class Drainer:
             self._leave(0.0 if hurried() else self._doors.settings.stop_deliver_for_s)
 
     def _round(self, timeout_s: float) -> None:
+        if not self._fleet.shared.ledger.store.is_usable:
+            msg = "the ledger cannot be used any more: this process ends, the next opens it anew"
+            raise LedgerFailed(msg)
         now_ns = self._doors.clock.monotonic_ns()
         if not self._source.is_welcome and now_ns >= self._hint_ns:
             self._hint_ns = now_ns + round(limits.HINT_EVERY_S * _NS)
@@ -144,11 +149,23 @@ class Drainer:
         self._publish()
 
     def _follow(self) -> None:
-        frontier = self._board.current()
+        is_told, frontier = self._source.has_told, self._board.current()
         if frontier is not None:
             self._catalogue.update(frontier)
             self._fleet.follow(self._catalogue.routes)
             self._answers.followed = frontier
+            self._knows_all = self._knows_all or is_told or self._is_as_far_as_before(frontier)
+
+    def _is_as_far_as_before(self, frontier: Frontier) -> bool:
+        """Tell whether the log is known as far as it was to earlier drainers.
+
+        A hint is not flushed: behind a power cut it may be from before a route was born.
+        """
+        shared = self._fleet.shared
+        routes = {birth.route_id for birth in shared.ledger.births()}
+        routes |= self._progress.all_released().keys()
+        is_packed = max((file.hi for file in shared.packed.all), default=0) <= frontier.lsn
+        return is_packed and self._catalogue.has_heard_of(routes)
 
     def _catch_up(self) -> None:
         """Learn at once what ingest acknowledged last."""
@@ -157,7 +174,7 @@ class Drainer:
 
     def _pack(self) -> None:
         frontier, routes, packing = self._board.current(), self._catalogue.routes, self._packing
-        if frontier is None or not packing.is_due:
+        if frontier is None or not self._knows_all or not packing.is_due:
             return
         if routes.keys() == set(self._fleet.route_ids()):
             checkpoints = {int(route): lsn for route, lsn in self._fleet.checkpoints().items()}
@@ -238,5 +255,5 @@ class Drainer:
     def _living(self) -> Collection[RouteId] | None:
         """Return the routes that live; None until all are known: then nothing is forgotten."""
         ids = self._fleet.route_ids()
-        is_known = self._answers.followed is not None and self._catalogue.routes.keys() <= set(ids)
+        is_known = self._knows_all and self._catalogue.routes.keys() <= set(ids)
         return ids if is_known else None

@@ -208,7 +208,8 @@ def take_unsure(route: Route, memory: LaneMemory) -> Batch | None:
     reader.fill(frontier, bounds)
     count = reader.count_through(memory.unsure_through)
     if not count:
-        memory.unsure_through = 0
+        if reader.through >= memory.unsure_through:  # else the log is not known that far yet
+            memory.unsure_through = 0
         return None
     return reader.take(replace(bounds, max_records=min(count, bounds.max_records)))
 

@@ -10,6 +10,7 @@ from wald.core.frame import BlockHeader, BlockKind, SectionKind
 from wald.core.row import Between, lies_within
 from wald.core.state import LogState
 from wald.drainer.route import Route
+from wald.errors import LedgerFailed
 from wald.model import Checkpoint, DeadLetter, LostRange, Lsn, Record
 from wald.storage.deadlog import Chain
 from wald.storage.tail import TailBlock, TailReader
@@ -47,18 +48,24 @@ def recount(route: Route, before: Checkpoint, at: Checkpoint, chain: Chain) -> R
 
     A record that was set aside and lost since counts once, as the dead letter it was. Where the
     log no longer holds all of it (an older ledger, brought back) the counts of the log say it.
+
+    Raises:
+        LedgerFailed: the log is not known that far yet; to be tried again.
     """
     low, high = sorted((before.lsn, at.lsn))
     if low == high:
         return Recount()
     ahead = at.lsn > before.lsn
-    known = _accepted_at_head(route, low) if ahead and _has_released(route, low) else None
+    known = (
+        _accepted_through(route, low, high) if ahead and _has_released(route, low, high) else None
+    )
     through, accepted = known or (low, None)
+    released = max(through, route.shared.released(route.birth.route_id)) if ahead else through
     aside = chain.ever if ahead else frozenset(each.lsn for each in letters_of_lane(route))
     count, lost = 0, []
     for piece in read_between(route, low, high):
         count += sum(record.lsn > through for record in piece.records)
-        lost += [item for item in piece.lost if item.last_lsn > through]
+        lost += [item for item in piece.lost if item.last_lsn > released]  # let go is no damage
     letters = route.letters_of_lost(lost, at.batch_no, at.rev_id, aside)
     count += sum(letter.records for letter in letters)
     count += sum(
@@ -72,13 +79,21 @@ def recount(route: Route, before: Checkpoint, at: Checkpoint, chain: Chain) -> R
 
 
 def read_between(route: Route, low: Lsn, high: Lsn) -> Iterator[Piece]:
-    """Yield the lane's records above ``low`` up to ``high``, within bounds of memory."""
+    """Yield the lane's records above ``low`` up to ``high``, within bounds of memory.
+
+    Raises:
+        LedgerFailed: the log is not known that far yet: ingest has not begun again, and its hint is
+            from before a power cut, or of a segment that another one has taken the place of.
+    """
     frontier, reader = route.frontier(), route.reader(low)
     assert frontier is not None
     try:
         while reader.through < high:
             reader.fill(frontier, _BOUNDS)
             if reader.is_empty:
+                if reader.through < high:
+                    msg = f"the log is not known yet up to LSN {high}, where the lane was"
+                    raise LedgerFailed(msg)
                 yield Piece([], _up_to(high, reader.take_lost()))
                 return
             batch = reader.take(_BOUNDS)
@@ -92,20 +107,36 @@ def _up_to(high: Lsn, lost: tuple[LostRange, ...]) -> tuple[LostRange, ...]:
     return tuple(item for item in lost if item.first_lsn <= high)
 
 
-def _has_released(route: Route, low: Lsn) -> bool:
-    """Tell whether the log let go of something behind an LSN, of a route whose lane is all of it.
+def _has_released(route: Route, low: Lsn, high: Lsn) -> bool:
+    """Tell whether something between was let go of, of a route whose lane is all of it.
 
-    Of one of several lanes the log's counts do not tell how many were its.
+    Of one of several lanes the log's counts do not tell how many were its. An older ledger may name
+    packed files that have gone since.
     """
-    frontier = route.frontier()
+    frontier, released = route.frontier(), route.shared.released(route.birth.route_id)
     assert frontier is not None
-    if not route.share.is_whole or route.shared.released(route.birth.route_id) <= low:
+    if not route.share.is_whole or released <= low:
         return False
     reader = route.reader(low)
     try:
-        return not reader.holds_after(low, frontier)
+        if not reader.holds_after(low, frontier):
+            return True
     finally:
         reader.close()
+    between = read_between(route, low, high)
+    return any(item.last_lsn <= released for piece in between for item in piece.lost)
+
+
+def _accepted_through(route: Route, low: Lsn, high: Lsn) -> tuple[Lsn, int] | None:
+    """Return what the counts of the log come to: through which LSN up to ``high``, how many.
+
+    Where the oldest snapshot lies above, packed files hold what lies between.
+    """
+    known = _accepted_at_head(route, low)
+    if known is None or known[0] <= high:
+        return known
+    through, accepted = known
+    return high, accepted - sum(len(each.records) for each in read_between(route, high, through))
 
 
 def _accepted_at_head(route: Route, low: Lsn) -> tuple[Lsn, int] | None:

@@ -74,6 +74,11 @@ class Store(Protocol):
     no room (then nothing changed and the same call may succeed later).
     """
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether it may still be read and written; once it is not, it must be opened anew."""
+        ...
+
     def read(self, work: Callable[[Transaction], _T]) -> _T:
         """Run a transaction that changes nothing; return what it returned."""
         ...

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
 from struct import Struct
@@ -90,6 +91,7 @@ class LmdbStore:
         self._pid = os.getpid()  # an environment used across a fork goes wrong without an error
         self._lock = threading.RLock()
         self._closed = False
+        self._damaged = False
         self._count = 0
         self._tickets = Tickets(self._write)
         self._later = threading.Semaphore(0)
@@ -98,15 +100,17 @@ class LmdbStore:
         environment.reader_check()
         self._seal_bare_values()
 
+    @property
+    def is_usable(self) -> bool:
+        """False behind damage, and behind a meta page that LMDB could not write."""
+        return not (self._damaged or self._closed)
+
     def read(self, work: Callable[[Transaction], _T]) -> _T:
         """See ``Store.read``."""
-        with self._lock:
+        with self._lock, self._noting_damage():
             self._check_usable()
-            try:
-                with self._environment.begin() as txn:
-                    return work(_LmdbTransaction(txn, self._tables))
-            except lmdb.Error as error:
-                raise _failed(error) from error
+            with self._environment.begin() as txn:
+                return work(_LmdbTransaction(txn, self._tables))
 
     def write(self, work: Callable[[Transaction], _T]) -> _T:
         """See ``Store.write``. COMMIT POINT: durable when this returns."""
@@ -141,27 +145,33 @@ class LmdbStore:
                     return
 
     def _write(self, work: Callable[[Transaction], _T]) -> _T:
-        self._check_usable()
-        self._count += 1
-        if self._count % _READER_CHECK_EVERY == 0:
-            self._environment.reader_check()
-        for _ in range(_DOUBLINGS_MAX):
-            try:
-                return self._commit(work)
-            except lmdb.MapFullError:
-                # no transaction is open here: the lock is ours and the failed one was aborted
-                self._environment.set_mapsize(2 * self._environment.info()["map_size"])
-        msg = "the ledger's map is full, however large"
-        raise LedgerFailed(msg)
+        with self._noting_damage():
+            self._check_usable()
+            self._count += 1
+            if self._count % _READER_CHECK_EVERY == 0:
+                self._environment.reader_check()
+            for _ in range(_DOUBLINGS_MAX):
+                try:
+                    with self._environment.begin(write=True) as txn:
+                        return work(_LmdbTransaction(txn, self._tables))
+                except lmdb.MapFullError:
+                    # no transaction is open here: the lock is ours and the failed one was aborted
+                    self._environment.set_mapsize(2 * self._environment.info()["map_size"])
+            msg = "the ledger's map is full, however large"
+            raise LedgerFailed(msg)
 
-    def _commit(self, work: Callable[[Transaction], _T]) -> _T:
+    @contextmanager
+    def _noting_damage(self) -> Iterator[None]:
+        """Let errors be ours, and remember damage."""
         try:
-            with self._environment.begin(write=True) as txn:
-                return work(_LmdbTransaction(txn, self._tables))
-        except lmdb.MapFullError:
+            yield
+        except LedgerDamaged:
+            self._damaged = True
             raise
         except lmdb.Error as error:
-            raise _failed(error) from error
+            failure = _failed(error)
+            self._damaged = self._damaged or isinstance(failure, LedgerDamaged)
+            raise failure from error
 
     def _seal_bare_values(self) -> None:
         """Give the values of a ledger from before there were checksums theirs, in one step."""

@@ -2,32 +2,35 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from wald.ports import Transaction, Underway
 from wald.storage.ledger import StoreLedger, found_ledger
 from wald.storage.tickets import Ticket
 
 _T = TypeVar("_T")
+Tables: TypeAlias = dict[str, dict[bytes, bytes]]
 
 
 class MemoryStore:
     """See ``wald.ports.Store``. Survives its users, so that tests may restart them on it."""
 
+    is_usable = True
+
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._tables: dict[str, dict[bytes, bytes]] = {}
+        self._tables: Tables = {}
 
     def read(self, work: Callable[[Transaction], _T]) -> _T:
         """Run a transaction that changes nothing."""
         with self._lock:
-            return work(_MemoryTransaction(self._copy()))
+            return work(MemoryTransaction(copied(self._tables)))
 
     def write(self, work: Callable[[Transaction], _T]) -> _T:
         """Run a transaction; it takes effect whole, or not at all if it raises."""
         with self._lock:
-            tables = self._copy()
-            result = work(_MemoryTransaction(tables))
+            tables = copied(self._tables)
+            result = work(MemoryTransaction(tables))
             self._tables = tables
             return result
 
@@ -43,14 +46,16 @@ class MemoryStore:
     def close(self) -> None:
         """Do nothing: there is nothing to let go."""
 
-    def _copy(self) -> dict[str, dict[bytes, bytes]]:
-        return {name: dict(rows) for name, rows in self._tables.items()}
+
+def copied(tables: Tables) -> Tables:
+    """Return tables that may be changed without changing these."""
+    return {name: dict(rows) for name, rows in tables.items()}
 
 
-class _MemoryTransaction:
+class MemoryTransaction:
     """See ``wald.ports.Transaction``."""
 
-    def __init__(self, tables: dict[str, dict[bytes, bytes]]) -> None:
+    def __init__(self, tables: Tables) -> None:
         self._tables = tables
 
     def get(self, table: str, key: bytes) -> bytes | None:

@@ -42,6 +42,8 @@ class SimBytes:
             return
         if end > len(self.live):
             self.resize(end)
+        elif end > len(self.durable) and not self.sizes:  # its size was lost in a failed flush
+            self.sizes.append(len(self.live))
         self.live[offset:end] = data
         self.dirty.update(range(offset // SECTOR_BYTES, -(-end // SECTOR_BYTES)))
         self.pages.update(pages_of(offset, len(data)))

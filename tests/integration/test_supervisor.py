@@ -219,6 +219,37 @@ def test_the_service_manager_is_told_ready_and_stopping(directory: Path) -> None
     assert daemon.returncode == 0
 
 
+def test_status_has_every_field_that_the_how_to_watches(directory: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "how-to" / "operate.md").read_text()
+    shown = re.search(r"^## Watch it\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)
+    assert shown
+    fields = re.findall(r"^\| `\.([^`]+)` \|", shown[1], re.MULTILINE)
+    assert len(fields) > 5
+    question = re.search(r"jq -e '([^']+)'", shown[1])
+    assert question
+    config = (
+        f"[sinks.db]\ntype = 'sqlite'\npath = '{directory}/x.db'\n[streams.s]\n"
+        "quota_records = 9\n[routes.s]\nstream = 's'\nsink = 'db'\n"
+    )
+    with Daemon(directory, config=config) as daemon:
+        with wald.connect(str(daemon.socket)) as producer:
+            producer.append("s", {"n": 1})
+        wait_until(lambda: "s" in json.loads(daemon.command("status", "--json"))["quotas"], "it")
+        said = daemon.command("status", "--json")
+    for field in fields:
+        found = [json.loads(said)]
+        for name in field.split("."):
+            key = name.removesuffix("[]")
+            found = [each[key] for each in found]
+            if name.endswith("[]"):
+                found = [value for each in found for value in each.values()]
+        assert found, field
+        assert not any(found), field
+    if shutil.which("jq"):
+        done = subprocess.run(["jq", "-e", question[1]], input=said, text=True, check=False)
+        assert done.returncode == 0
+
+
 def test_a_hangup_ends_a_daemon_at_its_terminal_and_is_no_reload_elsewhere(
     directory: Path,
 ) -> None:

@@ -190,7 +190,8 @@ class Parquet(CsvColumns):
     def lines(self, path: Path) -> list[Any]:
         import pyarrow.parquet as pq
 
-        return list(pq.read_table(path).to_pylist())
+        # with no threads of its own: they would stay
+        return list(pq.ParquetFile(path, pre_buffer=False).read(use_threads=False).to_pylist())
 
     def record(self, line: Any) -> Held:
         value = {name: line[name] for name in ("host", "n", "text") if line[name] is not None}

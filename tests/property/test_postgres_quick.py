@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import msgpack
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wald.model import Content, Record
@@ -53,6 +53,7 @@ def comparable(value: object) -> object:
     return value
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a machine under load
 @given(RULES, st.lists(st.tuples(MAPS, st.booleans()), max_size=12))
 def test_quick_rows_are_careful_rows(rules: FieldRules, values: list[tuple[object, bool]]) -> None:
     records = [

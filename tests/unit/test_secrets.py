@@ -45,4 +45,4 @@ def test_postgres_and_redis_connect_with_the_password_of_now(tmp_path: Path) -> 
     assert "password=wrong" in logins.conninfo_of(postgres, 5.0)
     file.write_text("mended\n")
     assert "password=mended" in logins.conninfo_of(postgres, 5.0)
-    assert link._connection(redis).password == "mended"
+    assert link._connection(redis, ("db", 1)).password == "mended"

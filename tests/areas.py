@@ -126,7 +126,8 @@ AREAS = {
         model/test_life_model.py unit/test_sim_store.py
         model/test_every_operation.py model/test_found_bugs.py model/test_log_model.py
         model/test_packing_crashes.py model/test_planted_bugs.py
-        integration/test_log_went_back.py integration/test_salvage.py
+        integration/test_attacks.py integration/test_log_went_back.py
+        integration/test_salvage.py integration/test_way_back.py
         integration/test_torture.py
         """,
     ),

@@ -227,10 +227,11 @@ def _sources(data_dir: str) -> Iterator["Sources"]:
 @contextmanager
 def _ledger_alone(fs: FileSystem, data_dir: str) -> Iterator[tuple[Ledger, bytes]]:
     """Hold the ledger of a data directory that no daemon uses; yields the log's id with it."""
-    from wald.storage import identity
+    from wald.storage import directory, identity
     from wald.storage.lmdb_store import open_ledger
 
     try:
+        directory.check(fs, data_dir)
         known = identity.required(fs, data_dir)
         if fs.stat(f"{data_dir}/ledger") is None:
             msg = f"{data_dir} has no ledger: nothing was delivered from it yet"

@@ -12,7 +12,7 @@ import click
 from wald.cli.ask import Control
 from wald.cli.letters import Choice, Letters, exported, open_letters, selecting
 from wald.cli.options import Duration, json_option, socket_option, socket_path
-from wald.cli.output import Group, counted, print_json, print_table, printable, say
+from wald.cli.output import Group, counted, json_text, print_json, print_table, printable, say
 from wald.errors import FormatDamaged, WaitTimeout
 from wald.limits import CLOCK_NS_PER_S
 
@@ -135,7 +135,7 @@ def export(
     with open_letters(socket, data_dir) as letters:
         for letter in letters.each(choice):
             said = exported(letter, _body(letters, letter))
-            click.echo(json.dumps(said, ensure_ascii=False, separators=(",", ":")))
+            click.echo(json_text(said, separators=(",", ":")))
             count += 1
     say(f"{counted(count, 'dead letter')} exported")
 

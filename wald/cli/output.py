@@ -30,7 +30,22 @@ def say(message: str) -> None:
 
 def print_json(value: object) -> None:
     """Print data for a script: one object, indented, to standard output."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    click.echo(json_text(value, indent=2))
+
+
+def json_text(value: object, **how: Any) -> str:  # noqa: ANN401 - as ``json.dumps`` takes it
+    """Return JSON that people can read and no terminal is steered by; ``how`` is for ``dumps``."""
+    text = json.dumps(value, ensure_ascii=False, default=str, **how)
+    if text.isascii() and "\x7f" not in text:
+        return text
+    return "".join(
+        character
+        if unicodedata.category(character)[0] != "C" or character == "\n"
+        else f"\\u{ord(character):04x}"
+        if character <= "\uffff"
+        else json.dumps(character)[1:-1]
+        for character in text
+    )
 
 
 def print_table(

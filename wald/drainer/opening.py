@@ -4,7 +4,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
@@ -16,12 +16,13 @@ from wald.drainer.packed_files import PackedFiles
 from wald.drainer.recalling import begin_life
 from wald.drainer.released import ProgressPage
 from wald.drainer.route import MakeSink, Shared
-from wald.errors import DataDirectoryHeld, LedgerDamaged, LedgerFailed
+from wald.errors import DataDirectoryHeld, DataDirectoryUnusable, LedgerDamaged, LedgerFailed
 from wald.model import Lsn
-from wald.ports import Chance, Clock, FileSystem
+from wald.ports import Chance, Clock, File, FileSystem
 from wald.storage import identity
 from wald.storage.batches import FrozenFiles, open_revisions
 from wald.storage.deadlog import DeadLog
+from wald.storage.directory import unusable
 from wald.storage.inspect import inspect_log
 from wald.storage.ledger import StoreLedger
 from wald.storage.ledger_aside import set_aside
@@ -134,22 +135,38 @@ def whole_ledger(
 
 @contextlib.contextmanager
 def locked(doors: Doors) -> Iterator[None]:
-    """Hold ``ledger.lock``; an orphan that finishes an attempt is waited for."""
+    """Hold ``ledger.lock``; an orphan that finishes an attempt is waited for.
+
+    What the system refuses within is raised as ours: LedgerFailed, StartFailed, DiskFull. None of
+    them is final: delivery waits, and what acknowledges goes on.
+    """
+    try:
+        with closing(_lock_file(doors)) as file:
+            _wait_for(doors, file)
+            yield
+    except OSError as error:
+        said = unusable(doors.settings.data_dir, error)
+        if isinstance(said, DataDirectoryUnusable):
+            raise LedgerFailed(said.message, hint=said.hint, path=error.filename) from error
+        raise said from error
+
+
+def _lock_file(doors: Doors) -> File:
     path = doors.path(_LOCK)
     try:
-        file = doors.fs.open(path, write=True)
+        return doors.fs.open(path, write=True)
     except FileNotFoundError:
-        file = doors.fs.create(path)
-    try:
-        end_ns = doors.clock.monotonic_ns() + round(limits.LOCK_WAIT_S * _NS)
-        while not file.lock():
-            if doors.clock.monotonic_ns() >= end_ns:
-                msg = f"{path}: another drainer holds it"
-                raise DataDirectoryHeld(msg, hint="stop the daemon first", path=path)
-            doors.clock.sleep(_POLL_S)
-        yield
-    finally:
-        file.close()
+        return doors.fs.create(path)
+
+
+def _wait_for(doors: Doors, file: File) -> None:
+    end_ns = doors.clock.monotonic_ns() + round(limits.LOCK_WAIT_S * _NS)
+    while not file.lock():
+        if doors.clock.monotonic_ns() >= end_ns:
+            path = doors.path(_LOCK)
+            msg = f"{path}: another drainer holds it"
+            raise DataDirectoryHeld(msg, hint="stop the daemon first", path=path)
+        doors.clock.sleep(_POLL_S)
 
 
 def wait_for_log_id(doors: Doors, stop: threading.Event) -> bytes | None:

@@ -11,7 +11,7 @@ from wald.errors import (
     StartFailed,
     WaldError,
 )
-from wald.ports import Clock, File, FileSystem
+from wald.ports import Clock, File, FileStat, FileSystem
 from wald.storage import identity as identities
 from wald.storage import segment as segments
 from wald.storage.prepare import disk_full, is_full
@@ -62,6 +62,22 @@ def make_and_check(fs: FileSystem, data_dir: str) -> None:
         fs.make_directory(data_dir)
         fs.sync_directory(parent(data_dir))
         return
+    _refuse_unsafe(data_dir, found)
+
+
+def check(fs: FileSystem, data_dir: str) -> None:
+    """Refuse an unsafe directory, as a start does; one that is not there is no concern of this.
+
+    Raises:
+        DataDirectoryUnusable: a link, not a directory, or of an unsafe owner or mode.
+        OSError: as the system does.
+    """
+    found = fs.stat(data_dir)
+    if found is not None:
+        _refuse_unsafe(data_dir, found)
+
+
+def _refuse_unsafe(data_dir: str, found: FileStat) -> None:
     if found.is_symlink or not found.is_directory:
         msg = f"the data directory {data_dir} is not a directory itself"
         raise DataDirectoryUnusable(msg, hint="name the real directory, not a link", path=data_dir)

@@ -1,7 +1,9 @@
 """A record that is urgent waits for no others, from the client to the target."""
 
+import json
 import sqlite3
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -42,3 +44,47 @@ def test_an_urgent_record_takes_with_it_what_waits_for_a_full_batch(place: Path)
         with closing(sqlite3.connect(place / "a.db")) as target:
             values = target.execute("SELECT value FROM events ORDER BY lsn").fetchall()
         assert values == [("1",), ("2",)]
+
+
+SHARED = """
+[sinks.a]
+type = "sqlite"
+path = "{place}/a.db"
+[routes.old]
+stream = "old"
+sink = "a"
+goal_age = "100ms"
+live_share = "{share}"
+batch = {{ max_records = 20, adaptive = false, max_age = "10ms" }}
+[routes.live]
+stream = "live"
+sink = "a"
+goal_age = "10min"
+batch = {{ max_age = "10ms" }}
+"""
+
+
+def drained_in_s(place: Path, share: str) -> float:
+    """Let a backlog of 20 batches, 100 ms each, drain beside a live route; how long it took."""
+    place.mkdir()
+    with (
+        Daemon(place, config=SHARED.format(place=place, share=share)) as daemon,
+        wald.connect(daemon.socket) as producer,
+    ):
+        producer.append("live", 0, ack="delivered", timeout=30)
+        daemon.command("route", "pause", "old")
+        producer.append_many("old", list(range(400)))
+        daemon.command("route", "fault", "old", "--slow", "100ms", "--for", "10min")
+        producer.append("live", 1, ack="delivered", timeout=30)
+        daemon.command("route", "resume", "old")
+        began = time.monotonic()
+        while json.loads(daemon.command("status", "--json"))["routes"]["old"]["pending"]:
+            producer.append("live", 2, ack="delivered", timeout=30)
+        return time.monotonic() - began
+
+
+def test_a_backlog_rests_for_the_share_that_it_leaves_to_a_live_route(place: Path) -> None:
+    # all of the time takes 2 s; a share of three quarters leaves it one quarter, less what it has
+    # finished before the live one was seen
+    took_s = drained_in_s(place / "shared", "75%")
+    assert took_s > 5.0

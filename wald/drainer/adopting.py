@@ -67,7 +67,10 @@ def adopt(
     letters.update(_damaged(route, at.lsn))
     if at.lsn > before.lsn:
         letters.update({letter.lsn: letter for letter in found.lost})
-    letters.update(_purged_letters(route, purged, at.lsn, letters))
+    # what has a body is purged only if the chain knows it: else it was sent again, or is pending
+    bodiless = ledger.purged(key, without_body=True)
+    left = {lsn: purged[lsn] for lsn in purged if lsn in bodiless or lsn in chain.dropped}
+    letters.update(_purged_letters(route, left, at.lsn, letters))
     base = replace(
         at,
         purged=len(chain.dropped - purged.keys()),

@@ -177,8 +177,11 @@ class DeadLetters(Protocol):
         """
         ...
 
-    def purged(self, key: LaneKey) -> Mapping[Lsn, int]:
-        """Return purged letters that a chain in the dead log may still name, and their records."""
+    def purged(self, key: LaneKey, *, without_body: bool = False) -> Mapping[Lsn, int]:
+        """Return purged letters that a chain in the dead log may still name, and their records.
+
+        With ``without_body`` only those of damaged ranges, which no chain names.
+        """
         ...
 
     def move_letters(

@@ -216,13 +216,16 @@ class DeadIndex:
 
         self.store.write(work)
 
-    def purged(self, key: LaneKey) -> Mapping[Lsn, int]:
+    def purged(self, key: LaneKey, *, without_body: bool = False) -> Mapping[Lsn, int]:
         """See ``Ledger.purged``."""
-        return self.store.read(
-            lambda txn: {
-                lsn_of(at): unpack(value)[0] for at, value in txn.scan("purged", lane_bytes(key))
-            }
-        )
+
+        def work(txn: Transaction) -> dict[Lsn, int]:
+            rows = [
+                (lsn_of(at), unpack(value)) for at, value in txn.scan("purged", lane_bytes(key))
+            ]
+            return {lsn: row[0] for lsn, row in rows if not (without_body and row[1])}
+
+        return self.store.read(work)
 
     def _is_needed(self, txn: Transaction, key: LaneKey, lsn: Lsn, *, spare_asked: bool) -> bool:
         """Tell whether a letter is being sent, or, if that counts, waits to be."""

@@ -31,7 +31,8 @@ from wald.errors import WaldError
 
 REQUESTS = 8
 GIVE_UP_S = 2.0  # a producer, while a process fails for ever; who asks for the status, always
-_EFFECT_S = 4.0  # what a fault does shows within it
+_EFFECT_S = 20.0  # what a fault does shows within it
+_RETRIED = " route db: "
 _FAILED = "a write or a flush of the log failed"
 _CONFIG = """
 [daemon]
@@ -268,7 +269,7 @@ class _Meeting:
             if " ended: " not in self.daemon.log.read_text():
                 self.outcome.wrong.append("nobody said what ended")
         said = self.daemon.log.read_text()
-        if " route db: " in said:
+        if _RETRIED in said:
             self.outcome.seen.add("retried")
         if _FAILED in said:
             self.outcome.seen.add("fresh segment")
@@ -285,6 +286,8 @@ class _Meeting:
             drain = status.get("processes", {}).get("drain", {})
             routes = status.get("routes", {}).values()
             drained = any(route["accepted"] and not route["pending"] for route in routes)
+            if self.fault.for_ever and _RETRIED in self.daemon.log.read_text():
+                return True
             return drain.get("starts", 1) > 1 or (drained and drain.get("ready"))
 
         self._await("it shows", over)

@@ -38,10 +38,9 @@ class Notebook:
                     said = json.loads(line)
                     self._done[said["unit"]] = said
 
-    def done(self, name: str) -> dict[str, Any] | None:
-        """Return what came of a unit; None if it is to be done."""
-        said = self._done.get(name)
-        return None if said is None or said["wrong"] else said
+    def kept(self, name: str) -> dict[str, Any] | None:
+        """Return what came of a unit, right or wrong; None if it was never done."""
+        return self._done.get(name)
 
     def note(self, name: str, said: dict[str, Any]) -> None:
         """Keep what came of a unit; ``said["wrong"]`` is a list."""
@@ -59,18 +58,27 @@ def add_options(parser: argparse.ArgumentParser, workers: int) -> None:
     parser.add_argument("--notes", type=Path, help="keep here what is done; leave it out next time")
 
 
+def is_right(_: Unit, said: dict[str, Any]) -> bool:
+    """Tell whether nothing was wrong."""
+    return not said["wrong"]
+
+
 def work_off(
-    units: Iterable[Unit], chosen: argparse.Namespace
+    units: Iterable[Unit],
+    chosen: argparse.Namespace,
+    right: Callable[[Unit, dict[str, Any]], bool] = is_right,
 ) -> Iterator[tuple[Unit, dict[str, Any] | None]]:
     """Yield each unit with what came of it, in any order; None: there was no time for it.
 
     Args:
         units: what is to be done; begun in this order.
         chosen: see ``add_options``.
+        right: whether what came of a unit stays; else it is met again.
     """
     notes, todo = Notebook(chosen.notes), list[Unit]()
     for unit in units:
-        if (said := notes.done(unit.name)) is not None:
+        said = notes.kept(unit.name)
+        if said is not None and right(unit, said):
             yield unit, said
         else:
             todo.append(unit)

@@ -79,6 +79,17 @@ def sweep(family: Family, stride: int, most: int) -> dict[str, Any]:
     return {"met": met, "acked": acked, "wrong": wrong}
 
 
+def judged(family: Family, said: dict[str, Any]) -> tuple[Counter[str], list[str]]:
+    """Return what was seen of a family's faults, and what is wrong or not in the table."""
+    seen, wrong = Counter[str](), list(said["wrong"])
+    for when, struck, found, alarmed in said.get("met", ()):
+        outcome = Outcome(hit=True, struck=set(struck), seen=set(found), alarmed=alarmed)
+        fault = family.fault(when)
+        wrong += [f"{fault}: {problem}" for problem in unexpected(fault, outcome)]
+        seen[f"{', '.join(struck) or 'at the end'}: {', '.join(found) or 'unharmed'}"] += 1
+    return seen, wrong
+
+
 @dataclass(slots=True)
 class Tally:
     """What came of all faults."""
@@ -91,12 +102,7 @@ class Tally:
 
     def take(self, family: Family, said: dict[str, Any]) -> tuple[Counter[str], list[str]]:
         """Count what came of a family; return what was seen, and what is wrong."""
-        seen, wrong = Counter[str](), list(said["wrong"])
-        for when, struck, found, alarmed in said.get("met", ()):
-            outcome = Outcome(hit=True, struck=set(struck), seen=set(found), alarmed=alarmed)
-            fault = family.fault(when)
-            wrong += [f"{fault}: {problem}" for problem in unexpected(fault, outcome)]
-            seen[f"{', '.join(struck) or 'at the end'}: {', '.join(found) or 'unharmed'}"] += 1
+        seen, wrong = judged(family, said)
         self.families += 1
         self.faults += seen.total()
         self.acked += said.get("acked", 0)
@@ -119,7 +125,7 @@ def main() -> int:
         if chosen.only in str(each)
     }
     tally = Tally()
-    for unit, said in work_off(todo, chosen):
+    for unit, said in work_off(todo, chosen, lambda unit, said: not judged(todo[unit], said)[1]):
         if said is None:
             tally.left += 1
         else:

@@ -102,7 +102,8 @@ def main() -> int:
     for number, step in enumerate(todo, 1):
         head = f"{number}/{len(todo)} {step.name}: {step.what}"
         unit = f"{step.name}, seed {seed}, share {chosen.share}"
-        if notes.done(unit) is not None:
+        kept = notes.kept(unit)
+        if kept is not None and not kept["wrong"]:
             print(f"{head}: done before", flush=True)
             continue
         print(f"{head} ...", flush=True)

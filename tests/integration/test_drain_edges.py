@@ -1,10 +1,13 @@
 """The drainer at its bounds: bad askers, sinks that misbehave, requests that do not add up."""
 
+import errno
 import json
+import os
 import socket
 import threading
 from collections.abc import Sized
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -14,6 +17,7 @@ from wald.core import body, frame, state
 from wald.core.batching import Bounds
 from wald.core.frame import Section, SectionKind
 from wald.core.lanes import WHOLE, Share, lane_of
+from wald.drainer import process
 from wald.drainer.asks import Asks
 from wald.drainer.catalogue import Catalogue
 from wald.drainer.frontier import FrontierBoard
@@ -22,6 +26,8 @@ from wald.errors import DataDirectoryUnusable, LedgerFailed, WaldError
 from wald.model import Frontier, Systemic, SystemicKind
 from wald.storage.owner import load_owner
 from wald.storage.tail import find_anchor, segment_path
+from wald.supervisor.children import is_final
+from wald.system import PosixFileSystem
 from wald.testing.memory_ledger import MemoryLedger
 from wald.testing.recording_sink import RecordingSink, RecordingTarget
 
@@ -388,3 +394,33 @@ def test_a_socket_that_cannot_be_made_is_an_error_and_leaves_no_descriptor(place
     with pytest.raises(OSError, match="No such file"):
         Asks(str(place / "absent" / "a.sock"), lambda _: {})
     assert sorted(Path("/proc/self/fd").iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (errno.ENOSPC, "disk-full"),
+        (errno.EIO, "start.failed"),
+        (errno.EMFILE, "start.failed"),
+        (errno.EROFS, "start.failed"),
+    ],
+)
+def test_a_start_that_the_system_refuses_is_said_and_tried_again(backlog, number, code):
+    class Refusing(PosixFileSystem):
+        def create(self, path, *, mode=0o600):
+            if path.endswith("/progress"):
+                raise OSError(number, os.strerror(number), path)
+            return super().create(path, mode=mode)
+
+    with pytest.raises(WaldError, match=backlog.data_dir) as raised:
+        process.run(
+            backlog.settings,
+            make_sink=lambda *_: RecordingSink(RecordingTarget()),
+            fs=Refusing(),
+            clock=CLOCK,
+            chance=Random(1),
+            ready=lambda _: None,
+            stop=threading.Event(),
+        )
+    assert raised.value.code == code
+    assert not is_final(raised.value, "drain")  # else it would end the whole daemon

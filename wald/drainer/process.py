@@ -27,9 +27,10 @@ from wald.drainer.packing import open_packing, resting
 from wald.drainer.released import ProgressPage
 from wald.drainer.route import MakeSink
 from wald.drainer.watchdog import Watchdog
-from wald.errors import LedgerFailed
+from wald.errors import LedgerFailed, StartFailed, WaldError
 from wald.model import Frontier, Lsn, RouteId
 from wald.ports import Chance, Clock, FileSystem
+from wald.storage.prepare import disk_full, is_full
 from wald.storage.progress import TwoSlotPage
 
 _log = logging.getLogger("wald.drain")
@@ -57,6 +58,7 @@ def run(  # noqa: PLR0913 - a composition of ports
 
     Raises:
         DataDirectoryHeld: another process holds ``ledger.lock``.
+        DiskFull, StartFailed: the system refused something; the same may go well later.
         WaldError: ledger or directory cannot be used.
     """
     doors = Doors(settings, make_sink, fs, clock, chance)
@@ -65,10 +67,22 @@ def run(  # noqa: PLR0913 - a composition of ports
         if log_id is None:
             return 0
         with ExitStack() as stack:
-            drainer = Drainer(doors, log_id, stack, watch)
+            try:
+                drainer = Drainer(doors, log_id, stack, watch)
+            except PermissionError:
+                raise
+            except OSError as error:
+                raise _refused(settings.data_dir, error) from error
             ready({"log_id": log_id.hex()})
             drainer.serve(stop, hurried)
     return 0
+
+
+def _refused(data_dir: str, error: OSError) -> WaldError:
+    if is_full(error):
+        return disk_full(data_dir, "starting delivery")
+    msg = f"cannot use the data directory {data_dir}: {error.strerror or error}"
+    return StartFailed(msg, path=error.filename or data_dir, errno=error.errno)
 
 
 class Drainer:

@@ -55,6 +55,9 @@ def keys(count: int) -> list[str | bytes | None]:
     return [f"k{index % 3}" for index in range(count)]
 
 
+UNTIRED = 1 << 30
+
+
 @pytest.fixture
 def place() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="w"))
@@ -79,7 +82,7 @@ class Case:
     """A delivered backlog with keys, and targets by sink."""
 
     replay_class = ReplayClass.TRANSACTIONAL
-    lasts = 1 << 30  # attempts at the second target
+    lasts = UNTIRED  # attempts at the second target
 
     def __init__(self, place: Path, **target: Any) -> None:
         self.backlog = Backlog(place, "events")
@@ -102,7 +105,7 @@ class Case:
 
     def replay(
         self,
-        patience_s: float = 0.3,
+        patience_s: float | None = None,
         on_progress: Callable[[str, int, int], None] = lambda *_: None,
         **asked: Any,
     ) -> dict[str, Any]:
@@ -114,7 +117,7 @@ class Case:
             fs=FS,
             clock=CLOCK,
             chance=self.backlog.chance,
-            patience_s=patience_s,
+            patience_s=patience_s or (0.3 if self.lasts < UNTIRED else 20.0),
             on_progress=on_progress,
         )
 
@@ -225,7 +228,7 @@ def test_an_interrupted_replay_pins_its_range_and_goes_on_exactly_once(place: Pa
             fleet = Fleet(case.settings, shared, str)
             assert fleet._pinned(ledger.births()[0], lsns[-1]) == said["through_lsn"]
             shared.dead_log.close()
-        case.lasts = 1 << 30
+        case.lasts = UNTIRED
         assert case.replay(resume=said["replay"][:8])["complete"]
         assert target.lsns == lsns
         with closing(case.ledger()) as ledger:
@@ -244,7 +247,7 @@ def test_a_person_who_interrupts_a_replay_is_told_how_it_goes_on(case: Case) -> 
 
     said = case.replay(60.0, interrupt, route="events", begin=Point(1), sink="again")
     assert (said["complete"], said["delivered"]) == (False, 10)
-    case.lasts = 1 << 30
+    case.lasts = UNTIRED
     assert case.replay(resume=said["replay"])["complete"]
     assert case.targets["again"].lsns == lsns
 

@@ -104,4 +104,7 @@ def test_of_a_batch_a_bounded_number_of_traces_is_kept() -> None:
 
     assert kept(1.0, ["a", "", "c"]) == ((1, "a"), (3, "c"))
     assert kept(0.0, ["a"]) == ()
+    some = tuple((lsn, "t") for lsn in range(1, 21) if is_sampled(lsn, 0.5))
+    assert kept(0.5, ["t"] * 20) == some[:TRACES_PER_BATCH_MAX]
+    assert 0 < len(some) < 20
     assert len(kept(1.0, ["t"] * 100)) == TRACES_PER_BATCH_MAX

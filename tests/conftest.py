@@ -86,6 +86,8 @@ def dynamodb():
     """DynamoDB Local; who kills it starts it again, who makes tables drops them."""
     from tests.servers.dynamodb import DynamoServer
 
-    server = DynamoServer().start()
-    yield server
-    server.close()
+    server = DynamoServer()
+    try:
+        yield server.start()
+    finally:
+        server.close()

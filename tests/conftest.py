@@ -6,6 +6,7 @@ A server is started by the first test that needs it, and ended with the session.
 import gc
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -22,6 +23,8 @@ LEFT_MAX = {"descriptors": 16, "threads": 4, "children": 4}
 # of processor time for each daemon, and more than half of a command's
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+# tests that are begun in the background ignore interrupts, and so would all that they start
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _held() -> dict[str, int]:

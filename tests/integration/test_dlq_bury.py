@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -186,21 +187,25 @@ def test_a_purged_letter_above_a_restored_row_is_pending_again_and_dies_anew(bac
 # --- by age -------------------------------------------------------------------------------------
 
 
+class Later:
+    """The clock, so much later: the time of the wall jumps, if the clock since boot does not."""
+
+    wall_ahead_s = boot_ahead_s = 0
+
+    def __getattr__(self, name):
+        return getattr(CLOCK, name)
+
+    def wall_ns(self):
+        return CLOCK.wall_ns() + self.wall_ahead_s * limits.CLOCK_NS_PER_S
+
+    def boot_ns(self):
+        return CLOCK.boot_ns() + self.boot_ahead_s * limits.CLOCK_NS_PER_S
+
+
 def test_letters_older_than_the_bound_are_purged_counted_and_logged(backlog, caplog):
     _, bad, target = with_bad(backlog, 3, 17)
     old = replace(backlog.settings.routes["events"], dead_letters=DeadLetterSettings(max_age_s=60))
     backlog.settings = replace(backlog.settings, routes={"events": old})
-
-    class Later:
-        """The wall clock, so much later."""
-
-        ahead_ns = 0
-
-        def __getattr__(self, name):
-            return getattr(CLOCK, name)
-
-        def wall_ns(self):
-            return CLOCK.wall_ns() + self.ahead_ns
 
     clock = Later()
     told: list[int] = []
@@ -211,12 +216,39 @@ def test_letters_older_than_the_bound_are_purged_counted_and_logged(backlog, cap
         undertaker.bury(grounds(fleet, told))
         assert not told
         shared.ledger.ask_redrive(ROUTE, bad[:1], "", 1)  # a person asked for this one
-        clock.ahead_ns = 61 * limits.CLOCK_NS_PER_S
+        clock.wall_ahead_s = clock.boot_ahead_s = 61
         undertaker.bury(grounds(fleet, told))
         assert told == [ROUTE]
         assert [letter.lsn for letter in shared.ledger.dead_letters(ROUTE)] == bad[:1]
         assert "1 dead letters (1 records) older than 60 s were purged" in caplog.text
     assert shared.ledger.lane(lane_key(backlog)).checkpoint.purged == 1
+
+
+def test_a_wall_clock_that_jumps_purges_nothing_before_it_has_held(backlog, caplog):
+    _, bad, target = with_bad(backlog, 3, 17)
+    week = DeadLetterSettings(max_age_s=7 * 86_400)
+    old = replace(backlog.settings.routes["events"], dead_letters=week)
+    backlog.settings = replace(backlog.settings, routes={"events": old})
+    clock = Later()
+    shared = replace(backlog.shared(sink_of(target)), clock=clock)
+    with running(backlog, shared) as fleet:
+        eventually(lambda: books(fleet) == (28, 2, 0), fleet.figures)
+        undertaker = Undertaker(shared)
+        hour = int(limits.CLOCK_HELD_S)
+        for wall_s, boot_s, left in (
+            (0, 0, 2),
+            (hour, hour, 2),
+            (30 * 86_400, hour + 60, 2),  # a wrong date
+            (2 * hour, 2 * hour, 2),  # mended within the hour
+            (30 * 86_400, 2 * hour, 2),  # again, and this time nobody minds
+            (30 * 86_400 + hour - 60, 3 * hour - 60, 2),
+            (30 * 86_400 + hour + 60, 3 * hour + 60, 0),
+        ):
+            clock.wall_ahead_s, clock.boot_ahead_s = wall_s, boot_s
+            undertaker.bury(grounds(fleet))
+            assert len(shared.ledger.dead_letters(ROUTE)) == left, (wall_s, boot_s)
+    assert caplog.text.count("the clock jumped") == 3
+    assert len(bad) == 2
 
 
 # --- a bounded dead log -------------------------------------------------------------------------
@@ -327,6 +359,80 @@ def test_a_row_between_two_rewritings_is_adopted_with_its_letters(small):
         desk_of(fleet).ask("drain.dlq.redrive", route="events")
         eventually(lambda: books(fleet) == (40, 0, 0), fleet.figures)
     assert sorted(target.lsns) == lsns
+
+
+@pytest.fixture
+def pair(place):
+    backlog = Backlog(place, "events", "others")
+    yield backlog
+    backlog.close()
+
+
+def come_and_go(backlog, shared, fleet, target):
+    """Let 30 records of the second stream become dead letters, and send them again."""
+    lsns = set(backlog.append(*big(60), stream=2)[::2])
+    target.refuses = lambda record: record.lsn in lsns
+    shared.board.pin(backlog.log.frontier)
+    fleet.flush(backlog.log.frontier.lsn)
+    eventually(lambda: fleet.figures()["others"]["dead_letters"] == 30, fleet.figures)
+    target.refuses = lambda _: False
+    desk_of(fleet).ask("drain.dlq.redrive", route="others")
+    eventually(lambda: fleet.figures()["others"]["dead_letters"] == 0, fleet.figures)
+
+
+@pytest.mark.parametrize("lost", ["file", "entry"])
+def test_what_is_lost_of_one_route_keeps_the_dead_log_of_no_other_from_shrinking(
+    pair, monkeypatch, lost
+):
+    monkeypatch.setattr(limits, "DEAD_LOG_WASTE_BYTES", 5_000)
+    backlog = pair
+    first, second = backlog.append(*big(10)), backlog.append(*big(60), stream=2)[::2]
+    target = RecordingTarget(refuses=lambda record: record.lsn in {*first, *second})
+    dead_log = DeadLog(FS, backlog.data_dir, file_bytes=1)  # an entry is a file
+    shared = backlog.shared(sink_of(target), dead_log=dead_log)
+    with running(backlog, shared) as fleet:
+
+        def dead_letters():
+            return [fleet.figures()[name]["dead_letters"] for name in ("events", "others")]
+
+        eventually(lambda: dead_letters() == [10, 30], fleet.figures)
+        number = shared.ledger.dead_letters(ROUTE)[0].dead_file
+        path = f"{backlog.data_dir}/dead/dead-{number:010d}.log"
+        whole = Path(path).read_bytes()
+        if lost == "file":
+            FS.unlink(path)
+        else:
+            Path(path).write_bytes(whole[:40] + b"?" + whole[41:])
+        target.refuses = lambda _: False
+        desk_of(fleet).ask("drain.dlq.redrive", route="others")
+        eventually(lambda: dead_letters() == [10, 0], fleet.figures)
+        monkeypatch.setattr(type(fleet.routes[ROUTE].template), "find_anchor", lambda *_: None)
+        undertaker = Undertaker(shared)
+        undertaker._round(grounds(fleet))  # writes anew
+        rewritten, *_ = shared.ledger.note("dead_log")
+        assert rewritten > 0
+        said = undertaker.figures()
+        assert "the chain of route 1, lane 0 does not resolve" in said["trouble"]
+        assert ("route events: the bodies of 10" in said["trouble"]) == (lost == "file")
+        assert "from a backup" in said["hint"]
+
+        # what comes and goes from now on needs nothing of the files that are held for the chain
+        kept = shared.dead_log.files()
+        for time in range(6):  # each adds 9 files
+            come_and_go(backlog, shared, fleet, target)
+            for _ in range(3):
+                undertaker._round(grounds(fleet))
+            assert undertaker.figures() == said
+            assert len(shared.dead_log.files()) <= 2 * len(kept) + 9, time
+
+        Path(path).write_bytes(whole)  # from a backup
+        for _ in range(4):
+            come_and_go(backlog, shared, fleet, target)
+            for _ in range(3):
+                undertaker._round(grounds(fleet))
+        assert undertaker.figures() == {}
+        assert bodies(shared).keys() == set(first)
+        assert len(shared.dead_log.files()) <= len(kept)
 
 
 class _Dying(DeadLog):

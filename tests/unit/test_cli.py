@@ -370,5 +370,9 @@ def test_a_failed_write_of_the_log_is_an_alarm(capsys: pytest.CaptureFixture[str
     said = capsys.readouterr().err
     assert f"ALARM: a write or flush of the log failed, 2 times: {last}" in said
     assert "look at the disk" in said
-    status.say_alarms(answer | {"write_failures": {"count": 0, "last": ""}})
+    calm = answer | {"write_failures": {"count": 0, "last": ""}}
+    status.say_alarms(calm | {"dead_log": {"trouble": "a chain is broken", "hint": "put it back"}})
+    said = capsys.readouterr().err
+    assert "ALARM: the dead log cannot be tended: a chain is broken\nhint: put it back" in said
+    status.say_alarms(calm | {"dead_log": {}})
     assert capsys.readouterr().err == ""

@@ -135,6 +135,9 @@ def say_alarms(answer: Mapping[str, Any]) -> None:
         last = answer["write_failures"]["last"]
         say(f"ALARM: a write or flush of the log failed, {counted(failures, 'time')}: {last}")
         say("hint: look at the disk, and at dmesg; nothing that was acknowledged is lost by it")
+    if dead_log := answer.get("dead_log"):
+        say(f"ALARM: the dead log cannot be tended: {dead_log['trouble']}")
+        say(f"hint: {dead_log['hint']}")
     for path in answer.get("unseen", ()):
         what = "records were lost" if "loss" in path else "a ledger was damaged and set aside"
         say(f"ALARM: {what}: {data_dir}/{path}")

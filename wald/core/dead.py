@@ -141,6 +141,28 @@ def halting(
 # --- the files of the dead log ------------------------------------------------------------------
 
 
+class Steady(NamedTuple):
+    """Since when the wall clock runs as the clock since boot does: only such a time is an age."""
+
+    since_ns: int
+    wall_ns: int
+    boot_ns: int
+
+    def has_held(self, max_age_s: float) -> bool:
+        """Tell whether letters may go by an age: no jump forward ages one that was there."""
+        held_ns = self.boot_ns - self.since_ns
+        return held_ns >= min(limits.CLOCK_HELD_S, max_age_s) * limits.CLOCK_NS_PER_S
+
+
+def steady(before: Steady | None, wall_ns: int, boot_ns: int) -> Steady:
+    """Take in both clocks; where they went apart since the last look, it begins anew."""
+    if before is None:
+        return Steady(boot_ns, wall_ns, boot_ns)
+    apart_ns = (wall_ns - before.wall_ns) - (boot_ns - before.boot_ns)
+    jumped = abs(apart_ns) > limits.CLOCK_JUMP_S * limits.CLOCK_NS_PER_S
+    return Steady(boot_ns if jumped else before.since_ns, wall_ns, boot_ns)
+
+
 def is_worth_rewriting(total_bytes: int, living_bytes: int) -> bool:
     """Tell whether so much of the dead log is of letters that are gone that it is written anew."""
     return total_bytes - living_bytes > max(limits.DEAD_LOG_WASTE_BYTES, living_bytes)

@@ -6,6 +6,10 @@ So that this comes to pass, what is still dead is now and then written anew, and
 the newest entry of a revision is the one that counts, and the one that is written then says all
 that is dead by it. Older files are of use only to older rows from then on.
 
+A lane whose chain does not resolve, or whose letters cannot be read, is left as it is and told of.
+The files that were there when its entry was found missing stay: with what is missing put back,
+they are its chain again. All others go on.
+
 The rounds run in a thread of their own, one at a time: they read and write much.
 """
 
@@ -13,14 +17,14 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from wald import limits
 from wald.core import dead
 from wald.drainer.purging import purge
 from wald.drainer.recalling import final_entry
 from wald.drainer.route import Route, Shared
-from wald.errors import LedgerFailed, WaldError
+from wald.errors import FormatDamaged, LedgerFailed, WaldError
 from wald.model import (
     NO_REVISION,
     REVISION_BYTES,
@@ -29,6 +33,7 @@ from wald.model import (
     LaneProgress,
     Lsn,
     Record,
+    RevisionId,
     RouteId,
 )
 from wald.storage.deadlog import DeadEntry, DeadPlace, Entries, Excluded, Reason
@@ -38,6 +43,23 @@ _log = logging.getLogger("wald.drain")
 _NS = limits.CLOCK_NS_PER_S
 _NOTE = "dead_log"
 _PAGE = 1_000
+_HINT = (
+    "put the missing file back into dead/ from a backup, or purge the letters that have no body; "
+    "delivery goes on, and nothing else of the dead log waits for it"
+)
+
+
+class Gap(NamedTuple):
+    """A chain that does not resolve: ``missing`` is nowhere.
+
+    ``through_file`` was the newest file when that was found: later ones do not hold it.
+    """
+
+    missing: RevisionId
+    through_file: int
+    route_id: RouteId
+    layout: int
+    lane: int
 
 
 class Rewritten(NamedTuple):
@@ -46,6 +68,7 @@ class Rewritten(NamedTuple):
     cutoff: int
     positions: tuple[tuple[RouteId, Lsn], ...]
     living_bytes: int
+    gaps: tuple[Gap, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +88,16 @@ class Undertaker:
         self._due_ns: int | None = None
         self._stopping = threading.Event()
         self._trouble = ""
+        self._logged = ""
+        self._found: list[str] = []  # by the round that is under way
+        self._gaps: tuple[Gap, ...] = ()
+        self._looked_for: frozenset[int] = frozenset()  # files whose bodies were not found
+        self._steady: dead.Steady | None = None
+
+    def figures(self) -> dict[str, Any]:
+        """Return what the newest round could not tend, and what to do; empty if nothing."""
+        trouble = self._trouble
+        return {"trouble": trouble, "hint": _HINT} if trouble else {}
 
     def look(self, grounds: Callable[[], Grounds]) -> None:
         """Begin a round if it is time for one, and none is under way."""
@@ -88,11 +121,14 @@ class Undertaker:
     def _round(self, grounds: Grounds) -> None:
         try:
             self.bury(grounds)
-            self._trouble = ""
         except (OSError, WaldError) as error:
-            if repr(error) != self._trouble and not self._stopping.is_set():
-                self._trouble = repr(error)
-                _log.error("the dead log cannot be tended: %r", error)
+            self._found.append(repr(error))
+        if self._stopping.is_set():
+            return
+        self._trouble = "; ".join(self._found)[: limits.ERROR_TEXT_MAX_CHARS]
+        if self._trouble and self._trouble != self._logged:
+            _log.error("the dead log cannot be tended: %s", self._trouble)
+        self._logged = self._trouble
 
     def bury(self, grounds: Grounds) -> None:
         """Do one round.
@@ -100,21 +136,33 @@ class Undertaker:
         Raises:
             WaldError: ledger or dead log cannot be read or written; the next round goes on.
         """
+        self._found = []
+        self._look_at_clock()
         for route in grounds.routes.values():
             self._purge_old(route, grounds)
         self._mend_places()
         waiting = self._rewritten()
-        if waiting.cutoff and not self._release(waiting, grounds):
-            return
+        self._gaps = waiting.gaps
+        released = not waiting.cutoff or self._release(waiting, grounds)
         total = self._shared.dead_log.size_bytes()
-        if dead.is_worth_rewriting(total, self._rewritten().living_bytes):
+        if released and dead.is_worth_rewriting(total, self._rewritten().living_bytes):
             self._rewrite()
+        self._found.extend(
+            f"the chain of route {gap.route_id}, lane {gap.lane} does not resolve"
+            for gap in self._gaps
+        )
 
     # --- by age ---------------------------------------------------------------------------------
 
+    def _look_at_clock(self) -> None:
+        clock, before = self._shared.clock, self._steady
+        self._steady = dead.steady(before, clock.wall_ns(), clock.boot_ns())
+        if before is not None and self._steady.since_ns != before.since_ns:
+            _log.warning("the clock jumped: no dead letter is purged by its age for a while")
+
     def _purge_old(self, route: Route, grounds: Grounds) -> None:
         max_age_s = route.settings.dead_letters.max_age_s
-        if max_age_s is None:
+        if max_age_s is None or self._steady is None or not self._steady.has_held(max_age_s):
             return
         ledger, route_id = self._shared.ledger, route.birth.route_id
         now_ns = self._shared.clock.wall_ns()
@@ -139,21 +187,25 @@ class Undertaker:
     def _mend_places(self) -> None:
         """Find bodies anew whose file is gone: the ledger is older than the dead log."""
         ledger, dead_log = self._shared.ledger, self._shared.dead_log
-        gone = set(ledger.dead_files()) - {0, *dead_log.files()}
+        gone = frozenset(ledger.dead_files()) - {0, *dead_log.files()}
         if not gone:
             return
         lost = {
-            birth.route_id: [each.lsn for each in self._letters(birth.route_id, gone)]
+            birth: [each.lsn for each in self._letters(birth.route_id, gone)]
             for birth in ledger.births()
         }
-        places = dead_log.find({lsn for lsns in lost.values() for lsn in lsns})
-        for route_id, lsns in lost.items():
+        places: Mapping[Lsn, DeadPlace] = {}
+        if not gone <= self._looked_for:  # all entries are read for it
+            places = dead_log.find({lsn for lsns in lost.values() for lsn in lsns})
+        self._looked_for = gone
+        for birth, lsns in lost.items():
             found = {lsn: places[lsn] for lsn in lsns if lsn in places}
-            ledger.move_letters(route_id, found, max(gone) + 1)
-        missing = sum(lsn not in places for lsns in lost.values() for lsn in lsns)
-        if missing:
-            msg = f"the bodies of {missing} dead letters are not in the dead log any more"
-            raise LedgerFailed(msg)
+            ledger.move_letters(birth.route_id, found, max(gone) + 1)
+            if missing := len(lsns) - len(found):
+                self._found.append(
+                    f"route {birth.name}: the bodies of {missing} dead letters are not in the dead "
+                    "log any more"
+                )
 
     def _letters(self, route_id: RouteId, files: Collection[int]) -> Iterator[DeadLetter]:
         after: Lsn = 0
@@ -167,8 +219,11 @@ class Undertaker:
         said = self._shared.ledger.note(_NOTE)
         if not isinstance(said, Sequence):
             return Rewritten(0, (), 0)
-        cutoff, positions, living_bytes = said
-        return Rewritten(cutoff, tuple((route, lsn) for route, lsn in positions), living_bytes)
+        cutoff, positions, living_bytes, *rest = said  # a release before knew no gaps
+        gaps = tuple(Gap(*row) for row in rest[0]) if rest else ()
+        return Rewritten(
+            cutoff, tuple((route, lsn) for route, lsn in positions), living_bytes, gaps
+        )
 
     def _lanes(self) -> dict[LaneKey, LaneProgress]:
         ledger = self._shared.ledger
@@ -183,20 +238,24 @@ class Undertaker:
         cutoff = shared.dead_log.roll()
         lanes = self._lanes()  # read behind the roll: no older entry is of a batch beyond them
         known = shared.dead_log.index()
+        self._learn_gaps(lanes, known)
         for key, held in lanes.items():
-            if held.checkpoint.dead_rev != NO_REVISION:
+            if held.checkpoint.dead_rev == NO_REVISION:
+                continue
+            try:
                 self._rewrite_lane(key, held, known, cutoff)
+            except FormatDamaged as error:  # what it wrote is named by nothing
+                self._found.append(f"route {key.route_id}, lane {key.lane}: {error.message}")
         positions = tuple((key.route_id, _reach(held)) for key, held in lanes.items())
         living = shared.dead_log.size_bytes(since=cutoff)
-        shared.ledger.note(_NOTE, [cutoff, positions, living])
+        shared.ledger.note(_NOTE, [cutoff, positions, living, self._gaps])
         _log.info("the dead log was written anew: %d bytes are of dead letters", living)
 
     def _rewrite_lane(self, key: LaneKey, held: LaneProgress, known: Entries, cutoff: int) -> None:
         shared, dead_rev = self._shared, held.checkpoint.dead_rev
         chain = shared.dead_log.walk(dead_rev, known)
         if chain is None:
-            msg = f"the chain of route {key.route_id}, lane {key.lane} does not resolve"
-            raise LedgerFailed(msg)
+            return  # a gap, which is told
         purged = shared.ledger.purged(key)
         living = {lsn: item for lsn, item in chain.letters.items() if lsn not in purged}
         dropped = tuple(sorted(chain.dropped | (chain.letters.keys() - living.keys())))
@@ -253,11 +312,13 @@ class Undertaker:
         shared = self._shared
         needed = self._needed()
         older = [number for number in shared.dead_log.files() if number < waiting.cutoff]
-        gone = [] if needed is None else [number for number in older if number not in needed]
+        gone = [number for number in older if number not in needed]
         shared.dead_log.remove(gone)
         if gone == older:
             shared.ledger.forget_purged(waiting.cutoff)
-        shared.ledger.note(_NOTE, [0, (), waiting.living_bytes])
+        size = shared.dead_log.size_bytes
+        kept_bytes = size() - size(since=waiting.cutoff)  # to write it anew would not free it
+        shared.ledger.note(_NOTE, [0, (), waiting.living_bytes + kept_bytes, self._gaps])
         if gone:
             _log.info("%d files of the dead log held nothing that is needed", len(gone))
         return True
@@ -275,20 +336,36 @@ class Undertaker:
         where = (shared.fs, shared.data_dir, shared.log_id)
         return find_anchor(*where, lsn, frontier) is None
 
-    def _needed(self) -> set[int] | None:
-        """Return the files that letters or chains lead to; None if a chain does not resolve."""
+    def _needed(self) -> set[int]:
+        """Return the files that letters or chains lead to, or may lead to behind a gap."""
         shared = self._shared
         known = shared.dead_log.index()
         needed = set(shared.ledger.dead_files())
-        for held in self._lanes().values():
-            steps = shared.dead_log.steps(held.checkpoint.dead_rev, known)
-            if steps is None:
-                return None
+        lanes = self._lanes()
+        self._learn_gaps(lanes, known)
+        through = max((gap.through_file for gap in self._gaps), default=-1)
+        needed.update(number for number in shared.dead_log.files() if number <= through)
+        for held in lanes.values():
+            steps, _ = shared.dead_log.trace(held.checkpoint.dead_rev, known)
             needed.update(place.file for place in steps)
             if held.manifest is not None:
                 open_ones = [known.get(each.rev_id) for each in held.manifest.revisions]
                 needed.update(found[0].file for found in open_ones if found is not None)
         return needed
+
+    # --- chains that do not resolve -------------------------------------------------------------
+
+    def _learn_gaps(self, lanes: Mapping[LaneKey, LaneProgress], known: Entries) -> None:
+        """Find which chains do not resolve; files made later hold nothing of what is missing."""
+        before = {gap.missing: gap for gap in self._gaps}
+        newest = max(self._shared.dead_log.files(), default=0)
+        gaps: list[Gap] = []
+        for key, held in lanes.items():
+            _, missing = self._shared.dead_log.trace(held.checkpoint.dead_rev, known)
+            if missing != NO_REVISION:
+                through = before[missing].through_file if missing in before else newest
+                gaps.append(Gap(missing, through, key.route_id, key.layout, key.lane))
+        self._gaps = tuple(gaps)
 
     def _go_on(self) -> None:
         if self._stopping.is_set():

@@ -246,6 +246,7 @@ class Drainer:
             "routes": routes,
             "paused_all_ns": self._fleet.paused_all_ns,
             "disk": self._packing.figures(),
+            "dead_log": self._undertaker.figures(),
         }
         if said != self._said:
             self._page.write(said, sync=False)

@@ -352,17 +352,24 @@ class DeadLog:
 
     def steps(self, dead_rev: RevisionId, known: Entries | None = None) -> list[DeadPlace] | None:
         """Return where the entries of a chain are, newest first; None if one is missing."""
+        steps, missing = self.trace(dead_rev, known)
+        return steps if missing == NO_REVISION else None
+
+    def trace(
+        self, dead_rev: RevisionId, known: Entries | None = None
+    ) -> tuple[list[DeadPlace], RevisionId]:
+        """Return the entries of a chain up to the first that is missing, and its revision."""
         if dead_rev == NO_REVISION:
-            return []
+            return [], NO_REVISION
         left = dict(self.index() if known is None else known)
         steps: list[DeadPlace] = []
         while dead_rev != NO_REVISION:
             found = left.pop(dead_rev, None)  # an entry is passed once: a circle ends here
             if found is None:
-                return None
+                return steps, dead_rev
             steps.append(found[0])
             dead_rev = found[1]
-        return steps
+        return steps, NO_REVISION
 
     def find(self, lsns: Collection[Lsn]) -> dict[Lsn, DeadPlace]:
         """Look through all entries for bodies; the newest of each. For places that lead nowhere."""

@@ -97,6 +97,7 @@ def build_status(
             for row in streams.values()
         },
         "disk": drain.get("disk") or {},
+        "dead_log": drain.get("dead_log") or {},
         "paused_all_ns": drain.get("paused_all_ns"),
         "connections": ingest.get("connections", 0),
         "groups": ingest.get("groups", 0),

@@ -8,6 +8,7 @@ Skipped where there is no earlier release: until the first tag, ``WALD_PREVIOUS=
 import json
 import shutil
 import sqlite3
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -143,6 +144,7 @@ def begin(directory: Path, installed: Installed) -> Daemon:
         directory,
         config=CONFIG.format(directory=directory),
         environment=installed.environment,
+        launcher=(sys.executable, "-P", "-m", "wald"),  # not what lies in the working directory
     )
 
 

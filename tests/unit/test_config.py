@@ -631,3 +631,25 @@ def test_a_file_that_cannot_be_read_says_what_to_do(
     with pytest.raises(ConfigError, match=r"cannot be read") as raised:
         load_file(str(tmp_path / "wald.toml"), default_places({}, 0), {})
     assert hint in raised.value.hint
+
+
+def test_settings_of_another_release_are_taken_as_far_as_they_are_known() -> None:
+    """As where a package is exchanged under a daemon: its next child has other code than it."""
+    stream = StreamSettings("orders", content=("json",))
+    ours = Settings(
+        "data",
+        "w.sock",
+        sinks={"db": SinkSettings("db", "sqlite")},
+        routes={"db": RouteSettings("db", "orders", "db", lanes=3)},
+        streams={"orders": stream},
+        access=AccessSettings(append=("ann",), streams={"orders": StreamAccess(read=("bob",))}),
+    )
+    newer = ours.to_json()
+    tables = (newer["sinks"]["db"], newer["routes"]["db"], newer["routes"]["db"]["batch"])
+    for table in (newer, newer["clients"], newer["streams"]["orders"], newer["access"], *tables):
+        table["of_the_next_release"] = 1
+    assert Settings.from_json(newer) == ours
+    older = ours.to_json()
+    for table, name in ((older, "clients"), (older["routes"]["db"], "workers")):
+        del table[name]
+    assert Settings.from_json(older) == ours

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, cast
+from dataclasses import fields as dataclass_fields
+from typing import Any, TypeVar, cast
 
 from wald import limits
 from wald.model import Secret
@@ -190,17 +191,32 @@ class Settings:
 
     @classmethod
     def from_json(cls, said: Mapping[str, Any]) -> "Settings":
-        """Return the settings that ``to_json`` said."""
+        """Return the settings that ``to_json`` said.
+
+        What a supervisor of another release says beyond those that there are here is left out, and
+        what it does not say is at its default: a child begins with the code that is installed then.
+        """
         fields = dict(cast("dict[str, Any]", _with_secrets(said)))
-        fields["clients"] = ClientLimits(**fields["clients"])
-        fields["access"] = _access(fields["access"])
-        fields["streams"] = {name: _stream(stream) for name, stream in fields["streams"].items()}
-        fields["sinks"] = {name: SinkSettings(**sink) for name, sink in fields["sinks"].items()}
+        fields["clients"] = _made(ClientLimits, fields.get("clients", {}))
+        fields["access"] = _access(fields.get("access"))
+        streams = fields.get("streams", {})
+        fields["streams"] = {name: _stream(stream) for name, stream in streams.items()}
+        fields["sinks"] = {
+            name: _made(SinkSettings, sink) for name, sink in fields["sinks"].items()
+        }
         fields["routes"] = {
-            name: RouteSettings(**{**route, **_nested(route)})
+            name: _made(RouteSettings, {**route, **_nested(route)})
             for name, route in fields["routes"].items()
         }
-        return cls(**fields)
+        return _made(cls, fields)
+
+
+_T = TypeVar("_T")
+
+
+def _made(kind: type[_T], said: Mapping[str, Any]) -> _T:
+    known = {field.name for field in dataclass_fields(cast("Any", kind))}
+    return kind(**{name: value for name, value in said.items() if name in known})
 
 
 ROUTE_TABLES: Mapping[str, type] = {
@@ -212,20 +228,21 @@ ROUTE_TABLES: Mapping[str, type] = {
 
 
 def _nested(route: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: kind(**route[name]) for name, kind in ROUTE_TABLES.items()}
+    return {name: _made(kind, route[name]) for name, kind in ROUTE_TABLES.items() if name in route}
 
 
 def _stream(said: Mapping[str, Any]) -> StreamSettings:
-    content, dedup = _names(said["content"]), DedupSettings(**said["dedup"])
-    return StreamSettings(**{**said, "content": content, "dedup": dedup})
+    content, dedup = _names(said.get("content")), _made(DedupSettings, said.get("dedup", {}))
+    return _made(StreamSettings, {**said, "content": content, "dedup": dedup})
 
 
 def _access(said: Mapping[str, Any] | None) -> AccessSettings | None:
     if said is None:
         return None
-    named = {name: tuple(said[name]) for name in ("append", "read", "operate")}
+    named = {name: tuple(said.get(name, ())) for name in ("append", "read", "operate")}
     streams = {
-        name: StreamAccess(*map(_names, table.values())) for name, table in said["streams"].items()
+        name: _made(StreamAccess, {who: _names(named) for who, named in table.items()})
+        for name, table in said.get("streams", {}).items()
     }
     return AccessSettings(**named, streams=streams)
 

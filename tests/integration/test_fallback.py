@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from tests.backlog import Backlog, end, eventually
+from tests.backlog import FS, Backlog, end, eventually
 from wald import limits
 from wald.config import SinkSettings
 from wald.drainer.faults import Fault, FaultKind
 from wald.drainer.fleet import Fleet
+from wald.drainer.released import ProgressPage
 from wald.model import Systemic, SystemicKind, Unknown
 from wald.testing.memory_ledger import MemoryLedger
 from wald.testing.recording_sink import RecordingSink, RecordingTarget
@@ -193,3 +194,38 @@ def test_without_the_fallback_in_the_settings_the_own_target_takes_over_at_once(
     finally:
         end(fleet)
     assert sorted(pair.own.lsns + pair.spare.lsns) == list(range(1, 24))
+
+
+def test_a_fallback_that_a_lost_ledger_alone_knew_is_never_taken_for_the_own_sink(
+    pair: Pair,
+) -> None:
+    progress = ProgressPage(FS, pair.backlog.data_dir)
+    doors = {"told_layouts": progress.told_layouts, "tell_layouts": progress.tell_layouts}
+    fleet = pair.fleet(**doors)
+    try:
+        pair.own.down = DOWN
+        pair.append(3, fleet)
+        until(fleet, lambda: fleet.figures()["one"].get("fallback"))
+        second = pair.append(10, fleet)
+        until(fleet, lambda: set(second) <= set(pair.spare.lsns))
+    finally:
+        end(fleet)
+    pair.ledger = MemoryLedger(pair.backlog.log.log_id)
+    settings = pair.backlog.settings
+    without = {"one": replace(settings.routes["one"], fallback=None)}
+    pair.own.down = None
+    pair.backlog.settings = replace(settings, routes=without)
+    fleet = pair.fleet(**doors)
+    assert not fleet.routes
+    assert [orphan.birth.name for orphan in fleet.orphans.values()] == ["one"]
+    end(fleet)
+    pair.backlog.settings = settings  # it is named again
+    fleet = pair.fleet(**doors)
+    try:
+        until(fleet, lambda: not fleet.figures()["one"].get("fallback"))
+        third = pair.append(10, fleet)
+        until(fleet, lambda: set(third) <= set(pair.own.lsns))
+    finally:
+        end(fleet)
+        progress.close()
+    assert not set(second) & set(pair.own.lsns)

@@ -296,3 +296,18 @@ def test_other_names_are_left_alone(held):
     remove_unfinished(held.fs, DATA)
     assert len(list_packed(held.fs, DATA)) == 1
     assert len(held.fs.list_directory(f"{DATA}/packed")) == 3
+
+
+def test_a_block_without_records_of_the_stream_stands_before_the_loss_behind_it(held):
+    items = list(held.reader(1).read(held.frontier))
+    others = [each for each in items if each.header.records and not each.sections]
+    block, lo = others[-1], others[-1].header.first_lsn - 1
+    last = block.header.last_lsn
+    head = codec.PackedHead(held.log.log_id, 1, lo, last + 3, 1, 123)
+    writer = packs.PackWriter(held.fs, DATA, head)
+    writer.add(block)
+    writer.add(LostRange(last + 1, last + 3, 1, 0, "blocks do not match"))
+    held.files.append(writer.finish())
+    anchor, lost = everything(held)
+    assert (anchor.header.first_lsn, anchor.anchor) == (lo + 1, block.anchor)
+    assert (lost.first_lsn, lost.last_lsn) == (last + 1, last + 3)

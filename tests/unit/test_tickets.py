@@ -5,9 +5,10 @@ import threading
 import pytest
 
 from wald import limits
+from wald.drainer.lane_figures import LaneFigures, Shown
 from wald.errors import DiskFull, LedgerFailed
 from wald.storage.lmdb_store import LmdbStore, _open
-from wald.storage.tickets import Tickets
+from wald.storage.tickets import Ticket, Tickets
 
 
 class Book:
@@ -176,3 +177,13 @@ def test_a_store_that_is_closed_writes_what_waits_and_then_refuses(store):
     assert ticket.took
     with pytest.raises(LedgerFailed):
         store.write_later(lambda txn: txn.put("meta", b"b", b"1")).wait()
+
+
+@pytest.mark.parametrize(("took", "state"), [(True, "delivering"), (False, "idle")])
+def test_what_the_ledger_refused_is_not_shown(took, state):
+    shown, ticket = Shown(), Ticket(lambda _: took)
+    shown.put(LaneFigures("idle"))
+    shown.put(LaneFigures("delivering"), once=ticket)
+    assert shown.now.state == "idle"
+    ticket.settle(took)
+    assert shown.now.state == state

@@ -131,7 +131,7 @@ class Fleet:
             _log.warning("route %s is in the log, but not in the settings", birth.name)
             self.orphans[birth.route_id] = self._orphan(birth)
             return
-        absent = self.layouts.sinks_of(birth.route_id) - self.settings.sinks.keys()
+        absent = self._absent_sinks(birth.route_id, settings)
         if absent:
             _log.error(
                 "route %s has delivered to its fallback, and the settings name no sink %s any more",
@@ -147,6 +147,19 @@ class Fleet:
         frontier = shared.board.current()
         route.begin(frontier.lsn if frontier else 0)
         self.routes[birth.route_id] = route
+
+    def _absent_sinks(self, route_id: RouteId, settings: RouteSettings) -> set[str]:
+        """Return the sinks that a route has delivered to and the settings do not name any more.
+
+        Of a fallback that an older ledger does not know is only told that there was one: without
+        its name nobody may take its layout for one of the route's own sink.
+        """
+        absent = self.layouts.sinks_of(route_id) - self.settings.sinks.keys()
+        told, held = self.shared.told_layouts(route_id), self.layouts.of(route_id)
+        is_older = bool(told) and (held is None or held.number < told[-1].number)
+        if is_older and settings.fallback is None and any(each.sink for each in told):
+            absent.add("(the fallback of before: name it in the route again)")
+        return absent
 
     def _orphan(self, birth: RouteBirth) -> Orphan:
         layout = self.layouts.of(birth.route_id)

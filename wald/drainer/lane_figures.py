@@ -60,7 +60,8 @@ class Shown:
     def now(self) -> LaneFigures:
         """What it shows."""
         ahead = self._ahead
-        figures = ahead[1] if ahead is not None and ahead[0].took else self._figures
+        took = ahead is not None and ahead[0].took and ahead[0].wait()  # not refused either
+        figures = ahead[1] if ahead is not None and took else self._figures
         if self.overdue:
             return replace(figures, state="failed", last_error=self.overdue)
         return figures

@@ -30,7 +30,7 @@ class Underway(Protocol[_T_co]):
 
     @property
     def took(self) -> bool:
-        """Whether it is durable."""
+        """Whether it is durable; what it returned, as that it did nothing, says ``wait``."""
         ...
 
     def is_settled_within(self, timeout_s: float) -> bool:

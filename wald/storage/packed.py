@@ -89,6 +89,7 @@ class PackWriter:
     def add(self, item: TailBlock | LostRange) -> None:
         """Take in what follows: blocks of the log, or of older packed files, and losses."""
         if isinstance(item, LostRange):
+            self._add_anchor()  # entries stand in order
             first = max(item.first_lsn, self._head.lo + 1)
             last = min(item.last_lsn, self._head.hi)
             self._add(replace(item, first_lsn=first, last_lsn=last))
@@ -103,8 +104,7 @@ class PackWriter:
 
     def finish(self) -> PackedRange:
         """Make the file durable under its name; the range is what the ledger is told."""
-        if self._anchor is not None:
-            self._add(self._anchor)
+        self._add_anchor()
         if not self._builder.is_empty:
             self._write_chunk(self._head.hi)
         elif self._chunks:
@@ -125,6 +125,11 @@ class PackWriter:
         self._file.close()
         if self._fs.stat(self._temporary) is not None:
             self._fs.unlink(self._temporary)
+
+    def _add_anchor(self) -> None:
+        if self._anchor is not None:
+            self._add(self._anchor)
+            self._anchor = None
 
     def _add(self, entry: Entry) -> None:
         data = codec.encode_entry(entry)

@@ -165,6 +165,34 @@ def test_a_transform_that_does_not_return_is_told_and_harms_no_other_route(two):
         end(fleet)
 
 
+def test_the_transform_of_a_redrive_that_does_not_return_is_told_too(backlog):
+    (lsn,) = backlog.append(b"x")
+    slow = replace(backlog.settings.routes["events"], attempt_timeout_s=0.1)
+    backlog.settings = replace(backlog.settings, routes={"events": slow})
+    target = RecordingTarget(refuses=lambda _: True)
+    shared = backlog.shared(lambda *_: RecordingSink(target))
+    fleet = backlog.fleet(shared)
+
+    def is_told():
+        fleet.poll()
+        said = fleet.figures()["events"]
+        return said["state"] == "failed" and "has not returned" in said["last_error"]
+
+    try:
+        eventually(lambda: fleet.figures()["events"]["dead_letters"] == 1, fleet.figures)
+        target.refuses = lambda _: False
+        transforms.GATE.clear()
+        shared.ledger.ask_redrive(1, [lsn], "tests.transforms:waits", 1)
+        fleet.each_lane()[0].look_again()
+        eventually(is_told, fleet.figures)
+        transforms.GATE.set()
+        assert target.wait_for(lambda: target.lsns == [lsn])
+        eventually(lambda: not is_told(), fleet.figures)
+    finally:
+        transforms.GATE.set()
+        end(fleet)
+
+
 @pytest.mark.parametrize("transform", ["wrong", "upper", "nowhere", "NOT_A_FUNCTION"])
 @pytest.mark.parametrize("replay", [ROW, NONE])
 def test_a_transform_that_never_works_is_a_mistake_of_configuration(backlog, replay, transform):

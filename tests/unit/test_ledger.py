@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import lmdb
@@ -429,3 +430,53 @@ def test_an_environment_used_across_a_fork_is_caught(tmp_path):
         opened.lane(LANE)
     opened.store._pid -= 1
     opened.close()
+
+
+# --- what damage took, where another lane set the record aside ----------------------------------
+
+
+@pytest.mark.parametrize("body_first", [True, False])
+@pytest.mark.parametrize(("through_lsn", "at"), [(47, 46), (45, None)])
+def test_a_damaged_range_and_a_letter_of_another_lane_at_its_first_lsn_both_count(
+    ledger, body_first, through_lsn, at
+):
+    """A lane set 45 aside; before the lane that tells losses came by, its block was damaged."""
+    other = LANE._replace(lane=1)
+    body = replace(letter(45), lane=1)
+    records = through_lsn - 44
+    lost = replace(
+        letter(45), code="damaged", records=records, dead_file=0, through_lsn=through_lsn
+    )
+
+    def set_aside():
+        held = ledger.lane(other).checkpoint
+        assert ledger.advance(other, held, replace(held, lsn=50, dead_letters=1), [body])
+
+    def tell_loss():
+        held = ledger.lane(LANE).checkpoint
+        assert ledger.advance(LANE, held, replace(held, lsn=50, dead_letters=records), [lost])
+
+    for step in (set_aside, tell_loss) if body_first else (tell_loss, set_aside):
+        step()
+    moved = [] if at is None else [replace(lost, lsn=at)]
+    assert ledger.dead_letters(1) == [body, *moved]
+    assert ledger.lane(other).checkpoint.dead_letters == 1
+    after = ledger.lane(LANE).checkpoint
+    assert (after.dead_letters, after.purged) == ((records, 0) if moved else (0, records))
+    gone = ledger.purge(1, [each.lsn for each in ledger.dead_letters(1)], 7)
+    assert gone.letters == len([body, *moved])
+    assert [ledger.lane(key).checkpoint.dead_letters for key in (LANE, other)] == [0, 0]
+
+
+def test_a_batch_that_is_closed_counts_what_was_no_loss_as_purged(ledger):
+    other = LANE._replace(lane=1)
+    held = ledger.lane(other).checkpoint
+    body = replace(letter(45), lane=1)
+    ledger.advance(other, held, replace(held, lsn=50, dead_letters=1), [body])
+    ledger.seal(LANE, first())
+    lost = replace(letter(45), code="damaged", dead_file=0)
+    assert ledger.finish(LANE, A, checkpoint(dead_letters=1), finished(), [lost], second())
+    after = ledger.lane(LANE)
+    assert (after.checkpoint.dead_letters, after.checkpoint.purged) == (0, 1)
+    assert after.manifest == second()
+    assert ledger.dead_letters(1) == [body]

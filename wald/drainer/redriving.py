@@ -124,15 +124,19 @@ class Redrives:
 
         What cannot be sent is left out, and refused by ``refuse_unsendable``.
         """
-        ledger, key = self._route.shared.ledger, self._route.key
+        shared, key = self._route.shared, self._route.key
         wanted = memory.manifest.revisions[0].redriven
-        asked = [found for lsn in wanted if (found := ledger.asked_redrive(key, lsn))]
+        asked = [found for lsn in wanted if (found := shared.ledger.asked_redrive(key, lsn))]
         letters = (each.letter for each in asked)
-        bodies = _read_bodies(self._route.shared.dead_log, letters)
+        bodies = _read_bodies(shared.dead_log, letters)
         records: list[Record] = []
         unsendable: list[RejectedRecord] = []
         for each, (_, body) in zip(asked, bodies, strict=True):
-            made = _transformed(each, body)
+            self._route.shaping.since_ns = shared.clock.monotonic_ns()
+            try:
+                made = _transformed(each, body)
+            finally:
+                self._route.shaping.since_ns = 0
             if isinstance(made, Record):
                 records.append(made)
             else:

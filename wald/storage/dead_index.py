@@ -28,6 +28,7 @@ from wald.storage.ledger_rows import (
     LANE,
     ROUTE,
     bury,
+    count_purged,
     dead_key,
     get_lane,
     lane_bytes,
@@ -188,7 +189,7 @@ class DeadIndex:
                 gone[key] = gone.get(key, 0) + letter.records
                 letters += 1
             for key, records in gone.items():
-                _count_purged(txn, key, records)
+                count_purged(txn, lane_bytes(key), records)
             return Purged(letters, sum(gone.values()), spared)
 
         return self.store.write(work)
@@ -212,7 +213,7 @@ class DeadIndex:
                     _purge_letter(txn, key, letter, time_ns)
                     gone += letter.records
             if gone:
-                _count_purged(txn, key, gone)
+                count_purged(txn, lane_bytes(key), gone)
 
         self.store.write(work)
 
@@ -334,7 +335,9 @@ def settle_adopted(
             txn.delete("purged", at)
         else:
             purged += letter.records
+    put_lane(txn, key, LaneProgress(checkpoint, None))
     bury(txn, key.route_id, list(walked.values()))
+    checkpoint = get_lane(txn, key).checkpoint
     for at, _ in list(txn.scan("redrives", lane_bytes(key))):
         if lsn_of(at) not in walked:
             txn.delete("redrives", at)
@@ -366,13 +369,3 @@ def _purge_letter(txn: Transaction, key: LaneKey, letter: DeadLetter, now_ns: in
     txn.delete("redrives", lane_lsn(key, letter.lsn))
     row = pack([letter.records, letter.dead_file, now_ns])
     txn.put("purged", lane_lsn(key, letter.lsn), row)
-
-
-def _count_purged(txn: Transaction, key: LaneKey, records: int) -> None:
-    checkpoint, manifest = get_lane(txn, key)
-    after = replace(
-        checkpoint,
-        dead_letters=checkpoint.dead_letters - records,
-        purged=checkpoint.purged + records,
-    )
-    put_lane(txn, key, LaneProgress(after, manifest))

@@ -273,13 +273,14 @@ class _Finish:
             redriven = held.manifest.revision(self.worked_on).redriven
             settle_redrive(txn, key, held.manifest, redriven, letters)
         settle_allowed(txn, key, letters)
-        bury(txn, key.route_id, [*letters, *self.lost])
         lane = lane_bytes(key)
         txn.put("history", lane + NUMBER.pack(number), pack(self.finished))
         forgotten = number - limits.HISTORY_BATCHES_PER_LANE
         if forgotten > 0:
             txn.delete("history", lane + NUMBER.pack(forgotten))
-        return put_lane(txn, key, after)
+        put_lane(txn, key, after)
+        bury(txn, key.route_id, [*letters, *self.lost])
+        return True
 
 
 def _drop_aside(

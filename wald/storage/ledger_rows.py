@@ -1,6 +1,7 @@
 """Keys and values of the ledger's tables: big-endian keys, values as msgpack arrays."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from struct import Struct
 from typing import Any, Final, cast
 
@@ -60,7 +61,11 @@ def dead_key(route_id: RouteId, lsn: Lsn) -> bytes:
 
 def get_lane(txn: Transaction, key: LaneKey) -> LaneProgress:
     """Return what is held of a lane; a fresh checkpoint if nothing is."""
-    held = txn.get("lanes", lane_bytes(key))
+    return _held_at(txn, lane_bytes(key))
+
+
+def _held_at(txn: Transaction, at: bytes) -> LaneProgress:
+    held = txn.get("lanes", at)
     return LaneProgress(Checkpoint(), None) if held is None else lane_of(held)
 
 
@@ -109,8 +114,47 @@ def letters_of(data: bytes | None) -> list[DeadLetter]:
 
 
 def bury(txn: Transaction, route_id: RouteId, letters: Sequence[DeadLetter]) -> None:
-    """Take dead letters into the index; one that was purged once is dead anew."""
+    """Take dead letters into the index; one that was purged once is dead anew.
+
+    What damage took is told by its first LSN, without a body. Another lane may have set that record
+    aside before: the range then stands at its first LSN that is free.
+    """
     for letter in letters:
-        txn.put("dead", dead_key(route_id, letter.lsn), pack(letter))
+        at = dead_key(route_id, letter.lsn)
+        row = txn.get("dead", at)
+        held = None if row is None else letter_of(row)
+        if held is not None and _is_range_of_another(letter, held):
+            _put_range(txn, route_id, letter)
+            continue
+        txn.put("dead", at, pack(letter))
         lane = LANE.pack(route_id, letter.layout, letter.lane)
         txn.delete("purged", lane + NUMBER.pack(letter.lsn))
+        if held is not None and _is_range_of_another(held, letter):
+            _put_range(txn, route_id, held)
+
+
+def _is_range_of_another(letter: DeadLetter, other: DeadLetter) -> bool:
+    """Tell whether a letter has no body, and another lane's has one."""
+    others = (letter.layout, letter.lane) != (other.layout, other.lane)
+    return others and not letter.dead_file and bool(other.dead_file)
+
+
+def _put_range(txn: Transaction, route_id: RouteId, letter: DeadLetter) -> None:
+    """Put what damage took; if all of it is dead letters with bodies, its count is purged."""
+    for lsn in range(letter.lsn + 1, letter.through_lsn + 1):
+        row = txn.get("dead", dead_key(route_id, lsn))
+        if row is None:
+            txn.put("dead", dead_key(route_id, lsn), pack(replace(letter, lsn=lsn)))
+            return
+    count_purged(txn, LANE.pack(route_id, letter.layout, letter.lane), letter.records)
+
+
+def count_purged(txn: Transaction, at: bytes, records: int) -> None:
+    """Count so many dead letters of the lane at a key as purged."""
+    checkpoint, manifest = _held_at(txn, at)
+    after = replace(
+        checkpoint,
+        dead_letters=checkpoint.dead_letters - records,
+        purged=checkpoint.purged + records,
+    )
+    txn.put("lanes", at, pack([after, manifest]))

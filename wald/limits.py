@@ -284,6 +284,7 @@ RECOVERY_LISTED_MAX: Final = 100  # losses and notes in the figures; the loss re
 FIGURES_EVERY_S: Final = 0.1
 CHILD_BACKOFF_BASE_S: Final = 0.1
 CHILD_BACKOFF_CAP_S: Final = 10.0
+CHILD_SETTLED_PAUSES_COUNT: Final = 10  # served as long as so many pauses: start anew
 CHILD_STOP_S: Final = 15.0
 CLOCK_NS_PER_S: Final = 1_000_000_000
 

@@ -34,7 +34,7 @@ PRODUCERS = 4
 RECORDS_PER_REQUEST = 20
 KILLS_EACH = 10
 ROLES = ("ingest", "drain", "supervisor")
-SETTLED_S = 0.6  # who lived as long is started again without a pause
+SETTLED_S = 1.5  # who lived as long is started again with the shortest pause
 AHEAD_MIN = 20  # requests of each producer beyond what was answered when the killer looked last
 NO_LIMIT = (1 << 64) - 1
 VALUE_CRC_BYTES = 4  # behind each value of the ledger
@@ -165,7 +165,7 @@ class Killer:
             self.back_s[started] = time.monotonic()
 
     def choose(self, wanted: list[str]) -> str:
-        """Choose one at random; rather one that the supervisor will not let wait for its start."""
+        """Choose one at random; rather one that the supervisor lets wait little for its start."""
         settled_s = time.monotonic() - SETTLED_S
         return self.chance.choice([r for r in wanted if self.back_s[r] < settled_s] or wanted)
 

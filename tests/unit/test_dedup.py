@@ -49,6 +49,11 @@ def greeted(at: Site, session: int = 0) -> Client:
     return client
 
 
+def look(at: Site) -> None:
+    """What ingest does every second."""
+    at.log.ids.table.forget_old(at.clock.wall_ns(), at.clock.boot_ns())
+
+
 def told(client: Client) -> list[Event]:
     client.turn()
     return client.wire.events()
@@ -285,14 +290,65 @@ def test_an_id_is_forgotten_when_its_window_has_passed_and_no_earlier():
         client.send(request(sequence, f"id-{sequence}"))
         told(client)
         at.clock.advance(1)
-    at.log.ids.table.forget_old(at.clock.wall_ns())
+    look(at)
     client.send(request(65, "id-2", "id-64"))
     named, _ = told(client)
     assert isinstance(named, DuplicateRecords)
     assert len(named.duplicates) == 2
     at.clock.advance(70)
-    at.log.ids.table.forget_old(at.clock.wall_ns())
+    look(at)
     client.send(request(66, "id-2", "id-64"))
+    (ack,) = told(client)
+    assert isinstance(ack, Ack)
+
+
+YEAR_S = 366 * 24 * 3600
+
+
+@pytest.mark.parametrize("meanwhile", [False, True], ids=["idle", "busy"])
+@pytest.mark.parametrize("jump_s", [65, 3600, 10 * YEAR_S])
+def test_a_wall_clock_that_is_set_forward_makes_no_id_forgotten_early(
+    jump_s: int, *, meanwhile: bool
+):
+    at = site(window_s=64)
+    client = greeted(at)
+    client.send(request(1, "a"))
+    told(client)
+    look(at)
+    at.clock.set_wall(at.clock.wall_ns() + jump_s * S_NS)
+    if meanwhile:  # committed before the jump is seen
+        client.send(request(2, "b"))
+        told(client)
+    look(at)
+    at.clock.advance(60)
+    look(at)
+    client.send(request(3 if meanwhile else 2, "a"))
+    assert told(client)[0] == duplicates(3 if meanwhile else 2, (0, 1))
+    at.clock.advance(6)  # the window, and 1/64 of it
+    look(at)
+    client.send(request(4 if meanwhile else 3, "a", "b"))
+    (ack,) = told(client)
+    assert isinstance(ack, Ack)
+
+
+def test_a_wall_clock_that_is_set_back_makes_ids_kept_for_a_window_from_then():
+    at = site(window_s=64)
+    client = greeted(at)
+    look(at)
+    began_ns = at.clock.wall_ns()
+    at.clock.set_wall(began_ns + 10 * YEAR_S * S_NS)
+    client.send(request(1, "a"))
+    told(client)
+    look(at)
+    at.clock.set_wall(began_ns + S_NS)
+    look(at)
+    at.clock.advance(63)
+    look(at)
+    client.send(request(2, "a"))
+    assert told(client)[0] == duplicates(2, (0, 1))
+    at.clock.advance(3)
+    look(at)
+    client.send(request(3, "a"))
     (ack,) = told(client)
     assert isinstance(ack, Ack)
 

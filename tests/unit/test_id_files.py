@@ -173,7 +173,8 @@ def test_files_stay_in_proportion_to_what_is_remembered_though_another_stream_re
         store.add([NewIds(2, clicks, [f"click-{each}" for each in clicks])], hour * hour_ns)
         store.persist()
         store.close()  # as if the file were full
-        store.table.forget_old((hour + 1) * hour_ns + 1)
+        now_ns = (hour + 1) * hour_ns + 1
+        store.table.forget_old(now_ns, now_ns)
         lsn += 100
         assert len(fs.list_directory("/var/wald/ids")) <= limits.DEDUP_FILES_COUNT
     fs.crash()

@@ -31,7 +31,7 @@ from wald.errors import (
 )
 from wald.storage.progress import TwoSlotPage
 from wald.supervisor.calm import Calm
-from wald.supervisor.children import backoff_s, is_final
+from wald.supervisor.children import backoff_s, failures_after, is_final
 from wald.supervisor.claim import (
     Manner,
     claim_data_directory,
@@ -323,6 +323,37 @@ def test_the_pause_between_starts_doubles_with_jitter_up_to_a_bound() -> None:
             limits.CHILD_BACKOFF_CAP_S, limits.CHILD_BACKOFF_BASE_S * 2 ** max(failures - 1, 0)
         )
         assert bound_s / 2 <= pause_s <= bound_s
+
+
+@pytest.mark.parametrize(
+    ("served_s", "pauses_s"),
+    [
+        (0.0, [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0]),
+        (0.6, [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0]),
+        (60.0, [0.1] * 9),
+    ],
+    ids=["never ready", "dies soon", "lives long"],
+)
+def test_only_a_life_that_is_long_beside_the_pause_makes_the_next_one_short(
+    served_s: float, pauses_s: list[float]
+) -> None:
+    class Longest(random.Random):
+        def uniform(self, a: float, b: float) -> float:
+            return max(a, b)
+
+    failures, pauses = 0, []
+    for _ in pauses_s:
+        failures = failures_after(failures, served_s)
+        pauses.append(backoff_s(failures, Longest()))
+    assert pauses == pytest.approx(pauses_s)
+
+
+def test_a_child_that_fails_at_times_starts_at_once_again_after_a_long_life() -> None:
+    failures = 0
+    for served_s in (0.6, 0.6, 0.6, 3.0):
+        failures = failures_after(failures, served_s)
+    assert failures == 4  # 3 s are not long beside 0.4 s
+    assert failures_after(failures, limits.CHILD_SETTLED_PAUSES_COUNT * 0.8) == 0
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,17 @@ class StreamIds:
             self.crowded_out += excess
             self._forget_first(excess)
 
+    def set_forward(self, jumped_ns: int, now_ns: int) -> None:
+        """The wall clock jumped: what is remembered is not older by that.
+
+        Nothing was committed later than now: what says so was committed before a clock went back.
+        """
+        if jumped_ns or self.newest_ns > now_ns:
+            self._marks = deque(
+                (lsn, min(time_ns + jumped_ns, now_ns)) for lsn, time_ns in self._marks
+            )
+            self.newest_ns = min(self.newest_ns + jumped_ns, now_ns)
+
     def forget_old(self, now_ns: int) -> None:
         """Forget what was committed before the window."""
         marks, horizon_ns = self._marks, now_ns - self._window_ns
@@ -155,6 +166,7 @@ class IdTable:
     def __init__(self, policies: Mapping[str, DedupPolicy]) -> None:
         self._policies = policies
         self._streams: dict[StreamId, StreamIds] = {}
+        self._ahead_ns: int | None = None  # of the boot's clock the wall clock, at the last look
 
     def __bool__(self) -> bool:
         """Whether any stream compares ids."""
@@ -174,9 +186,21 @@ class IdTable:
         """Return the ids of a stream that was asked for by name before."""
         return self._streams.get(stream)
 
-    def forget_old(self, now_ns: int) -> None:
-        """Forget what was committed before the window of its stream."""
+    def forget_old(self, now_ns: int, boot_ns: int) -> None:
+        """Forget what was committed before the window of its stream.
+
+        Between two looks nothing grows older by more than really passed, however the wall clock
+        was set: forgotten too early, an id lets a duplicate in.
+
+        Args:
+            now_ns: the wall clock, which commits are dated by.
+            boot_ns: the clock of the boot, which nobody sets.
+        """
+        ahead_ns = now_ns - boot_ns
+        jumped_ns = 0 if self._ahead_ns is None else max(ahead_ns - self._ahead_ns, 0)
+        self._ahead_ns = ahead_ns
         for stream in self._streams.values():
+            stream.set_forward(jumped_ns, now_ns)
             stream.forget_old(now_ns)
 
     def __iter__(self) -> Iterator[tuple[StreamId, StreamIds]]:

@@ -336,7 +336,7 @@ class Ingest:
         if self._house.stopping:
             return
         self._house.tick()
-        self._log.ids.table.forget_old(self._clock.wall_ns())
+        self._log.ids.table.forget_old(self._clock.wall_ns(), self._clock.boot_ns())
         self._quotas.look()
         self._bury()
         is_wanted = self._room.look(self._committer.no_room, self._committer.refused[DiskFull.code])

@@ -22,8 +22,6 @@ from wald.ports import Chance, Clock
 
 log = logging.getLogger("wald.supervisor")
 
-_SETTLED_NS = limits.CLOCK_NS_PER_S // 2  # ready for this long: the next start is not delayed more
-
 
 class ChildState(Enum):
     """Where a child is in its life."""
@@ -72,6 +70,7 @@ class Child:
         self._chance = chance
         self._on_change = on_change
         self._process: Process | None = None
+        self._ready_ns: int | None = None  # since when this attempt serves
         self._stop = asyncio.Event()
 
     @property
@@ -97,15 +96,13 @@ class Child:
         """Run until ``stop``; return the error if the child says that starting again is no use."""
         failures = 0
         while not self._stop.is_set():
-            began_ns = self._clock.monotonic_ns()
             error = await self._run_once()
             if error is not None and is_final(error, self.role):
                 self._enter(ChildState.STOPPED)
                 return error
             if self._stop.is_set():
                 break
-            lived_ns = self._clock.monotonic_ns() - began_ns
-            failures = 0 if error is None and lived_ns > _SETTLED_NS else failures + 1
+            failures = failures_after(failures, self._served_s())
             self._enter(ChildState.WAITING)
             await self._pause(backoff_s(failures, self._chance))
         self._enter(ChildState.STOPPED)
@@ -131,6 +128,7 @@ class Child:
     async def _run_once(self) -> WaldError | None:
         self._enter(ChildState.STARTING)
         self.starts += 1
+        self._ready_ns = None
         try:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "wald.app", self.role),
@@ -179,11 +177,18 @@ class Child:
         except ValueError:
             said = {}
         if isinstance(said, dict) and said.get("ready"):
+            self._ready_ns = self._clock.monotonic_ns()
             if not self._stop.is_set():
                 self._enter(ChildState.READY)
             return None
         report = said.get("error") if isinstance(said, dict) else None
         return reported(report) if isinstance(report, dict) else None
+
+    def _served_s(self) -> float:
+        """Return for how long the last attempt was ready."""
+        if self._ready_ns is None:
+            return 0.0
+        return (self._clock.monotonic_ns() - self._ready_ns) / limits.CLOCK_NS_PER_S
 
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):
@@ -197,9 +202,25 @@ class Child:
 
 def backoff_s(failures: int, chance: Chance) -> float:
     """Return how long to wait before the next attempt: doubling, bounded, with jitter."""
-    doublings = min(max(failures - 1, 0), 16)
-    bound_s = min(limits.CHILD_BACKOFF_CAP_S, limits.CHILD_BACKOFF_BASE_S * 2**doublings)
+    bound_s = _pause_max_s(failures)
     return chance.uniform(bound_s / 2, bound_s)
+
+
+def failures_after(failures: int, served_s: float) -> int:
+    """Return how many attempts in a row have failed, now that another one has ended.
+
+    Args:
+        failures: how many before it.
+        served_s: for how long it was ready. Only one that is long beside the last pause ends the
+            row: what dies after each start would else start at the shortest pause for ever.
+    """
+    is_settled = served_s >= limits.CHILD_SETTLED_PAUSES_COUNT * _pause_max_s(failures)
+    return 0 if is_settled else failures + 1
+
+
+def _pause_max_s(failures: int) -> float:
+    doublings = min(max(failures - 1, 0), 16)
+    return min(limits.CHILD_BACKOFF_CAP_S, limits.CHILD_BACKOFF_BASE_S * 2.0**doublings)
 
 
 def is_final(error: WaldError, role: str) -> bool:

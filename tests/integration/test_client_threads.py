@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from random import Random
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ import pytest
 import wald
 from tests.doorkeeper import DEADLINE_S, short_directory
 from tests.impostor import Impostor, answered_by
+from wald.client.driver import Driver
+from wald.client.link import Link
 from wald.core import body as bodies
 from wald.core.events import Ack, Append, Goodbye, OpenStream, StreamOpened
 
@@ -159,3 +162,66 @@ def test_a_connection_that_ends_meanwhile_is_made_anew(impostor: Impostor):
     assert waiting.result().lsn == 1
     slow.producer.close()
     script.join(DEADLINE_S)
+
+
+class Interrupted:
+    """A lock of a thread that Ctrl-C meets once, in or right behind a call of it.
+
+    Python runs a handler when a call returns, and where it waits for a lock.
+    """
+
+    def __init__(self, lock: Any, call: str, *, before: bool) -> None:
+        self._lock, self._call, self._before = lock, call, before
+        self._is_owned = lock._is_owned
+
+    def _meet(self, call: str) -> None:
+        before, action = self._before, getattr(self._lock, call)
+        if call != self._call:
+            action()
+            return
+        self._call = ""
+        if not before:
+            action()
+        raise KeyboardInterrupt
+
+    def release(self) -> None:
+        self._meet("release")
+
+    def acquire(self) -> None:
+        self._meet("acquire")
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+@pytest.mark.parametrize(
+    ("call", "before"),
+    [("release", True), ("release", False), ("acquire", True), ("acquire", False)],
+    ids=["before it lets go", "behind it", "as it comes back", "behind that"],
+)
+@pytest.mark.parametrize("reads", [False, True], ids=["connecting", "reading"])
+def test_a_producer_is_of_use_after_an_interrupt_wherever_it_came(
+    call: str, *, before: bool, reads: bool
+):
+    driver = Driver("unused", "", patient=False, chance=Random(1))
+    lock = driver._lock
+    driver._lock = Interrupted(lock, call, before=before)  # type: ignore[assignment]
+    ours, theirs = socket.socketpair(socket.AF_UNIX)
+
+    def wait() -> None:
+        with driver._turn():
+            if reads:
+                driver._read(Link(ours), DEADLINE_S)
+            else:
+                driver._let_go(lambda: None)
+
+    with ours, theirs:
+        theirs.sendall(b"something to read")
+        with pytest.raises(KeyboardInterrupt):
+            wait()
+    driver._lock = lock
+    assert (driver._reading, driver._busy) == (0, 0)
+    assert Caller(lambda: lock.acquire(blocking=False)).result()  # nobody has it

@@ -98,9 +98,8 @@ class AsyncSession:
         at = gathered.add(entry)
         if entry.urgent or gathered.is_full:
             self._put_gathered()
-        elif not self._armed:
-            self._armed = True
-            asyncio.get_running_loop().call_soon(self._turn_ends)
+        else:
+            self._arm()
         return gathered, at
 
     async def send(
@@ -265,9 +264,15 @@ class AsyncSession:
 
     # --- sending --------------------------------------------------------------------------------
 
+    def _arm(self) -> None:
+        if not self._armed:
+            self._armed = True
+            asyncio.get_running_loop().call_soon(self._turn_ends)
+
     def _turn_ends(self) -> None:
         self._armed = False
         self._put_gathered()
+        self._wake_for_room()
 
     def _put_gathered(self) -> bool:
         """Send what is gathered, if it can be sent; tell whether nothing is left."""
@@ -392,9 +397,14 @@ class AsyncSession:
                 wake(waiting)
 
     def _wake_for_room(self) -> None:
-        if self.outbox.has_room:
+        """Wake some of those that wait for room, and others if these leave room behind.
+
+        Not all that are woken send: then no answer will come that wakes the others.
+        """
+        if self._for_room and self._put_gathered() and self.outbox.has_room:
             for _ in range(min(_WOKEN, len(self._for_room))):
                 wake((self._for_room.popleft(),))
+            self._arm()
 
     def _wake_all(self, error: WaldError | None = None) -> None:
         for waiting in [*self._waiters.values(), list(self._for_room)]:

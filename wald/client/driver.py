@@ -80,15 +80,30 @@ class Driver:
 
     def _let_go(self, wait: Callable[[], _T]) -> _T:
         """Connect, or send, with the lock let go: whoever else would do so waits for it."""
-        self._busy = threading.get_ident()
-        self._lock.release()
         try:
+            self._busy = threading.get_ident()
+            return self._unlocked(wait)
+        finally:
+            self._busy = 0
+            self._locked_again()
+
+    def _unlocked(self, wait: Callable[[], _T]) -> _T:
+        """Wait with the lock let go."""
+        try:
+            self._lock.release()
             return wait()
         finally:
+            self._lock_again()
+
+    def _lock_again(self) -> None:
+        if not self._lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - as above
             self._lock.acquire()
-            self._busy = 0
-            if self._waiting:
-                self._changed.notify_all()
+
+    def _locked_again(self) -> None:
+        """The wait is over; an interrupt may have come before the lock was taken again."""
+        self._lock_again()
+        if self._waiting:
+            self._changed.notify_all()
 
     def _make_way(self, deadline: Deadline) -> None:
         """Wait while another thread connects or sends.
@@ -221,17 +236,14 @@ class Driver:
             self._waiting -= 1
 
     def _read(self, link: Carries, timeout_s: float, *, writes: bool = False) -> None:
-        self._reading = threading.get_ident()
-        self._lock.release()
         try:
-            link.wait(timeout_s, writes=writes)
+            self._reading = threading.get_ident()
+            self._unlocked(partial(link.wait, timeout_s, writes=writes))
         except TimeoutError:
             return
         finally:
-            self._lock.acquire()
             self._reading = 0
-            if self._waiting:
-                self._changed.notify_all()
+            self._locked_again()
         if self._link is not link:
             link.close()  # another thread has given it up
             return

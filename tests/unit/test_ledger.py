@@ -2,6 +2,7 @@
 
 import os
 import random
+import struct
 import subprocess
 import sys
 from dataclasses import replace
@@ -372,6 +373,42 @@ def test_one_flipped_bit_anywhere_is_found_or_changes_nothing(tmp_path):
         finally:
             again.close()
     print(f"{found} of {flips} flips found, WALD_TEST_SEED={seed}")
+
+
+@pytest.mark.parametrize("table", ["routes", "lanes", "meta"])
+def test_a_flipped_bit_in_the_name_of_a_table_is_no_empty_table(tmp_path, table):
+    opened = open_lmdb(tmp_path)
+    opened.birth(_birth(1))
+    opened.close()
+    path = tmp_path / "ledger" / "data.mdb"
+    wrong = bytes([table.encode()[0] ^ 1]) + table.encode()[1:]
+    path.write_bytes(path.read_bytes().replace(table.encode(), wrong))
+    with pytest.raises(LedgerDamaged):
+        open_lmdb(tmp_path)
+
+
+def test_a_table_that_holds_less_than_was_written_is_damaged(tmp_path):
+    opened = open_lmdb(tmp_path)
+    for route in range(1, 9):
+        opened.birth(_birth(route))
+    opened.close()
+    path = tmp_path / "ledger" / "data.mdb"
+    whole = path.read_bytes()
+    found = 0
+    for page in range(2, len(whole) // 4096):
+        at = page * 4096 + 12  # how far the pointers to its entries go
+        (lower,) = struct.unpack_from("<H", whole, at)
+        if lower <= 16:
+            continue
+        path.write_bytes(whole[:at] + struct.pack("<H", lower - 2) + whole[at + 2 :])
+        try:
+            again = open_lmdb(tmp_path)
+        except LedgerDamaged:
+            found += 1
+            continue
+        assert [each.route_id for each in again.births()] == list(range(1, 9))  # an older page
+        again.close()
+    assert found
 
 
 def _birth(route):

@@ -339,8 +339,15 @@ try:
         names = [name for name, _ in txn.cursor()]
         meta = environment.open_db(b"meta", txn=txn, create=False)
         bare = txn.get(b"format", db=meta) == {_BARE_FORMAT!r}
+        # neither names nor counts have a checksum: a name of one bit less is an empty table
+        ours = {{{", ".join(repr(name.encode()) for name in TABLES)}}}
+        if len(names) != txn.stat()["entries"] or (ours - set(names) and set(names) - ours):
+            damaged("the names of its tables are not those that were written")
         for name in names:
-            for key, value in txn.cursor(environment.open_db(name, txn=txn, create=False)):
+            table = environment.open_db(name, txn=txn, create=False)
+            if sum(1 for _ in txn.cursor(table)) != txn.stat(table)["entries"]:
+                damaged(f"its table {{name.decode()}} does not hold as much as was written")
+            for key, value in txn.cursor(table):
                 crc = struct.pack("<I", google_crc32c.value(key + value[:-4]))
                 if not bare and (len(value) < 4 or value[-4:] != crc):
                     damaged(f"a value in its table {{name.decode()}} is not what was written")

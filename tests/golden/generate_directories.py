@@ -112,7 +112,8 @@ def redriven(making: Making) -> None:
             database.execute("INSERT INTO picky SELECT * FROM old")
             database.execute("DROP TABLE old")
             database.commit()
-        making.daemon.command("dlq", "redrive", "--route", "db", "--wait", "30s")
+        command = ("dlq", "redrive", "--route", "db", "--wait", "30s")
+        making.daemon.command(*command, expect=1)  # one is refused again
         making.drained()
         making.append(10)
         kill_all(making.daemon)

@@ -301,9 +301,25 @@ def test_wait_gives_up_while_the_target_is_down_and_says_why(directory: Path) ->
         done = call("wait", "--all", "--timeout", "500ms", socket=daemon.socket)
         assert done.returncode == 75
         assert "error[timeout]: not drained within 0.5 s: things (1 pending)" in done.stderr
+        done = call("wait", "--all", "--timeout", "500ms", "--json", socket=daemon.socket)
+        assert done.returncode == 75
+        said = json.loads(done.stdout)
+        assert (said["error"], said["routes"]["things"]["pending"]) == ("timeout", 1)
         (directory / "x.db").rmdir()
         daemon.command("wait", "--all", "--timeout", "60s")
     assert rows(directory / "x.db", "select count(*) from things") == [(1,)]
+
+
+def test_an_interrupt_while_modules_are_loaded_is_no_traceback(directory: Path) -> None:
+    (directory / "click.py").write_text("raise KeyboardInterrupt\n")  # the first that is loaded
+    done = subprocess.run(
+        [sys.executable, "-m", "wald", "status"],
+        env=os.environ | {"PYTHONPATH": str(directory)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (errors.EXIT_INTERRUPTED, "", "")
 
 
 def test_wait_goes_on_while_drain_starts_anew(shared: Daemon) -> None:

@@ -205,6 +205,7 @@ def test_redrive_purge_and_the_books_with_a_daemon_and_without(directory: Path) 
         mend(directory, least=-100)
         done = call(daemon, "redrive", "--route", "seats", "--wait", "30s")
         assert done.stderr.startswith("5 dead letters of route seats sent again: 2 refused again")
+        assert done.returncode == 1
         assert "they come late" in done.stderr
         assert sorted(rows(directory / "x.db", "SELECT price FROM seats")) == [
             (-3,), (-2,), (-1,), (1,), (2,)

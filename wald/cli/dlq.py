@@ -13,7 +13,7 @@ from wald.cli.ask import Control
 from wald.cli.letters import Choice, Letters, exported, open_letters, selecting
 from wald.cli.options import Duration, json_option, socket_option, socket_path
 from wald.cli.output import Group, counted, json_text, print_json, print_table, printable, say
-from wald.errors import FormatDamaged, WaitTimeout
+from wald.errors import EXIT_NO, FormatDamaged, WaitTimeout
 from wald.limits import CLOCK_NS_PER_S
 
 _MESSAGE_SHOWN = 100
@@ -162,11 +162,11 @@ def redrive(
     force: bool,
     as_json: bool,
     **chosen: Any,  # noqa: ANN401 - what 'selecting' adds
-) -> None:
+) -> int:
     """Send dead letters of a route to its target again.
 
-    They come late: behind newer records. What is refused again stays a dead letter. The request
-    is durable, and outlives a crash.
+    They come late: behind newer records. What is refused again stays a dead letter; with --wait
+    the exit code is 1 then. The request is durable, and outlives a crash.
     """
     choice = _of_one_route(chosen)
     with open_letters(socket, data_dir) as letters:
@@ -187,8 +187,9 @@ def redrive(
         runs = letters.runs
     if as_json:
         print_json({"route": choice.route, "dry_run": dry_run, **said})
-        return
-    _say_redrive(said, choice, runs=runs, dry_run=dry_run)
+    else:
+        _say_redrive(said, choice, runs=runs, dry_run=dry_run)
+    return EXIT_NO if said.get("delivered", said["letters"]) < said["letters"] else 0
 
 
 def _say_redrive(said: dict[str, int], choice: Choice, *, runs: bool, dry_run: bool) -> None:

@@ -228,7 +228,8 @@ def wait(
 ) -> None:
     """Wait until what was accepted so far is delivered, or set aside as dead letters.
 
-    What is pending is sealed at once instead of waiting for a full batch.
+    What is pending is sealed at once instead of waiting for a full batch. With --json the routes
+    are told as 'wald status' tells them: all that were waited for, or those that are not done.
     """
     if (route is None) is not every:
         msg = "name one route, or give --all"
@@ -237,8 +238,13 @@ def wait(
 
     clock = SystemClock()
     began_ns = clock.monotonic_ns()
-    with Control(socket_path(socket)) as control:
-        routes = wait_for_routes(control, route, timeout_s, clock)
+    try:
+        with Control(socket_path(socket)) as control:
+            routes = wait_for_routes(control, route, timeout_s, clock)
+    except (WaitTimeout, Undeliverable) as error:
+        if as_json:
+            print_json({"routes": error.facts["routes"], "error": error.code})
+        raise
     if as_json:
         print_json({"routes": routes})
         return
@@ -268,8 +274,8 @@ def wait_for_routes(
         tell: told once, after a moment, what is waited for.
 
     Raises:
-        WaitTimeout: not within the time.
-        Undeliverable: what is left is delivered by no amount of waiting.
+        WaitTimeout: not within the time; its fact ``routes`` are those that are not done.
+        Undeliverable: what is left is delivered by no amount of waiting; as above.
         InputError: there is no such route.
     """
     deadline = _Deadline(clock, timeout_s)
@@ -358,7 +364,7 @@ def _refuse_undeliverable(waiting: Mapping[str, Any]) -> None:
     )
     first = next(iter(stands))
     hint = _STANDING.get(waiting[first]["state"], "see 'wald status'").format(name=first)
-    raise Undeliverable(left, hint=what_to_do(first, waiting[first]) or hint)
+    raise Undeliverable(left, hint=what_to_do(first, waiting[first]) or hint, routes=waiting)
 
 
 def _a(state: str) -> str:
@@ -388,9 +394,9 @@ def _why(route: Mapping[str, Any]) -> str:
 def _too_late(waiting: Mapping[str, Any], timeout_s: float, why: str = "") -> WaitTimeout:
     if not waiting:
         msg = why or f"ingest did not report within {timeout_s:g} s"
-        return WaitTimeout(msg, hint="see 'wald status'")
+        return WaitTimeout(msg, hint="see 'wald status'", routes={})
     left = ", ".join(f"{name} ({route['pending']:,} pending)" for name, route in waiting.items())
     errors = [route["last_error"] for route in waiting.values() if route["last_error"]]
     msg = f"not drained within {timeout_s:g} s: {left}"
     hint = f"last error: {errors[0]}" if errors else why or "they are durable; see 'wald status'"
-    return WaitTimeout(msg, hint=hint)
+    return WaitTimeout(msg, hint=hint, routes=waiting)

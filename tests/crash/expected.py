@@ -20,6 +20,7 @@ WORDS = {
     "refused": "the producer is told that nothing was stored",
     "unknown": "the producer is not told in time, and knows that it was not",
     "retried": "the batch is sent again, and the route says why",
+    "error told": "the question for the status is answered with an error that says why",
     "no answer": "the question for the status gets no answer",
     "supervisor ended": "the supervisor ends, and its children behind it",
 }
@@ -42,13 +43,14 @@ def _row(role: str, place: str, meets: tuple[str, ...], once: str, ever: str) ->
     return Row(role, place, meets, frozenset(once.split(", ")), frozenset(ever.split(", ")))
 
 
+_GONE = "supervisor ended, no answer, refused, unknown"  # whoever asks while it is not there
 _NOBODY = "restarted, refused, unknown"  # nothing is acknowledged while it lasts
 
 EXPECTED = (
     _row(ANY, ANY, ("delay",), "unharmed", "unharmed"),
     _row("ingest", ANY, ("kill",), "restarted", _NOBODY),
     _row("drain", ANY, ("kill",), "restarted", "restarted"),
-    _row("supervisor", ANY, ("kill",), "supervisor ended", "supervisor ended"),
+    _row("supervisor", ANY, ("kill",), _GONE, _GONE),
     _row("ingest", "segment", FAILS, "fresh segment", f"fresh segment, {_NOBODY}"),
     _row("ingest", "segment begun", FAILS, "unharmed, restarted", f"unharmed, {_NOBODY}"),
     _row("ingest", "segment ahead", FAILS, "unharmed", f"unharmed, {_NOBODY}"),
@@ -65,7 +67,7 @@ EXPECTED = (
     _row("drain", "page", FAILS, "unharmed", "unharmed"),
     _row("drain", "target", FAILS, "unharmed, retried", "unharmed, retried"),
     _row("supervisor", "socket", FAILS, "unharmed, no answer", "unharmed, no answer, refused"),
-    _row("supervisor", ANY, FAILS, "unharmed", "unharmed"),
+    _row("supervisor", ANY, FAILS, "unharmed, error told", "unharmed, error told"),
     _row("drain", ANY, FAILS, "unharmed, retried, restarted", "unharmed, retried, restarted"),
 )
 

@@ -30,7 +30,8 @@ from tests.daemon import Daemon, wait_until
 from wald.errors import WaldError
 
 REQUESTS = 8
-GIVE_UP_S = 2.0  # a producer, while a process fails for ever; who asks for the status, always
+GIVE_UP_S = 2.0  # a producer, while a process fails for ever
+_ANSWER_S = 5.0  # who asks for the status
 _EFFECT_S = 20.0  # what a fault does shows within it
 _RETRIED = " route db: "
 _FAILED = "a write or a flush of the log failed"
@@ -237,8 +238,8 @@ class _Meeting:
     def _produce(self) -> None:
         timeout_s = GIVE_UP_S if self.fault.for_ever else 30.0
         for _ in range(REQUESTS):
-            if self.fault.role == "supervisor" and self._status(GIVE_UP_S) is None:
-                self.outcome.seen.add("no answer")
+            if self.fault.role == "supervisor":
+                self._ask()
             first = len(self.bench.sent)
             try:
                 with wald.connect(str(self.daemon.socket), timeout=timeout_s) as producer:
@@ -250,6 +251,13 @@ class _Meeting:
                 self.outcome.seen.add("unknown" if error.code == "outcome-unknown" else "refused")
                 if self.fault.for_ever:
                     return
+
+    def _ask(self) -> None:
+        answer = self._status(_ANSWER_S)
+        if answer is None:
+            self.outcome.seen.add("no answer")
+        elif not answer["ok"]:
+            self.outcome.seen.add("error told")
 
     def _status(self, patience_s: float) -> dict[str, Any] | None:
         self.daemon.patience_s = patience_s
@@ -263,7 +271,7 @@ class _Meeting:
         if self.fault.role == "ingest" and self.outcome.struck and not self.outcome.seen:
             self._produce()  # one more group: what was struck behind the last shows now
             self.outcome.struck |= self._strikes()
-        status = self._status(GIVE_UP_S) or {}
+        status = self._status(_ANSWER_S) or {}
         if status.get("processes", {}).get(self.fault.role, {}).get("starts", 1) > 1:
             self.outcome.seen.add("restarted")
             if " ended: " not in self.daemon.log.read_text():
@@ -282,7 +290,7 @@ class _Meeting:
         """Wait until the drainer was struck and it shows, or nothing is left to be struck."""
 
         def over() -> bool:
-            status = self._status(GIVE_UP_S) or {}
+            status = self._status(_ANSWER_S) or {}
             drain = status.get("processes", {}).get("drain", {})
             routes = status.get("routes", {}).values()
             drained = any(route["accepted"] and not route["pending"] for route in routes)
@@ -297,7 +305,7 @@ class _Meeting:
             wait_until(condition, what, _EFFECT_S)
 
     def _alarmed(self) -> bool:
-        status = self._status(GIVE_UP_S) or {}
+        status = self._status(_ANSWER_S) or {}
         self.outcome.alarmed = bool(status.get("write_failures", {}).get("count"))
         return self.outcome.alarmed
 

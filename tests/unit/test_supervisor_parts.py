@@ -421,6 +421,18 @@ def test_a_bad_line_is_answered_with_an_error(directory: Path, line: bytes, code
     assert answer["error"]["code"] == code
 
 
+def test_what_the_system_refuses_the_supervisor_is_told_to_who_asked(directory: Path) -> None:
+    async def refused(_: object) -> dict[str, object]:
+        raise OSError(24, "Too many open files", "reports")
+
+    server = ControlServer({"status": refused}, str(directory / "drain.sock"))
+    answer = json.loads(asyncio.run(server.answer(b'{"op":"status"}\n')))
+    assert answer["ok"] is False
+    assert answer["error"]["code"] == "unavailable"
+    assert "Too many open files" in answer["error"]["message"]
+    assert "limit of open files" in answer["error"]["hint"]
+
+
 def test_what_the_loop_reports_again_and_again_is_logged_seldom(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

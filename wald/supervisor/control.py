@@ -28,6 +28,7 @@ _FORWARD_S = 10.0
 _PING_S = 1.0
 _PING = b'{"op":"drain.ping"}\n'
 _EXPECTED = 'expected {"op": "..."}'
+_SEE_LIMITS = "see its disk, its memory and its limit of open files"
 _SEE_STATUS = "see 'wald status'"
 FORWARDED = "drain."
 
@@ -96,6 +97,9 @@ class ControlServer:
                 answer = self._guard.shown(caller, answer)
         except WaldError as error:
             answer = {"ok": False, "error": error.as_dict()}
+        except OSError as error:
+            failed = Unavailable(f"the supervisor cannot tell: {error}", hint=_SEE_LIMITS)
+            answer = {"ok": False, "error": failed.as_dict()}
         return json.dumps(answer, separators=(",", ":")).encode() + b"\n"
 
     async def ask_drain(self) -> Mapping[str, Any] | None:

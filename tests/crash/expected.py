@@ -8,7 +8,7 @@ no loss is reported, and once the fault is over everything is delivered.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tests.crash.faults import Fault, Outcome
+from tests.crash.faults import SYNCS, Fault, Outcome
 
 FAILS = ("EIO", "ENOSPC", "EMFILE", "ENOMEM")
 ANY = ""
@@ -59,10 +59,12 @@ EXPECTED = (
     _row("ingest", "page", FAILS, "unharmed", "unharmed"),
     _row("ingest", "socket", FAILS, "unharmed", f"unharmed, {_NOBODY}"),
     _row("ingest", ANY, FAILS, "unharmed, restarted", f"unharmed, {_NOBODY}"),
-    _row("drain", "ledger", FAILS, "restarted", "restarted"),
+    _row("drain", "ledger's flush", FAILS, "restarted", "restarted"),
+    _row("drain", "ledger", FAILS, "unharmed, restarted", "restarted"),
     _row("drain", "dead log", FAILS, "retried, restarted", "retried, restarted"),
     _row("drain", "identity", FAILS, "restarted", "restarted"),
-    _row("drain", "directory", FAILS, "restarted", "restarted"),
+    _row("drain", "directory's flush", FAILS, "restarted", "restarted"),
+    _row("drain", "directory", FAILS, "unharmed, restarted", "unharmed, restarted"),
     _row("drain", "progress", FAILS, "unharmed, restarted", "unharmed, restarted"),
     _row("drain", "page", FAILS, "unharmed", "unharmed"),
     _row("drain", "target", FAILS, "unharmed, retried", "unharmed, retried"),
@@ -74,10 +76,11 @@ EXPECTED = (
 
 def row_of(fault: Fault, place: str) -> Row:
     """Return the row for a place that a fault struck."""
+    places = {ANY, place, f"{place}'s flush" if fault.call in SYNCS else place}
     return next(
         row
         for row in EXPECTED
-        if row.role in {ANY, fault.role} and row.place in {ANY, place} and fault.action in row.meets
+        if row.role in {ANY, fault.role} and row.place in places and fault.action in row.meets
     )
 
 

@@ -27,7 +27,7 @@ from tests.crash.workloads import WORKLOADS, Recorded, record
 from wald.testing.simnames import Names
 
 REAL_SHARE = 50  # one image in so many is started on by real processes
-PER_ROUND = 200
+PER_ROUND = 100  # of one recorded run; what is wrong is made again with all of its round
 
 
 @dataclass(slots=True)

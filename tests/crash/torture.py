@@ -20,6 +20,7 @@ from tests.fuzz.targets import TARGETS
 
 _CUTS_AT_ONCE = 20
 _KILL_RUNS = 5
+_PYTEST = ("pytest", "-q", "-s", "-o", "faulthandler_timeout=0")  # these take hours
 
 
 class Step(NamedTuple):
@@ -52,7 +53,7 @@ def steps(directory: Path, seed: int, share: float) -> Iterator[Step]:
     yield Step(
         "ledger",
         "flipped bits of a ledger",
-        ("pytest", "-q", "-s", "tests/unit/test_ledger.py", "-k", "one_flipped_bit"),
+        (*_PYTEST, "tests/unit/test_ledger.py", "-k", "one_flipped_bit"),
         (("WALD_LEDGER_FLIPS", so_many(10_000)), ("WALD_TEST_SEED", str(seed))),
     )
     flips = ("tests.crash.run_flips", "--flips", so_many(10_000), *noted("flips"))
@@ -61,13 +62,7 @@ def steps(directory: Path, seed: int, share: float) -> Iterator[Step]:
         yield Step(
             f"kills-{number}",
             "some 235 kills with requests or a batch in flight",
-            (
-                "pytest",
-                "-q",
-                "-s",
-                "tests/crash/test_delivery_kills.py",
-                "tests/crash/test_kills.py",
-            ),
+            (*_PYTEST, "tests/crash/test_delivery_kills.py", "tests/crash/test_kills.py"),
             (("WALD_TEST_SEED", str(seed + number)),),
         )
     images = ("tests.crash.run_images", "--images", so_many(20_000), *noted("images"))

@@ -233,6 +233,7 @@ class Site:
         shutil.copytree(self.backlog.data_dir, backlog.data_dir)
         backlog.chance = Impatient(12)
         backlog.log = Log.open(FS, backlog.data_dir, CLOCK, backlog.chance, LogOptions())
+        self.backlog.at_close(backlog.log.close)
         backlog.settings = replace(backlog.settings, data_dir=backlog.data_dir)
         other.backlog, other.lsns, other.late = backlog, list(self.lsns), []
         other.owner = load_owner(FS, backlog.data_dir, backlog.chance).value

@@ -356,6 +356,11 @@ def test_a_child_that_fails_at_times_starts_at_once_again_after_a_long_life() ->
     assert failures_after(failures, limits.CHILD_SETTLED_PAUSES_COUNT * 0.8) == 0
 
 
+def test_who_is_killed_while_it_serves_is_wanted_at_once_and_before_that_with_pauses() -> None:
+    assert failures_after(7, 0.01, killed=True) == 0
+    assert failures_after(7, 0.0, killed=True) == 8
+
+
 @pytest.mark.parametrize(
     ("code", "exit_code", "final"),
     [

@@ -102,7 +102,7 @@ class Child:
                 return error
             if self._stop.is_set():
                 break
-            failures = failures_after(failures, self._served_s())
+            failures = failures_after(failures, self._served_s(), killed=self._was_killed())
             self._enter(ChildState.WAITING)
             await self._pause(backoff_s(failures, self._chance))
         self._enter(ChildState.STOPPED)
@@ -190,6 +190,9 @@ class Child:
             return 0.0
         return (self._clock.monotonic_ns() - self._ready_ns) / limits.CLOCK_NS_PER_S
 
+    def _was_killed(self) -> bool:
+        return self._process is not None and self._process.returncode == -signal.SIGKILL
+
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stop.wait(), seconds)
@@ -206,15 +209,17 @@ def backoff_s(failures: int, chance: Chance) -> float:
     return chance.uniform(bound_s / 2, bound_s)
 
 
-def failures_after(failures: int, served_s: float) -> int:
+def failures_after(failures: int, served_s: float, *, killed: bool = False) -> int:
     """Return how many attempts in a row have failed, now that another one has ended.
 
     Args:
         failures: how many before it.
         served_s: for how long it was ready. Only one that is long beside the last pause ends the
             row: what dies after each start would else start at the shortest pause for ever.
+        killed: by SIGKILL: who was ready then has not failed, and is wanted at once.
     """
-    is_settled = served_s >= limits.CHILD_SETTLED_PAUSES_COUNT * _pause_max_s(failures)
+    longest_s = limits.CHILD_SETTLED_PAUSES_COUNT * _pause_max_s(failures)
+    is_settled = served_s > 0 if killed else served_s >= longest_s
     return 0 if is_settled else failures + 1
 
 

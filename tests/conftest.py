@@ -25,6 +25,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 # tests that are begun in the background ignore interrupts, and so would all that they start
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and those begun with nohup, hang-ups
 
 
 def _held() -> dict[str, int]:

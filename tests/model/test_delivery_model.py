@@ -51,18 +51,28 @@ def test_schedules_that_once_found_something_hold(log: HistoryLog) -> None:
 
 
 def test_random_schedules_hold_every_promise(log: HistoryLog) -> None:
-    first = SystemRandom().randrange(1 << 40)
-    print(f"seeds from {first}")
+    first = _first_seed()
     for seed in range(first, first + SEEDS):
         run(log, seed)
 
 
 def test_commands_in_the_middle_of_a_step_break_no_promise(log: HistoryLog) -> None:
     """Purges, redrives, takeovers between what a lane reads and what it writes."""
-    first = SystemRandom().randrange(1 << 40)
-    print(f"seeds from {first}")
+    first = _first_seed()
     for seed in [*FOUND_MEANWHILE, *range(first, first + 2 * SEEDS)]:
         run(log, seed, meanwhile=True)
+
+
+@pytest.mark.xfail(strict=True, raises=Violation, reason="a record is lost: found, not mended yet")
+def test_a_schedule_with_three_takeovers_that_loses_a_record(log: HistoryLog) -> None:
+    run(log, 173_996_337_923, meanwhile=True)
+
+
+def _first_seed() -> int:
+    """The short profile plays the same schedules each time, the long one others."""
+    first = SystemRandom().randrange(1 << 40) if LONG else 100_000
+    print(f"seeds from {first}")
+    return first
 
 
 def test_a_redrive_that_is_sealed_of_what_was_purged_meanwhile_is_found(

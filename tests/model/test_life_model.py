@@ -119,7 +119,8 @@ def live(machine: LifeMachine) -> None:
 
 @pytest.mark.parametrize("names", list(Names), ids=lambda names: names.value)
 def test_no_life_breaks_a_promise(names: Names, capsys: pytest.CaptureFixture[str]) -> None:
-    first = int(SEED) if SEED else random.SystemRandom().getrandbits(32)
+    # the short profile lives the same lives each time, the long one others
+    first = int(SEED) if SEED else random.SystemRandom().getrandbits(32) if LONG else 1_000
     seeds = range(first, first + (1 if SEED else RUNS))
     counts: Counter[str] = Counter()
     for seed in seeds:
@@ -140,6 +141,11 @@ def test_no_life_breaks_a_promise(names: Names, capsys: pytest.CaptureFixture[st
         assert counts["settled"] == 2 * RUNS
         for what in ("power cuts", "kills of the drainer alone", "dead letters checked", "rolls"):
             assert counts[what], f"no life had: {what}"
+
+
+@pytest.mark.xfail(strict=True, raises=Violation, reason="delivered twice: found, not mended yet")
+def test_a_life_that_delivers_a_record_twice() -> None:
+    live(LifeMachine(2_105_122_430, names=Names("journal")))
 
 
 @pytest.mark.parametrize("planted", ["", "it is believed"])

@@ -12,7 +12,7 @@ from shutil import rmtree
 import pytest
 
 import wald
-from tests.daemon import Daemon
+from tests.daemon import Daemon, wait_until
 
 CONFIG = """
 [sinks.a]
@@ -64,6 +64,10 @@ batch = {{ max_age = "10ms" }}
 """
 
 
+def pending(daemon: Daemon) -> int:
+    return int(json.loads(daemon.command("status", "--json"))["routes"]["old"]["pending"])
+
+
 def drained_in_s(place: Path, share: str) -> float:
     """Let a backlog of 20 batches, 100 ms each, drain beside a live route; how long it took."""
     place.mkdir()
@@ -76,9 +80,10 @@ def drained_in_s(place: Path, share: str) -> float:
         producer.append_many("old", list(range(400)))
         daemon.command("route", "fault", "old", "--slow", "100ms", "--for", "10min")
         producer.append("live", 1, ack="delivered", timeout=30)
+        wait_until(lambda: pending(daemon) == 400, "figures tell all of the backlog")
         daemon.command("route", "resume", "old")
         began = time.monotonic()
-        while json.loads(daemon.command("status", "--json"))["routes"]["old"]["pending"]:
+        while pending(daemon):
             producer.append("live", 2, ack="delivered", timeout=30)
         return time.monotonic() - began
 

@@ -29,7 +29,7 @@ from wald.drainer.process import run
 from wald.drainer.released import ProgressPage
 from wald.drainer.route_offline import OfflineRoutes
 from wald.drainer.stands import StandsPage
-from wald.model import Decision, ReplayClass
+from wald.model import Decision, ReplayClass, Systemic, SystemicKind
 from wald.offline import dead_letter_desk
 from wald.storage.ledger import StoreLedger
 from wald.storage.lmdb_store import open_ledger
@@ -69,11 +69,24 @@ class Site:
             self.lsns += lsns
             self.bad += lsns if number in bad else []
 
-    def deliver(self) -> dict[str, Any]:
+    def deliver(self, patience_s: float = 20.0) -> dict[str, Any]:
         window_s = 3_600.0 if self.replay is ReplayClass.WINDOW else None
         make = lambda *_: RecordingSink(self.target, replay=self.replay, window_s=window_s)  # noqa: E731
-        figures: dict[str, Any] = self.backlog.replay(make)["routes"]["events"]
+        figures: dict[str, Any] = self.backlog.replay(make, patience_s=patience_s)["routes"][
+            "events"
+        ]
         return figures
+
+    def deliver_untold(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+        """Deliver, and end before it was told beside the ledger."""
+        with monkeypatch.context() as killed:
+            killed.setattr(StandsPage, "write", lambda *_: None)
+            killed.setattr("wald.drainer.released.ProgressPage.write", lambda *_: None)
+            return self.deliver()
+
+    def put_back(self, copy: Path) -> None:
+        shutil.rmtree(self.ledger_directory)
+        shutil.copytree(copy, self.ledger_directory)
 
     @property
     def ledger_directory(self) -> Path:
@@ -163,10 +176,7 @@ def test_what_nobody_knows_is_held_where_it_may_double_and_sent_where_it_does_no
     site.append(8)
     site.deliver()
     site.append(6)
-    with monkeypatch.context() as killed:  # before it told what it delivered
-        killed.setattr(StandsPage, "write", lambda *_: None)
-        killed.setattr("wald.drainer.released.ProgressPage.write", lambda *_: None)
-        site.deliver()
+    site.deliver_untold(monkeypatch)
     shutil.rmtree(site.ledger_directory)
     after = site.deliver()
     if site.replay in {ReplayClass.MONOTONE, ReplayClass.KEYED}:
@@ -207,10 +217,50 @@ def in_doubt(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.deliver()
     site.append(4)
     site.target.lost_answers = 1
-    with monkeypatch.context() as killed:
-        killed.setattr(StandsPage, "write", lambda *_: None)
-        killed.setattr("wald.drainer.released.ProgressPage.write", lambda *_: None)
-        assert site.deliver()["parked"] == "uncertain"
+    assert site.deliver_untold(monkeypatch)["parked"] == "uncertain"
+
+
+HELD = [(ReplayClass.WINDOW, "hold"), (ReplayClass.NONE, "hold")]
+
+
+@pytest.mark.parametrize("site", HELD, indirect=True)
+def test_a_batch_that_an_older_ledger_has_open_is_held_though_that_one_has_no_doubt_of_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    site.append(8)
+    site.deliver()
+    site.append(4)
+    site.target.down = Systemic(SystemicKind.UNREACHABLE, "away")
+    assert site.deliver(patience_s=0.1)["delivered"] == 8
+    shutil.copytree(site.ledger_directory, tmp_path / "copy")
+    site.target.down = None
+    assert site.deliver_untold(monkeypatch)["delivered"] == 12
+    site.put_back(tmp_path / "copy")
+    for _ in range(2):
+        after = site.deliver()
+        assert (after["delivered"], after["parked"]) == (8, "uncertain")
+        assert after["last_error"].startswith("ledger-lost: ")
+    site.resolve(Decision.DELIVERED)
+    after = site.deliver()
+    assert (after["delivered"], after["parked"]) == (12, None)
+    assert site.target.lsns == site.lsns
+
+
+@pytest.mark.parametrize("site", HELD[1:], indirect=True)
+def test_a_person_is_asked_once_about_a_batch_that_an_older_ledger_held(
+    site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    in_doubt(site, monkeypatch)
+    shutil.copytree(site.ledger_directory, tmp_path / "copy")
+    site.resolve(Decision.DELIVERED)
+    assert site.deliver_untold(monkeypatch)["delivered"] == 12
+    site.put_back(tmp_path / "copy")
+    assert site.deliver()["parked"] == "uncertain"
+    del site.target.records[8:]
+    site.resolve(Decision.NOT_DELIVERED)
+    after = site.deliver()
+    assert (after["delivered"], after["parked"]) == (12, None)
+    assert site.target.lsns == site.lsns
 
 
 @pytest.mark.parametrize("site", [(ReplayClass.NONE, "hold")], indirect=True)

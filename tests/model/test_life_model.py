@@ -37,6 +37,9 @@ SEED = os.environ.get("WALD_MODEL_SEED")
 RUNS = 3_000 if LONG else 8
 TRIES_MAX = 300
 STEPS = 120
+FOUND = (  # lives that once broke a promise
+    (2_105_122_430, Names.JOURNAL),  # TWICE: what an older ledger had open was sent again
+)
 
 
 @pytest.fixture(autouse=True)
@@ -143,9 +146,9 @@ def test_no_life_breaks_a_promise(names: Names, capsys: pytest.CaptureFixture[st
             assert counts[what], f"no life had: {what}"
 
 
-@pytest.mark.xfail(strict=True, raises=Violation, reason="delivered twice: found, not mended yet")
-def test_a_life_that_delivers_a_record_twice() -> None:
-    live(LifeMachine(2_105_122_430, names=Names("journal")))
+@pytest.mark.parametrize(("seed", "names"), FOUND)
+def test_a_life_that_once_broke_a_promise_holds(seed: int, names: Names) -> None:
+    live(LifeMachine(seed, names=names))
 
 
 @pytest.mark.parametrize("planted", ["", "it is believed"])

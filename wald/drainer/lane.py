@@ -26,7 +26,7 @@ from wald.drainer.freezing import to_send
 from wald.drainer.gate import Gate
 from wald.drainer.lane_figures import LaneFigures, Shown, Stance, lane_figures
 from wald.drainer.reader import Batch
-from wald.drainer.recalling import reserve, take_unsure
+from wald.drainer.recalling import is_to_recall, reserve, take_unsure
 from wald.drainer.redriving import Redrives
 from wald.drainer.route import LaneMemory, Route
 from wald.drainer.sending import (
@@ -298,7 +298,7 @@ class Lane:
         if self.route.frontier() is None:
             return _IDLE_S
         memory.held = self._shared.ledger.lane(self.route.key)
-        if still_held(self.route, memory):
+        if still_held(self.route, memory) and not is_to_recall(self.route, memory):
             return Event.UNCERTAIN
         if memory.reader is None:
             memory.reader = self.route.reader(memory.held.checkpoint.lsn)

@@ -19,6 +19,7 @@ from wald.core import told as telling
 from wald.core.batching import Bounds
 from wald.core.told import Told, ToldRoute
 from wald.drainer.adopting import adopt
+from wald.drainer.doubt import hold
 from wald.drainer.reader import Batch
 from wald.drainer.route import LaneMemory, Route
 from wald.drainer.stands import StandsPage
@@ -40,6 +41,10 @@ from wald.storage.orders import Orders
 
 _log = logging.getLogger("wald.drain")
 _LIFE, _TOLD = "life", "told"
+_WHY_UNSURE = (
+    "ledger-lost: the ledger is older than what was sent, and nobody knows whether this batch "
+    "was; look into the target"
+)
 
 
 def begin_life(
@@ -107,6 +112,14 @@ def _is_behind(ledger: Ledger, routes: Mapping[RouteId, ToldRoute]) -> bool:
     )
 
 
+def is_to_recall(route: Route, memory: LaneMemory) -> bool:
+    """Tell whether a lane is to be brought to where it was told to be.
+
+    So it is before a person is asked about a batch that an older ledger has open.
+    """
+    return route.shared.told is not None and not memory.recalled
+
+
 def recall(route: Route, memory: LaneMemory) -> None:
     """Bring a lane to where it was told to be; its target has no row."""
     told = route.shared.told
@@ -115,14 +128,17 @@ def recall(route: Route, memory: LaneMemory) -> None:
     memory.recalled = True
     ledger, name = route.shared.ledger, f"{_TOLD} {route.key.route_id}.{route.layout}.{route.lane}"
     until = route.share.until or limits.LSN_MAX
+    may_double = telling.is_held(memory.replay, route.settings.on_unknown)
     said = ledger.note(name)
     if not isinstance(said, Sequence) or said[0] != told.life:
         said = [told.life, told.unsure_through(route.birth.route_id, until), 0]
         ledger.note(name, said)
     if not said[2]:
         _believe(route, memory, told, until)
+        if may_double:
+            _doubt_open_batch(route, memory)
         ledger.note(name, [told.life, said[1], 1])
-    if telling.is_held(memory.replay, route.settings.on_unknown):
+    if may_double:
         memory.unsure_through = said[1]
 
 
@@ -145,6 +161,16 @@ def _believe(route: Route, memory: LaneMemory, told: Told, until: Lsn) -> None:
         final.rev_id,
     )
     adopt(route, memory, row, chain, "told-further")
+
+
+def _doubt_open_batch(route: Route, memory: LaneMemory) -> None:
+    """T11: hold the batch that an older ledger has open, where nothing says that it was closed.
+
+    What that ledger knows of its attempts does not count: there may have been others since.
+    """
+    manifest = memory.held.manifest
+    if manifest is not None and not manifest.held and not manifest.decision:
+        hold(route, memory, _WHY_UNSURE)
 
 
 def _newest(route: Route) -> tuple[Final, Chain]:
@@ -216,9 +242,4 @@ def take_unsure(route: Route, memory: LaneMemory) -> Batch | None:
 
 def why_unsure(memory: LaneMemory, hi: Lsn) -> str:
     """Return why a batch is held from the start; empty if it is not."""
-    if hi > memory.unsure_through:
-        return ""
-    return (
-        "ledger-lost: the ledger is older than what was sent, and nobody knows whether this batch "
-        "was; look into the target"
-    )
+    return "" if hi > memory.unsure_through else _WHY_UNSURE

@@ -578,6 +578,33 @@ def test_between_two_that_took_over_from_each_other_nothing_is_sent_twice(site):
     theirs.close()
 
 
+def test_what_a_restored_target_lost_before_the_other_host_wrote_there_is_set_aside(site):
+    ours = site
+    ours.owner = load_owner(FS, ours.backlog.data_dir, ours.backlog.chance).value
+    with ours.delivering():
+        delivered(ours, 4)
+    theirs, backup = ours.copied(), ours.copy_target()
+    with ours.delivering():
+        for _ in range(5):  # so many batches
+            delivered(ours, 1)
+    lost = ours.lsns[4:]
+    ours.restore_target(backup)
+    with theirs.delivering():
+        take_over(theirs)
+        theirs.append(1)
+        eventually(lambda: len(ours.held()) == 5, theirs.figures)
+    with ours.delivering():
+        take_over(ours)
+        eventually(lambda: ours.figures()["dead_letters"] == 9, ours.figures)
+        assert [letter.lsn for letter in ours.letters()] == ours.lsns  # also what is there
+        assert {letter.code for letter in ours.letters()} == {"diverged"}
+        ours.redrive(*lost)
+        ours.append(1)
+        eventually(lambda: {(lsn,) for lsn in [*lost, ours.lsns[-1]]} <= {*ours.held()})
+        eventually(lambda: ours.figures()["dead_letters"] == 4, ours.figures)
+    theirs.close()
+
+
 def test_a_directory_that_was_moved_heals_a_target_that_went_back_meanwhile(site):
     with site.delivering():
         delivered(site, 10)

@@ -148,15 +148,19 @@ class Net:
 
 
 class NetSink(RecordingSink):
-    """A sink of a target behind a net."""
+    """A sink of a target behind a net; ``tried`` is called with each attempt."""
 
-    def __init__(self, target: RecordingTarget, net: Net) -> None:
+    def __init__(
+        self, target: RecordingTarget, net: Net, tried: Callable[[Attempt], None] = lambda _: None
+    ) -> None:
         super().__init__(target)
         self._net = net
+        self._tried = tried
 
     def deliver(self, attempt: Attempt) -> Outcome:
         fate, self._net.fate = self._net.fate, ""
         self._net.sent[attempt.row.rev_id] = attempt
+        self._tried(attempt)
         if fate == "down":
             return DOWN
         if fate == "late":

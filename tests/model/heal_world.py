@@ -9,7 +9,7 @@ Its target is transactional. Targets of the other classes, with their partial re
 batches held for a person, are played by ``delivery_world``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from random import Random
 from typing import Any
 
@@ -73,6 +73,8 @@ class World:
         self.released = 0
         self.intruders: set[RevisionId] = set()  # of another history of the log
         self.taken_over = False  # so that something may be at the target, or not
+        self.unsure_through = 0  # what is told of it
+        self.unknowable: set[Lsn] = set()  # what nobody can tell to be missing at the target
         self.target_copy = self._copy()
         self.ledger_copy: Any = self.ledger.store._tables  # type: ignore[attr-defined]
         self.trace: list[str] = []
@@ -101,7 +103,9 @@ class World:
             Guarded(self.ledger, self.fuse, *LEDGER_STEPS),
             Guarded(self.dead_log, self.fuse, "append"),  # type: ignore[arg-type]
             self.board,
-            lambda *_: Guarded(NetSink(self.target, self.net), self.fuse, "deliver"),
+            lambda *_: Guarded(
+                NetSink(self.target, self.net, self._take_note), self.fuse, "deliver"
+            ),
             lambda: 1,
             lambda _: self.released,
         )
@@ -138,6 +142,15 @@ class World:
         heard = [item for item in self.told if item[0] >= since_ns]
         self.told = [*(heard or self.told[-1:]), (now_ns, lsn)]
         self.released = max(self.released, lsn)
+        healing = self.lane._memory.healing
+        self.unsure_through = max(self.unsure_through, healing.unsure_through if healing else 0)
+
+    def _take_note(self, attempt: Attempt) -> None:
+        """A takeover is tried. Above our own number nothing shows that the target was set back."""
+        held = self.held().checkpoint
+        if attempt.from_owner is not None and attempt.row.batch_no - 1 > held.batch_no:
+            delivered = set(range(1, held.lsn + 1)) - self._dead()
+            self.unknowable |= delivered - set(self.target.lsns)
 
     def reveal(self) -> str | None:
         if self.revealed + 1 >= len(self.log.frontiers):
@@ -347,15 +360,16 @@ class World:
         if self.intruded:
             self.broken("INTRUDED: the lane goes on over another history")
         inside = {record.lsn for record in self.target.records}
-        dead = {letter.lsn for letter in self.ledger.dead_letters(1)}
-        purged = self.purged()
+        dead, purged = self._dead(), self.purged()
         accepted = set(range(1, self.frontier.lsn + 1))
         if self.taken_over:  # a person looks at the target before those are sent again
             dead -= inside
         if inside & dead:
             self.broken(f"BOTH: {inside & dead} are in the target and dead letters")
-        if accepted - inside - dead - purged:
-            self.broken(f"LOST: {accepted - inside - dead - purged}")
+        lost = accepted - inside - dead - purged - self.unknowable
+        lost -= set(range(1, self.unsure_through + 1))
+        if lost:
+            self.broken(f"LOST: {lost}")
         if inside - accepted or dead - accepted:
             self.broken(f"INVENTED: {inside - accepted}, {dead - accepted}")
         lsns = [lsn for lsn in self.target.lsns if lsn not in POISON]
@@ -369,6 +383,15 @@ class World:
         truth = (len(inside), len(dead), len(accepted) - len(inside) - len(dead))
         if (sum(counts) != len(accepted)) if self.taken_over else (counts != truth):
             self.broken(f"COUNTS: {counts} of {len(accepted)}, and it is {truth}")
+
+    def _dead(self) -> set[Lsn]:
+        """What is a dead letter; ranges that the log let go of, if a person gave them up."""
+        return {
+            lsn
+            for letter in self.ledger.dead_letters(1)
+            for lsn in range(letter.lsn, max(letter.lsn, letter.through_lsn) + 1)
+            if letter.code != "damaged" or self.taken_over
+        }
 
     def purged(self) -> set[Lsn]:
         """What was purged, as far as it is still named one by one."""
@@ -412,8 +435,19 @@ def schedule(chance: Random) -> Iterator[str]:
         yield action
 
 
-def run(log: HistoryLog, seed: int, *, meanwhile: bool = False) -> World:
-    """Play the schedule of a seed; with ``meanwhile`` commands come in the middle of steps too.
+def with_rivals(actions: Iterable[str], chance: Random) -> Iterator[str]:
+    """Yield a schedule in which others write to the target, and are taken over, again and again."""
+    for action in actions:
+        yield action
+        if chance.random() < 0.2:
+            yield chance.choice(["intrude", "intrude", "take_over", "take_over", "restore_target"])
+
+
+def run(log: HistoryLog, seed: int, *, meanwhile: bool = False, rivals: bool = False) -> World:
+    """Play the schedule of a seed.
+
+    With ``meanwhile`` commands come in the middle of steps too, with ``rivals`` other hosts write
+    to the target again and again.
 
     Raises:
         Violation: a promise did not hold; it names the seed.
@@ -422,7 +456,10 @@ def run(log: HistoryLog, seed: int, *, meanwhile: bool = False) -> World:
     if meanwhile:
         world.command_meanwhile(Random(seed + 1))
     try:
-        for action in [*schedule(world.chance), "settle"]:
+        actions = schedule(world.chance)
+        if rivals:
+            actions = with_rivals(actions, Random(seed + 2))
+        for action in [*actions, "settle"]:
             if action in {"late", "lost", "down"}:
                 said: str | None = world.meet(action)
             else:

@@ -68,9 +68,9 @@ JUDGED = [
     ("other-anchor", facts(row(9, OTHER), **DIFFERS, **BROKEN), Parked.DIVERGED),
     ("beyond-the-log", facts(row(9, OTHER), **BEYOND), Parked.DIVERGED),
     ("broken-chain", facts(row(4, OTHER), **BROKEN), Parked.DIVERGED),
-    ("broken-chain", facts(row(4, OTHER), **BROKEN, **GONE), Parked.DIVERGED),
     ("log-gone", facts(row(4, OTHER), **GONE), Parked.TARGET_BEHIND),
     ("log-gone", facts(row(9, OTHER), **GONE), Parked.TARGET_BEHIND),
+    ("log-gone", facts(row(4, OTHER), **BROKEN, **GONE), Parked.TARGET_BEHIND),
     ("log-gone", facts(None, **GONE), Parked.TARGET_BEHIND),
     ("ask-first", facts(row(4, OTHER), **ASK), Parked.WENT_BACK),
     ("ask-first", facts(None, **ASK), Parked.WENT_BACK),
@@ -217,6 +217,10 @@ def test_status_says_in_words_that_a_person_took_the_route_over():
     assert words(said, clock) == "taken over at 00:01:00: this directory goes on behind batch 9"
     went_back = Healing(60, 7, 9, taken_over=1).said()
     assert words(went_back, clock).startswith("target went back in time at 00:01:00")
+    for held in (7, 9):
+        said = Healing(60, held, 9, taken_over=1, unsure_through=41_022).said()
+        assert f"goes on behind batch {held}. Another history wrote" in words(said, clock)
+        assert "what was delivered up to LSN 41022 may be missing" in words(said, clock)
 
 
 @given(st.lists(st.integers(0, 1 << 62), min_size=3, max_size=9))
@@ -226,7 +230,7 @@ def test_a_note_is_read_back_from_its_numbers(numbers):
     assert from_numbers(note.numbers()) == note
 
 
-@pytest.mark.parametrize("said", [None, [], [1, 2], "123", [1, 2, "3"], [0] * 10, 7])
+@pytest.mark.parametrize("said", [None, [], [1, 2], "123", [1, 2, "3"], [0] * 11, 7])
 def test_what_is_no_note_is_none(said):
     assert from_numbers(said) is None
 

@@ -26,6 +26,8 @@ class Healing:
         again: how many of the records were delivered since.
         done_ns: when all of them were delivered or set aside; 0 before.
         taken_over: 1 if a person decided that this directory goes on, and the row was moved to it.
+        unsure_through: up to where the target, at which another history wrote, may lack what had
+            been delivered, beside what was set aside; 0 for nothing.
     """
 
     time_ns: int
@@ -37,6 +39,7 @@ class Healing:
     again: int = 0
     done_ns: int = 0
     taken_over: int = 0
+    unsure_through: Lsn = 0
 
     @property
     def went_back(self) -> bool:
@@ -56,7 +59,10 @@ class Healing:
 
     def said(self) -> dict[str, Any]:
         """Return what ``status --json`` says."""
-        names = ("time_ns", "held_batch", "had_batch", "records", "again", "done_ns")
+        names = (
+            *("time_ns", "held_batch", "had_batch", "records", "again", "done_ns"),
+            "unsure_through",
+        )
         said = {name: getattr(self, name) for name in names}
         return said | {"taken_over": bool(self.taken_over)}
 
@@ -78,6 +84,7 @@ def of_lanes(notes: Sequence[Healing]) -> Healing:
         records=sum(note.records for note in same),
         again=sum(note.again for note in same),
         done_ns=max(note.done_ns for note in same) if all(note.done_ns for note in same) else 0,
+        unsure_through=max(note.unsure_through for note in same),
     )
 
 
@@ -99,6 +106,12 @@ def words(said: Mapping[str, Any], clock: Callable[[int], str]) -> str:
     """
     held, had = said["held_batch"], said["had_batch"]
     when, holds = clock(said["time_ns"]), f"batch {held:,}" if held else "nothing of the route"
+    if unsure := said.get("unsure_through"):
+        return (
+            f"taken over at {when}: this directory goes on behind {holds}. Another history wrote "
+            f"to the target: what was delivered up to LSN {unsure} may be missing there, beside "
+            "the dead letters 'diverged'; 'wald audit' compares what the log holds"
+        )
     if held >= had and said["taken_over"]:
         return f"taken over at {when}: this directory goes on behind {holds}"
     if held >= had:

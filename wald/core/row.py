@@ -152,18 +152,18 @@ ROW_CASES: tuple[RowCase, ...] = (
         Parked.DIVERGED,
     ),
     RowCase(
-        "broken-chain",
-        "any other, and our dead log does not hold what its `dead_rev` leads to",
-        lambda facts: not facts.chain,
-        Event.ROW_STRANGE,
-        Parked.DIVERGED,
-    ),
-    RowCase(
         "log-gone",
         "any other, and our log no longer holds its block, or what follows it",
         lambda facts: facts.log is LogFinding.GONE and not facts.decided,
         Event.ROW_STRANGE,
         Parked.TARGET_BEHIND,
+    ),
+    RowCase(
+        "broken-chain",
+        "any other, and our dead log does not hold what its `dead_rev` leads to",
+        lambda facts: not facts.chain,
+        Event.ROW_STRANGE,
+        Parked.DIVERGED,
     ),
     RowCase(
         "ask-first",

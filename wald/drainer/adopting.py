@@ -121,6 +121,7 @@ def _go_on(
         between if behind else 0,
         after.delivered,
         taken_over=int(taken_over),
+        unsure_through=earlier.unsure_through if earlier and taken_over else 0,
     )
     _keep(route, memory.healing)
     follow_healing(route, memory)
@@ -191,6 +192,14 @@ def recall_healing(route: Route, memory: LaneMemory) -> None:
     """Take up the note of an earlier life."""
     if memory.healing is None:
         memory.healing = from_numbers(route.shared.ledger.note(_name(route)))
+
+
+def note_unsure(route: Route, memory: LaneMemory, through: Lsn) -> None:
+    """Note up to where the target may lack what had been delivered; durable on return."""
+    if through <= (memory.healing.unsure_through if memory.healing else 0):
+        return
+    memory.healing = replace(memory.healing or Healing(0, 0, 0), unsure_through=through)
+    _keep(route, memory.healing)
 
 
 def _keep(route: Route, healing: Healing) -> None:

@@ -6,9 +6,10 @@ from dataclasses import replace
 from wald.core.delivery import Event, Parked
 from wald.core.row import LogFinding, RowCase, RowFacts, effective_dead_rev, judge_row
 from wald.drainer.adopting import adopt, stand_of
+from wald.drainer.moving import take_over
 from wald.drainer.recalling import recall
 from wald.drainer.route import LaneMemory, Route
-from wald.drainer.takeover import is_decided, lane_owner, settle_decision, take_over
+from wald.drainer.takeover import is_decided, lane_owner, settle_decision
 from wald.model import (
     NO_ANCHOR,
     Checkpoint,

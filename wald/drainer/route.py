@@ -43,6 +43,7 @@ from wald.model import (
     Manifest,
     Outcome,
     Partial,
+    ProgressRow,
     Record,
     Rejected,
     RejectedRecord,
@@ -319,6 +320,7 @@ class LaneMemory:
     cleared: tuple[int, int] = (0, 0)  # (batch, attempt): up to it is known what took effect
     healing: Healing | None = None  # the last time that the target's row was adopted
     pause_s: float = 0.0  # behind it
+    moving: tuple[ProgressRow, ProgressRow] | None = None  # a row, and what a takeover makes of it
     unsendable: tuple[RejectedRecord, ...] = ()  # of an open redrive
     halted: tuple[Lsn, ...] = ()  # refused records at which the lane stops
     recalled: bool = False  # what was told of it beside the ledger

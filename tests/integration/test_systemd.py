@@ -70,6 +70,11 @@ def test_the_service_keeps_to_the_places_of_the_configuration() -> None:
     assert "wald replay" in service
     # the users of [access] must be told apart
     assert not re.search(r"^PrivateUsers=(yes|true|1|self|identity)", service, re.MULTILINE)
+    # windows of targets are measured by the name of the boot, which is in /proc/sys
+    assert not re.search(r"^ProcSubset=pid", service, re.MULTILINE)
+    # daemon.socket_group: what is denied as privileged is allowed again behind it
+    denied = service.find("\nSystemCallFilter=~@privileged")
+    assert 0 < denied < service.find("\nSystemCallFilter=@chown\n")
 
 
 # --- what the units rely on ---------------------------------------------------------------------

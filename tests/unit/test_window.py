@@ -11,9 +11,16 @@ WINDOW_S, TIMEOUT_S = 100.0, 10.0  # with the margin: open for 85 s
 BEGAN = Moment("boot-1", 50 * S, 1_000 * S)
 
 
-def facts(boot="boot-1", boot_s=50.0, wall_s=1_000.0, *, window_s=WINDOW_S, n=None, since=0):
+def facts(
+    boot="boot-1", boot_s=50.0, wall_s=1_000.0, *, window_s=WINDOW_S, n=None, since=0, began=BEGAN
+):
     now = Moment(boot, round(boot_s * S), round(wall_s * S))
-    return WindowFacts(window_s, n, BEGAN, now, TIMEOUT_S, since)
+    return WindowFacts(window_s, n, began, now, TIMEOUT_S, since)
+
+
+def nameless(boot_s, wall_s):
+    """Both moments are of a boot that the system does not name: of the same one, or not."""
+    return facts("", boot_s, wall_s, began=BEGAN._replace(boot_id=""))
 
 
 JUDGED = [
@@ -32,6 +39,9 @@ JUDGED = [
     ("clock-went-back", facts("boot-2", 60, 999.9)),
     ("in-time-by-the-wall-clock", facts("boot-2", 1, 1_085)),
     ("over-by-the-wall-clock", facts("boot-2", 60, 1_085.1)),
+    ("in-time-by-the-wall-clock", nameless(60, 1_085)),
+    ("over-by-the-wall-clock", nameless(60, 90_000)),
+    ("clock-went-back", nameless(60, 999.9)),
 ]
 
 

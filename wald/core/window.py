@@ -2,7 +2,8 @@
 
 A window begins with the first attempt that may have taken effect. Within one boot it is measured
 by the boot clock, which no one sets; behind a reboot by the wall clock, which may have been set:
-if it went back nobody knows how much time has passed. "Not known" is always "over".
+if it went back nobody knows how much time has passed. "Not known" is always "over", and a boot
+that the system does not name is none that two moments have in common.
 
 Pure: clocks are arguments.
 """
@@ -70,9 +71,19 @@ WINDOW_CASES: tuple[WindowCase, ...] = (
     WindowCase("batches-alone", "it forgets by batches alone", Window.OPEN),
     WindowCase("in-time", "same boot, within by the boot clock", Window.OPEN),
     WindowCase("over", "same boot, not within", Window.OVER),
-    WindowCase("clock-went-back", "another boot, and the wall clock is earlier", Window.OVER),
-    WindowCase("in-time-by-the-wall-clock", "another boot, within by the wall clock", Window.OPEN),
-    WindowCase("over-by-the-wall-clock", "another boot, not within", Window.OVER),
+    WindowCase(
+        "clock-went-back",
+        "another boot, or one without a name, and the wall clock is earlier",
+        Window.OVER,
+    ),
+    WindowCase(
+        "in-time-by-the-wall-clock",
+        "another boot, or one without a name, within by the wall clock",
+        Window.OPEN,
+    ),
+    WindowCase(
+        "over-by-the-wall-clock", "another boot, or one without a name, not within", Window.OVER
+    ),
 )
 _CASES = {case.label: case for case in WINDOW_CASES}
 
@@ -91,7 +102,7 @@ def _label(facts: WindowFacts) -> str:
 
 
 def _label_in_time(facts: WindowFacts) -> str:
-    if facts.began.boot_id == facts.now.boot_id:
+    if facts.began.boot_id and facts.began.boot_id == facts.now.boot_id:
         passed_ns = facts.now.boot_clock_ns - facts.began.boot_clock_ns
         return "in-time" if _is_within(passed_ns, facts) else "over"
     passed_ns = facts.now.time_ns - facts.began.time_ns

@@ -59,19 +59,22 @@ class Shown:
     @property
     def now(self) -> LaneFigures:
         """What it shows."""
-        ahead = self._ahead
-        took = ahead is not None and ahead[0].took and ahead[0].wait()  # not refused either
-        figures = ahead[1] if ahead is not None and took else self._figures
+        figures = self._durable()
         if self.overdue:
             return replace(figures, state="failed", last_error=self.overdue)
         return figures
+
+    def _durable(self) -> LaneFigures:
+        ahead = self._ahead
+        took = ahead is not None and ahead[0].took and ahead[0].wait()  # not refused either
+        return ahead[1] if ahead is not None and took else self._figures
 
     def put(self, figures: LaneFigures, *, once: Underway[bool] | None = None) -> None:
         """Show something from now on, or once a step of the ledger took."""
         if once is None:
             self._figures, self._ahead = figures, None
-        else:
-            self._ahead = (once, figures)
+        else:  # what took before stays shown until this does
+            self._figures, self._ahead = self._durable(), (once, figures)
 
 
 class Stance(NamedTuple):

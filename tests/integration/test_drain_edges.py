@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import threading
+from collections import Counter
 from collections.abc import Sized
 from pathlib import Path
 from random import Random
@@ -23,7 +24,9 @@ from wald.drainer.catalogue import Catalogue
 from wald.drainer.frontier import FrontierBoard
 from wald.drainer.reader import LaneReader
 from wald.errors import DataDirectoryUnusable, LedgerFailed, WaldError
+from wald.ingest.figures import Figures
 from wald.model import Frontier, Systemic, SystemicKind
+from wald.storage.log import Log, LogOptions
 from wald.storage.owner import load_owner
 from wald.storage.tail import find_anchor, segment_path
 from wald.supervisor.children import is_final
@@ -174,6 +177,61 @@ def test_the_catalogue_follows_births_and_deaths_and_passes_damage(backlog):
     assert catalogue.count_streams() == 1
     catalogue.close()
     Catalogue(FS, backlog.data_dir, backlog.log.log_id).close()
+
+
+def damaged_snapshot(backlog):
+    """Flip a bit in what stands at the head of the newest segment, and tells of all before."""
+    with Path(segment_path(backlog.data_dir, backlog.log.frontier.segment)).open("r+b") as file:
+        file.seek(limits.ALIGNMENT_MIN_BYTES + frame.BLOCK_HEADER_BYTES + 8)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
+
+
+def tell(backlog):
+    """Write what ingest writes of itself."""
+    figures = Figures(FS, backlog.data_dir, backlog.log, pid=1, started_ns=1)
+    figures.write(groups=1, connections=0, refused=Counter())
+    figures.close()
+
+
+def begun_anew(backlog):
+    """The log goes on in a segment whose snapshot alone tells of streams and routes."""
+    backlog.log.close()
+    backlog.log = Log.open(FS, backlog.data_dir, CLOCK, backlog.chance, LogOptions())
+    return Catalogue(FS, backlog.data_dir, backlog.log.log_id)
+
+
+def test_routes_that_a_damaged_snapshot_told_are_learned_from_what_ingest_tells(backlog):
+    catalogue = begun_anew(backlog)
+    damaged_snapshot(backlog)
+    catalogue.update(backlog.log.frontier)
+    assert (list(catalogue.routes), catalogue.is_whole) == ([], False)
+    tell(backlog)
+    other = state.RouteState(2, "more", 1, "events", "digest", 0, 0, 0)
+    backlog.log.append_group([state.route_birth(other)])  # behind what was told
+    catalogue.update(backlog.log.frontier)
+    assert [route.name for route in catalogue.routes.values()] == ["events", "more"]
+    assert catalogue.stream_name(1) == "events"
+    assert catalogue.is_whole
+    catalogue.close()
+
+
+def test_what_ingest_told_before_the_damage_does_not_stand_for_what_it_took(backlog):
+    catalogue = begun_anew(backlog)
+    tell(backlog)
+    frontier = backlog.log.frontier
+    other = state.RouteState(2, "more", 1, "events", "digest", 0, 0, 0)
+    backlog.log.append_group([state.route_birth(other)])
+    with Path(segment_path(backlog.data_dir, frontier.segment)).open("r+b") as file:
+        file.seek(frontier.end_bytes)
+        file.write(b"\xff" * 8)
+    catalogue.update(backlog.log.frontier)
+    assert (list(catalogue.routes), catalogue.is_whole) == ([1], False)
+    tell(backlog)
+    catalogue.update(backlog.log.frontier)
+    assert (list(catalogue.routes), catalogue.is_whole) == ([1, 2], True)
+    catalogue.close()
 
 
 # --- lanes --------------------------------------------------------------------------------------

@@ -37,6 +37,10 @@ _log = logging.getLogger("wald.drain")
 _POLL_S = 0.05
 _JOIN_GRACE_S = 5.0  # an attempt under way is waited for, but the supervisor does not wait for ever
 _NS = limits.CLOCK_NS_PER_S
+_UNSURE = (
+    "a part of the log that tells them is damaged, and ingest has not told them since: some may "
+    "wait; restart the daemon if this stays"
+)
 
 
 def run(  # noqa: PLR0913 - a composition of ports
@@ -149,12 +153,9 @@ class Drainer:
             self._pin_hint()
         try:
             self._follow()
-            self._trouble = ""
         except Exception as error:  # noqa: BLE001 - lanes go on, and the next round tries again
             self._catalogue.close()
-            if self._trouble != repr(error):
-                self._trouble = repr(error)
-                _log.error("routes cannot be read or begun: %r", error, exc_info=error)
+            self._say_trouble(repr(error), error)
         if self._watch is not None:
             self._watch.look(self._fleet.each_lane())
         self._pack()
@@ -162,13 +163,20 @@ class Drainer:
         self._asks.poll(timeout_s)
         self._publish()
 
+    def _say_trouble(self, trouble: str, error: Exception | None = None) -> None:
+        if trouble and self._trouble != trouble:
+            _log.error("routes cannot be read or begun: %s", trouble, exc_info=error)
+        self._trouble = trouble
+
     def _follow(self) -> None:
         is_told, frontier = self._source.has_told, self._board.current()
         if frontier is not None:
             self._catalogue.update(frontier)
             self._fleet.follow(self._catalogue.routes)
             self._answers.followed = frontier
-            self._knows_all = self._knows_all or is_told or self._is_as_far_as_before(frontier)
+            is_new = self._knows_all or is_told or self._is_as_far_as_before(frontier)
+            self._knows_all = is_new and self._catalogue.is_whole
+            self._say_trouble("" if self._catalogue.is_whole else _UNSURE)
 
     def _is_as_far_as_before(self, frontier: Frontier) -> bool:
         """Tell whether the log is known as far as it was to earlier drainers.

@@ -76,6 +76,10 @@ class TailReader:
         after: read what has a higher LSN.
         wants_block: whether a block's payload is read at all; by default records and control.
         wants_section: which sections of it are handed out; by default all.
+
+    Attributes:
+        damaged_at: segment and offset of the last place at which a block could not be read, also
+            one without records, of which no ``LostRange`` tells.
     """
 
     def __init__(
@@ -94,6 +98,7 @@ class TailReader:
         self._wants_block = wants_block or _holds_sections
         self._wants_section = wants_section
         self.cursor: Lsn = after
+        self.damaged_at: tuple[int, int] | None = None
         self._file: File | None = None
         self._segment = 0
         self._header: SegmentHeader | None = None
@@ -271,8 +276,10 @@ class TailReader:
             at = self._offset
             header = self._next_block(extent)
             if header is None:
+                self._note_damage(extent, at, newest=newest)
                 break
             if header.offset != at or self._chain_lsn not in {None, header.prev_lsn}:
+                self._note_damage(extent, at, newest=newest)
                 yield from self._lost_to(extent, header.prev_lsn, at, newest=newest)
             self._offset = header.end(self._alignment)
             self._chain_lsn = header.last_lsn
@@ -281,6 +288,10 @@ class TailReader:
             yield from self._read_block(header, extent, newest=newest)
         yield from self._lost_to(extent, extent.last_lsn, self._offset, newest=newest)
         self._offset = max(self._offset, extent.end_bytes)
+
+    def _note_damage(self, extent: _Extent, at: int, *, newest: bool) -> None:
+        self._must_be_there(extent, newest=newest)
+        self.damaged_at = extent.segment, at
 
     def _must_be_there(self, extent: _Extent, *, newest: bool) -> None:
         """Before anything is called lost: the file must still be the frontier's.
@@ -339,7 +350,7 @@ class TailReader:
             try:
                 sections = self._sections(header, payload)
             except FormatDamaged as damage:
-                self._must_be_there(extent, newest=newest)
+                self._note_damage(extent, header.offset, newest=newest)
                 yield from self._lost(
                     header.first_lsn,
                     header.last_lsn,

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 import wald
+from tests.commands import call
 from tests.daemon import Daemon
 from wald.cli.paced import Pace, PacedFileSystem
 from wald.core.packed import CHUNK_HEADER_BYTES, PackedHead
+from wald.errors import EXIT_CONFIG
 from wald.model import Frontier
 from wald.storage.packed import PackWriter, packed_path, read_tail
 from wald.storage.stream import StreamReader
@@ -62,6 +64,13 @@ def test_a_running_daemon_is_scrubbed_and_damage_is_named_with_its_lsns(place):
             assert said["damages"] == []
             (damage,) = said["file_damages"]
             assert (damage["first_lsn"], damage["last_lsn"]) == (1, 5)
+
+
+def test_a_file_that_goes_before_it_is_measured_ends_no_scrub(tmp_path):
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "gone.wal").symlink_to(tmp_path / "nowhere")
+    said = call("log", "scrub", str(tmp_path))
+    assert (said.returncode, "error[data.foreign]" in said.stderr) == (EXIT_CONFIG, True)
 
 
 def test_reading_is_paid_for_by_the_second(tmp_path):

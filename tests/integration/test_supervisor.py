@@ -56,6 +56,24 @@ def serve(*arguments: str, notify: str = "") -> "subprocess.Popen[str]":
     )
 
 
+CLOSED = 'exec "$0" -m wald "$@" <&- >&- 2>&-'
+
+
+def test_a_daemon_without_standard_streams_keeps_its_files_from_what_is_printed(
+    directory: Path,
+) -> None:
+    launcher = ("sh", "-c", CLOSED, sys.executable)
+    with Daemon(directory, to=f"sqlite:{directory}/x.db", launcher=launcher) as daemon:
+        for process in daemon.family:
+            out, err = (os.readlink(f"/proc/{process.pid}/fd/{number}") for number in (1, 2))
+            assert (out, err) == (os.devnull, os.devnull)
+        for arguments in (["status"], ["append", "s"], ["route", "list"]):
+            done = subprocess.run(
+                [*launcher, *arguments, "--socket", str(daemon.socket)], timeout=60, check=False
+            )
+            assert done.returncode == 0, arguments
+
+
 def test_a_killed_child_is_started_again_and_no_record_is_lost(directory: Path) -> None:
     with Daemon(directory, to=f"sqlite:{directory}/x.db") as daemon:
         with wald.connect(str(daemon.socket), timeout=60.0) as producer:

@@ -1,7 +1,7 @@
 """``wald log``: what is on the disk, whether it is whole, and what is done if it is not."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -152,11 +152,13 @@ def _bar(data_dir: str) -> Iterator[Callable[[int], None]]:
     from wald.storage.scrub import RESTING_DIRECTORIES
 
     console = Console(stderr=True)
-    total = sum(
-        path.stat().st_size
-        for name in RESTING_DIRECTORIES
-        for path in Path(data_dir, name).glob("*.*")
-    )
+    total = None
+    with suppress(OSError):  # a file may go meanwhile; what may not be read is told by who reads it
+        total = sum(
+            path.stat().st_size
+            for name in RESTING_DIRECTORIES
+            for path in Path(data_dir, name).glob("*.*")
+        )
     columns = (BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal

@@ -180,13 +180,14 @@ def test_a_store_that_is_closed_writes_what_waits_and_then_refuses(store):
 
 
 def test_what_is_shown_never_goes_back_while_each_step_follows_the_one_before():
-    shown, tickets = Shown(), [Ticket(lambda _: True) for _ in range(3)]
+    took, shown = True, Shown()
+    tickets = [Ticket(lambda _: took) for _ in range(3)]
     shown.put(LaneFigures(delivered=0))
     seen = []
     for number, ticket in enumerate(tickets, 1):
         shown.put(LaneFigures(delivered=number), once=ticket)
         seen.append(shown.now.delivered)  # the step is on its way
-        ticket.settle(True)
+        ticket.settle(took)
         seen.append(shown.now.delivered)
     assert seen == [0, 1, 1, 2, 2, 3]
 

@@ -329,13 +329,12 @@ def test_a_target_that_went_back_is_healed_from_packed_files(two):
 def test_a_target_that_goes_back_behind_files_that_were_just_deleted_waits_for_a_person(
     two, monkeypatch, lost
 ):
-    """Nobody was told yet that they may go; that must not be taken for damage either."""
+    """What was delivered and let go must not be taken for damage."""
     lsns = fill(two, 3)
     targets = {"stuck": RecordingTarget(down=DOWN), "healthy": RecordingTarget()}
     with draining(two, targets):
         packed_through(two, last_closed(two))
     assert retire(two) == 3
-    monkeypatch.setattr(limits, "PROGRESS_EVERY_S", 3600.0)  # it is told at the start, then late
     monkeypatch.setattr(limits, "REREAD_S", 0.05)
     monkeypatch.setattr(limits, "PARKED_REREAD_S", 0.05)
     target = targets["stuck"]

@@ -1,6 +1,7 @@
 """Packing as it is carried out: directory and ledger agree, a pace is kept, segments are told."""
 
 import logging
+from collections.abc import Callable
 
 import pytest
 
@@ -13,7 +14,7 @@ from wald.core.state import RouteState
 from wald.drainer.fill import payload_share
 from wald.drainer.packed_files import PackedFiles
 from wald.drainer.packing import Packing, PackingDoors, resting
-from wald.model import PackedRange
+from wald.model import Lsn, PackedRange, RouteId
 from wald.storage.finished import FinishedSegments
 from wald.storage.packed import list_packed, packed_path
 from wald.storage.packed_index import PackedIndex
@@ -104,9 +105,16 @@ def test_a_file_that_is_gone_stays_named_and_is_said(held, caplog):
 # --- the pace -----------------------------------------------------------------------------------
 
 
-def packing(made: PackedLog, clock: ManualClock, policy: RepackPolicy, **about) -> Packing:
+def packing(
+    made: PackedLog,
+    clock: ManualClock,
+    policy: RepackPolicy,
+    *,
+    released: Callable[[RouteId], Lsn] = lambda _: limits.LSN_MAX,
+    **about,
+) -> Packing:
     files = PackedFiles(PackedIndex(MemoryStore()))
-    doors = PackingDoors(made.fs, DATA, made.log.log_id, clock, files)
+    doors = PackingDoors(made.fs, DATA, made.log.log_id, clock, files, released)
     return Packing(doors, policy, AT_ONCE, **about)
 
 
@@ -161,6 +169,24 @@ def test_who_rests_is_packed_at_once_and_who_moves_is_waited_for(held):
         clock.advance(limits.PACK_EVERY_S)
         step(held, one, rest=tuple(ROUTES.values()))
     assert one.made > 0
+
+
+def test_what_every_route_has_passed_is_deleted_only_once_that_is_told(held):
+    clock, told = ManualClock(), dict.fromkeys(ROUTES.values(), 0)
+    one = packing(held, clock, LATER, released=lambda route: told[route])
+    for _ in range(20):
+        clock.advance(limits.PACK_EVERY_S)
+        step(held, one, rest=tuple(ROUTES.values()))
+    made = list_packed(held.fs, DATA)
+    assert made
+    for _ in range(3):
+        clock.advance(limits.PACK_EVERY_S)
+        step(held, one, checkpoint=held.frontier.lsn)
+    assert list_packed(held.fs, DATA) == made
+    told.update(dict.fromkeys(told, held.frontier.lsn))
+    clock.advance(limits.PACK_EVERY_S)
+    step(held, one, checkpoint=held.frontier.lsn)
+    assert list_packed(held.fs, DATA) == []
 
 
 def test_what_is_archived_is_deleted_beyond_its_bound(held):

@@ -35,13 +35,14 @@ _NS = limits.CLOCK_NS_PER_S
 
 @dataclass(frozen=True, slots=True)
 class PackingDoors:
-    """What packing works with."""
+    """What packing works with; ``released`` says up to where ``progress`` told a route to be."""
 
     fs: FileSystem
     data_dir: str
     log_id: bytes
     clock: Clock
     files: PackedFiles
+    released: Callable[[RouteId], Lsn] = lambda _: limits.LSN_MAX
 
 
 class Packing:
@@ -276,9 +277,16 @@ class Packing:
             delete_packed(doors.fs, doors.data_dir, old)
 
     def _delete(self, now_s: float) -> None:
-        """Delete what every route has passed, long enough ago."""
+        """Delete what every route has passed, long enough ago, and as it was told.
+
+        What is deleted before that is told would be taken for damage by a lane that has to go back.
+        """
         assert self._standing is not None
-        doors, routes = self._doors, self._standing.routes
+        doors = self._doors
+        routes = [
+            route._replace(checkpoint=min(route.checkpoint, doors.released(route.route_id)))
+            for route in self._standing.routes
+        ]
         self._passed = {
             file: self._passed.get(file, now_s)
             for file in doors.files.all
@@ -345,7 +353,9 @@ def resting(figures: Mapping[str, Mapping[str, Any]]) -> set[RouteId]:
 
 def open_packing(settings: Settings, shared: Shared) -> Packing:
     """Return what packs the log of a drainer, by its settings."""
-    doors = PackingDoors(shared.fs, shared.data_dir, shared.log_id, shared.clock, shared.packed)
+    doors = PackingDoors(
+        shared.fs, shared.data_dir, shared.log_id, shared.clock, shared.packed, shared.released
+    )
 
     def archive_bytes(route: RouteState) -> int:
         known = settings.routes.get(route.name)

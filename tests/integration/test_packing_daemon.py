@@ -69,9 +69,9 @@ def held_back(daemon: Daemon) -> None:
 
 def damage_snapshot(daemon: Daemon) -> None:
     """Flip a bit of what stands at the head of the newest segment, and tells of all before."""
-    hint = read_hint(PosixFileSystem(), daemon.data_dir)
+    hint = read_hint(PosixFileSystem(), str(daemon.data_dir))
     assert hint is not None
-    with Path(segment_path(daemon.data_dir, hint.segment)).open("r+b") as file:
+    with Path(segment_path(str(daemon.data_dir), hint.segment)).open("r+b") as file:
         at = limits.ALIGNMENT_MIN_BYTES + BLOCK_HEADER_BYTES + 8
         file.seek(at)
         (byte,) = file.read(1)

@@ -54,6 +54,7 @@ class Site:
         self.target = RecordingTarget(names=True, per_record=replay is not ReplayClass.WINDOW)
         self.target.refuses = lambda record: b"bad" in record.value
         self.replay = replay
+        self.on_unknown = on_unknown
         self.lsns: list[int] = []
         self.bad: list[int] = []
         self.options(on_unknown=on_unknown, lanes=lanes)
@@ -194,6 +195,53 @@ def test_what_nobody_knows_is_held_where_it_may_double_and_sent_where_it_does_no
             after = site.deliver()
         assert (after["delivered"], after["parked"]) == (17, None)
         assert site.target.lsns == site.lsns
+
+
+@pytest.mark.parametrize("site", WITHOUT_ROW[1:], indirect=True)
+@pytest.mark.parametrize("ledger", ["lost", "older", "older, and asked"])
+@pytest.mark.parametrize("took", [True, False])
+def test_a_dead_letter_that_was_being_sent_again_is_sent_or_held(
+    site: Site, ledger: str, tmp_path: Path, *, took: bool
+) -> None:
+    site.append(6, bad=(1, 4))
+    site.deliver()
+    good = [lsn for lsn in site.lsns if lsn not in site.bad]
+    if ledger == "older":
+        shutil.copytree(site.ledger_directory, tmp_path / "copy")
+    held = site.ledger()
+    assert held.ask_redrive(1, site.bad, "", CLOCK.wall_ns()) == 2
+    held.close()
+    if ledger == "older, and asked":
+        shutil.copytree(site.ledger_directory, tmp_path / "copy")
+    site.target.refuses = lambda _: False
+    if took:
+        site.target.lost_answers = 1_000
+    else:
+        site.target.down = Systemic(SystemicKind.UNREACHABLE, "away")
+    assert site.deliver(patience_s=0.1)["dead_letters"] == 2
+    sent = len(site.target.lsns) - len(good)
+    assert bool(sent) is took
+    site.target.lost_answers, site.target.down = 0, None
+    shutil.rmtree(site.ledger_directory)
+    if ledger != "lost":
+        shutil.copytree(tmp_path / "copy", site.ledger_directory)
+    after = site.deliver()
+    if site.replay is ReplayClass.KEYED or site.on_unknown == "resend":
+        assert set(site.target.lsns) == set(site.lsns)
+        assert len(site.target.lsns) == 6 or site.replay is ReplayClass.NONE
+    else:
+        for _ in range(2):
+            assert after["parked"] == "uncertain"
+            assert after["last_error"].startswith("ledger-lost: ")
+            assert len(site.target.lsns) == len(good) + sent
+            after = site.deliver()
+        site.resolve(Decision.DELIVERED if took else Decision.NOT_DELIVERED)
+        after = site.deliver()
+        assert sorted(site.target.lsns) == site.lsns
+    assert (after["delivered"], after["dead_letters"], after["parked"]) == (6, 0, None)
+    held = site.ledger()
+    assert not held.dead_letters(1)
+    held.close()
 
 
 @pytest.mark.parametrize("site", [(ReplayClass.NONE, "hold", 3)], indirect=True)

@@ -254,7 +254,7 @@ BUGS = (
             Patch(
                 recalling,
                 "recall",
-                [("route_id, until), 0]", "route_id, until), 1]")],
+                [("route_id, until))", "route_id, until), 1)")],
                 also=[checking],
             ),
         ),

@@ -362,7 +362,7 @@ class Lane:
         if held_back_s > 0:
             memory.settle_seal()
             return held_back_s
-        if memory.manifest.is_redrive:
+        if memory.manifest.is_redrive and not memory.manifest.held:
             self._redrives.refuse_unsendable(memory)
         rev_id = memory.manifest.current.rev_id
         if memory.counted == rev_id:
@@ -494,7 +494,7 @@ class Lane:
 
     def _publish(self) -> None:
         follow_healing(self.route, self._memory)
-        stance = Stance(self._step, self._failures, self._redrives.left)
+        stance = Stance(self._step, self._failures, self._redrives.count(self._memory))
         figures = lane_figures(self._memory, self._gate, stance, self.figures)
         sealing = self._memory.sealing
         self.shown.put(figures, once=sealing and sealing.underway)

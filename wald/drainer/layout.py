@@ -419,13 +419,17 @@ class RouteLanes:
             lane.stop(deliver_for_s)
 
     def is_unfinished(self, goal: Lsn) -> bool:
-        """Tell whether a lane has something to do up to an LSN, and nothing but time is needed."""
+        """Tell whether a lane has something to do up to an LSN, and nothing but time is needed.
+
+        One that has not looked yet may find more to do than the ledger says.
+        """
         if self.template.crew.paused_ns is not None:
             return False
         if self.layout.is_changing:
             waits_for = self.waits_for()  # for none: the next layout begins in a moment
             return not waits_for or any(lane.figures.parked is None for lane in waits_for)
-        lanes = [lane for lane in self.lanes if lane.figures.through_lsn < goal]
+        shown = ((lane, lane.figures) for lane in self.lanes)
+        lanes = [lane for lane, at in shown if at.through_lsn < goal or at.state == "starting"]
         lanes += [lane for lane in self._awake.values() if not _is_through(lane)]
         lanes += [lane for lane in self.each() if lane.figures.redrives]
         return any(lane.figures.parked is None for lane in lanes)

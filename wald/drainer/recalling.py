@@ -6,13 +6,17 @@ on behind that, as ADOPT does behind a row (T12). What lies between that and the
 may have been sealed is sent again where that is harmless; where it may double, batches of it are
 sealed as held: a person says what became of them.
 
+The same holds of dead letters that were being sent again: the newest entry of the dead log behind
+the end of a lane's chain names them.
+
 Every step is durable in the ledger, so that a crash in it does it again: what was told (``told``),
 then of each lane up to where it is unsure, then T12, then that it is done.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from wald import limits
 from wald.core import told as telling
@@ -41,10 +45,22 @@ from wald.storage.orders import Orders
 
 _log = logging.getLogger("wald.drain")
 _LIFE, _TOLD = "life", "told"
-_WHY_UNSURE = (
+WHY_UNSURE = (
     "ledger-lost: the ledger is older than what was sent, and nobody knows whether this batch "
     "was; look into the target"
 )
+
+
+class _Noted(NamedTuple):
+    """What the ledger notes of a lane: of which life, up to where it is unsure, whether it is done.
+
+    ``redrives`` are the dead letters that may have been sent again; an earlier release notes none.
+    """
+
+    life: int
+    unsure_through: Lsn
+    done: int = 0
+    redrives: Sequence[Lsn] = ()
 
 
 def begin_life(
@@ -126,20 +142,32 @@ def recall(route: Route, memory: LaneMemory) -> None:
     if told is None or memory.recalled:
         return
     memory.recalled = True
-    ledger, name = route.shared.ledger, f"{_TOLD} {route.key.route_id}.{route.layout}.{route.lane}"
+    ledger, name = route.shared.ledger, _name(route)
     until = route.share.until or limits.LSN_MAX
     may_double = telling.is_held(memory.replay, route.settings.on_unknown)
-    said = ledger.note(name)
-    if not isinstance(said, Sequence) or said[0] != told.life:
-        said = [told.life, told.unsure_through(route.birth.route_id, until), 0]
-        ledger.note(name, said)
-    if not said[2]:
+    noted = _noted(route)
+    if noted is None or noted.life != told.life:
+        noted = _Noted(told.life, told.unsure_through(route.birth.route_id, until))
+        ledger.note(name, noted)
+    if not noted.done:
         _believe(route, memory, told, until)
+        noted = noted._replace(done=1, redrives=_ask_again(route, memory))
         if may_double:
             _doubt_open_batch(route, memory)
-        ledger.note(name, [told.life, said[1], 1])
+        ledger.note(name, noted)
     if may_double:
-        memory.unsure_through = said[1]
+        memory.unsure_through = noted.unsure_through
+        memory.unsure_redrives = tuple(noted.redrives)
+        settle_unsure(route, memory, _being_redriven(memory))
+
+
+def _noted(route: Route) -> _Noted | None:
+    said = route.shared.ledger.note(_name(route))
+    return _Noted(*said) if isinstance(said, Sequence) else None
+
+
+def _name(route: Route) -> str:
+    return f"{_TOLD} {route.key.route_id}.{route.layout}.{route.lane}"
 
 
 def _believe(route: Route, memory: LaneMemory, told: Told, until: Lsn) -> None:
@@ -170,7 +198,43 @@ def _doubt_open_batch(route: Route, memory: LaneMemory) -> None:
     """
     manifest = memory.held.manifest
     if manifest is not None and not manifest.held and not manifest.decision:
-        hold(route, memory, _WHY_UNSURE)
+        hold(route, memory, WHY_UNSURE)
+
+
+def _ask_again(route: Route, memory: LaneMemory) -> list[Lsn]:
+    """Ask anew for what was being sent again when the ledger was lost; return what that is.
+
+    The newest entry behind the end of the lane's chain says it: a redrive that took effect would
+    be the end, and what came behind another one that did not would have an entry of its own, or
+    changed nothing.
+    """
+    held, ledger, again = memory.held, route.shared.ledger, tuple[Lsn, ...]()
+    if held.checkpoint.dead_rev == NO_REVISION:
+        return []
+    for _, entry in route.shared.dead_log.entries():
+        if entry.previous == held.checkpoint.dead_rev:
+            again = entry.redriven
+    opened = _being_redriven(memory)
+    lsns = [lsn for lsn in again if lsn not in opened]
+    now_ns = route.shared.clock.wall_ns()
+    ledger.ask_redrive(route.birth.route_id, lsns, "", now_ns, forced=True)
+    return lsns
+
+
+def _being_redriven(memory: LaneMemory) -> tuple[Lsn, ...]:
+    manifest = memory.held.manifest
+    return manifest.revisions[0].redriven if manifest is not None else ()
+
+
+def settle_unsure(route: Route, memory: LaneMemory, sealed: Collection[Lsn]) -> None:
+    """Note that these dead letters are in a batch that is held (T7): there is no more to do."""
+    left = tuple(lsn for lsn in memory.unsure_redrives if lsn not in sealed)
+    if left == memory.unsure_redrives:
+        return
+    memory.unsure_redrives = left
+    noted = _noted(route)
+    assert noted is not None
+    route.shared.ledger.note(_name(route), noted._replace(redrives=left))
 
 
 def _newest(route: Route) -> tuple[Final, Chain]:
@@ -242,4 +306,4 @@ def take_unsure(route: Route, memory: LaneMemory) -> Batch | None:
 
 def why_unsure(memory: LaneMemory, hi: Lsn) -> str:
     """Return why a batch is held from the start; empty if it is not."""
-    return "" if hi > memory.unsure_through else _WHY_UNSURE
+    return "" if hi > memory.unsure_through else WHY_UNSURE

@@ -20,9 +20,11 @@ from wald import limits
 from wald.core import dead
 from wald.core.batching import Bounds, fitting
 from wald.drainer.reader import Batch
+from wald.drainer.recalling import WHY_UNSURE, settle_unsure
 from wald.drainer.route import LaneMemory, Route, must
 from wald.errors import FormatDamaged, InputError
 from wald.model import (
+    NO_REVISION,
     AskedRedrive,
     Checkpoint,
     DeadLetter,
@@ -48,6 +50,7 @@ class Redrives:
         self._route = route
         self._lock = threading.Lock()
         self._news = False
+        self._recalled = False
         # the ledger may hold requests of a life before
         self.left = route.shared.ledger.count_redrives(route.key)
 
@@ -55,6 +58,13 @@ class Redrives:
         """Say that there may be more."""
         with self._lock:
             self._news = True
+
+    def count(self, memory: LaneMemory) -> int:
+        """Return how many are left; a lane that is brought to where it was told asks for more."""
+        if memory.recalled is not self._recalled:
+            self._recalled = memory.recalled
+            self.left = self._route.shared.ledger.count_redrives(self._route.key)
+        return self.left
 
     def are_asked(self) -> bool:
         """Tell whether there is something to send again."""
@@ -65,16 +75,21 @@ class Redrives:
         return self.left > 0
 
     def seal(self, memory: LaneMemory, bounds: Bounds) -> bool:
-        """T7: seal a batch of what is asked for; False if there is nothing."""
+        """T7: seal a batch of what is asked for; False if there is nothing.
+
+        What may have been sent before the ledger was lost comes first, and waits for a person.
+        """
         shared, key = self._route.shared, self._route.key
-        asked = self._allowed(
+        unsure = self._unsure(memory)
+        asked = unsure or self._allowed(
             memory, shared.ledger.asked_redrives(key, limits.REDRIVE_BATCH_MAX_RECORDS)
         )
         if not asked:
             self.left = 0
             return False
         chosen = self._fitting(asked, bounds)
-        manifest = _new_manifest(self._route, memory, [each.letter.lsn for each in chosen])
+        lsns = [each.letter.lsn for each in chosen]
+        manifest = _new_manifest(self._route, memory, lsns, WHY_UNSURE if unsure else "")
         previous = memory.held.checkpoint.dead_rev
         revision = manifest.current
         shared.dead_log.append(
@@ -87,8 +102,16 @@ class Redrives:
             return False
         memory.held = LaneProgress(memory.held.checkpoint, manifest)
         memory.batch = None
-        memory.counted = revision.rev_id
+        memory.counted = NO_REVISION if unsure else revision.rev_id
+        if unsure:
+            settle_unsure(self._route, memory, lsns)
         return True
+
+    def _unsure(self, memory: LaneMemory) -> Sequence[AskedRedrive]:
+        """Return what may have been sent before the ledger was lost, if it is a dead letter."""
+        ledger, key = self._route.shared.ledger, self._route.key
+        found = [ledger.asked_redrive(key, lsn) for lsn in memory.unsure_redrives]
+        return [each for each in found if each is not None]
 
     def _allowed(self, memory: LaneMemory, asked: Sequence[AskedRedrive]) -> Sequence[AskedRedrive]:
         """Return what may be sent again; what may not was asked for while nobody could tell."""
@@ -184,7 +207,7 @@ def close_redrive(
     return after, finished
 
 
-def _new_manifest(route: Route, memory: LaneMemory, lsns: Sequence[Lsn]) -> Manifest:
+def _new_manifest(route: Route, memory: LaneMemory, lsns: Sequence[Lsn], held: str) -> Manifest:
     checkpoint, stamp = memory.held.checkpoint, route.stamp()
     revision = Revision(
         route.new_revision(),
@@ -205,6 +228,7 @@ def _new_manifest(route: Route, memory: LaneMemory, lsns: Sequence[Lsn]) -> Mani
         boot_id=stamp.boot_id,
         boot_clock_ns=stamp.boot_clock_ns,
         attempt_time_ns=stamp.time_ns,
+        held=held,
     )
 
 

@@ -325,6 +325,7 @@ class LaneMemory:
     halted: tuple[Lsn, ...] = ()  # refused records at which the lane stops
     recalled: bool = False  # what was told of it beside the ledger
     unsure_through: Lsn = 0  # batches up to it may have been sent before the ledger was lost
+    unsure_redrives: tuple[Lsn, ...] = ()  # dead letters that may have been
 
     def afresh(self) -> "LaneMemory":
         """Return what is kept where all else is found again: in ledger and log, at the target."""

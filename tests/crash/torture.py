@@ -8,6 +8,7 @@ long ones go on where they were. Exit code 1 if a step was wrong, or could not b
 import argparse
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.crash.notebook import Notebook
+from tests.crash.power import KINDS
 from tests.fuzz.targets import TARGETS
 
 _CUTS_AT_ONCE = 20
@@ -47,9 +49,11 @@ def steps(directory: Path, seed: int, share: float) -> Iterator[Step]:
     def noted(name: str) -> tuple[str, ...]:
         return ("--seed", str(seed), "--notes", str(directory / f"{name}.jsonl"))
 
-    for first in range(0, max(_CUTS_AT_ONCE, round(100 * share)), _CUTS_AT_ONCE):
-        cut = ("tests.crash.power", "--cuts", str(_CUTS_AT_ONCE), "--seed", str(seed + first))
-        yield Step(f"cuts-{first}", "power cuts of an ext4 under load", cut)
+    for kind in [kind for kind in KINDS if shutil.which(f"mkfs.{kind}")]:
+        for first in range(0, max(1, round(100 * share)), _CUTS_AT_ONCE):
+            cuts = min(_CUTS_AT_ONCE, max(1, round(100 * share)))
+            cut = ("tests.crash.power", "--cuts", str(cuts), "--seed", str(seed + first))
+            yield Step(f"cuts-{kind}-{first}", "power cuts under load", (*cut, "--kind", kind))
     yield Step(
         "ledger",
         "flipped bits of a ledger",

@@ -41,8 +41,6 @@ def test_no_power_cut_of_a_real_file_system_loses_an_acknowledged_record(
     except subprocess.CalledProcessError as error:
         pytest.skip(f"this machine does not mount images: {error}")
     with capsys.disabled():
-        print(
-            f"\n{found.cuts} power cuts of {kind}, {found.acked:,} acknowledged, WALD_TEST_SEED={seed}"
-        )
+        print(f"\n{found.cuts} power cuts of {kind}, {found.acked:,} acknowledged, seed {seed}")
     assert found.wrong == [], f"WALD_TEST_SEED={seed}"
     assert found.acked

@@ -237,9 +237,10 @@ def _ledger_alone(fs: FileSystem, data_dir: str) -> Iterator[tuple[Ledger, bytes
             msg = f"{data_dir} has no ledger: nothing was delivered from it yet"
             raise DataDirectoryUnusable(msg, hint="'wald log inspect' shows what its log holds")
         lock = _ledger_lock(fs, data_dir)
-    except PermissionError as error:
+    except OSError as error:
         msg = f"{data_dir}: {error.strerror}"
-        raise DataDirectoryUnusable(msg, hint=_AS_THE_USER) from error
+        hint = _AS_THE_USER if isinstance(error, PermissionError) else ""
+        raise DataDirectoryUnusable(msg, hint=hint) from error
     try:
         ledger = open_ledger(fs, data_dir, known.log_id)
         try:

@@ -234,6 +234,21 @@ def test_what_ingest_told_before_the_damage_does_not_stand_for_what_it_took(back
     catalogue.close()
 
 
+def test_up_to_an_old_frontier_not_all_was_read(backlog):
+    catalogue = Catalogue(FS, backlog.data_dir, backlog.log.log_id)
+    before = backlog.log.frontier
+    catalogue.update(before)
+    assert catalogue.is_current
+    other = state.RouteState(2, "more", 1, "events", "digest", 0, 0, 0)
+    backlog.log.append_group([state.route_birth(other)])
+    old = backlog.log.frontier
+    with Path(segment_path(backlog.data_dir, old.segment)).open("r+b") as file:
+        file.truncate(before.end_bytes)  # as a start cuts what it has copied
+    catalogue.update(old)
+    assert (list(catalogue.routes), catalogue.is_whole, catalogue.is_current) == ([1], True, False)
+    catalogue.close()
+
+
 # --- lanes --------------------------------------------------------------------------------------
 
 

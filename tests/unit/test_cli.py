@@ -38,6 +38,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["append"], 2, "usage", "see: wald append --help"),
         (["wait"], 2, "usage", "wald wait --help"),
         (["wait", "--all", "--timeout", "soon"], 2, "usage", ""),
+        (["dlq", "list", "--data-dir", "x" * 300], 74, "data.unusable", ""),
         (["status", "--socket", "/nowhere/wald.sock"], 69, "unavailable", "wald serve"),
         (["status", "--socket", "/" + "x" * 200], 69, "unavailable", "name a shorter path"),
         (["serve", "--config", "/nowhere/wald.toml"], 78, "config", "--to sqlite:events.db"),

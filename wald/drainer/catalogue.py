@@ -49,6 +49,11 @@ class Catalogue:
             return False
         return self._tail.damaged_at is None or self._tail.damaged_at < self._since
 
+    @property
+    def is_current(self) -> bool:
+        """Whether all was read up to the frontier of the last ``update``."""
+        return self._tail is not None and self._tail.is_through
+
     def has_heard_of(self, route_ids: Iterable[RouteId]) -> bool:
         """Tell whether these were born, as far as the log was read; some may have died since."""
         return all(route_id < self._state.next_route_id for route_id in route_ids)

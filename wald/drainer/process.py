@@ -175,7 +175,7 @@ class Drainer:
             self._fleet.follow(self._catalogue.routes)
             self._answers.followed = frontier
             is_new = self._knows_all or is_told or self._is_as_far_as_before(frontier)
-            self._knows_all = is_new and self._catalogue.is_whole
+            self._knows_all = is_new and self._catalogue.is_whole and self._catalogue.is_current
             self._say_trouble("" if self._catalogue.is_whole else _UNSURE)
 
     def _is_as_far_as_before(self, frontier: Frontier) -> bool:

@@ -80,6 +80,7 @@ class TailReader:
     Attributes:
         damaged_at: segment and offset of the last place at which a block could not be read, also
             one without records, of which no ``LostRange`` tells.
+        is_through: whether the last ``read`` came to its frontier; not where that was an old one.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class TailReader:
         self._wants_section = wants_section
         self.cursor: Lsn = after
         self.damaged_at: tuple[int, int] | None = None
+        self.is_through = False
         self._file: File | None = None
         self._segment = 0
         self._header: SegmentHeader | None = None
@@ -122,6 +124,7 @@ class TailReader:
         at any point and another call goes on. Blocks without records (control, snapshots) may
         come again after the frontier's segment changed.
         """
+        self.is_through = False
         extents, complete = self._extents(frontier)
         if not complete and extents:
             yield from self._lost_before(extents[0])
@@ -131,6 +134,7 @@ class TailReader:
             except (_FrontierOld, FileNotFoundError):  # recycled, or retired meanwhile
                 self._leave()
                 return
+        self.is_through = bool(extents)
 
     def begin_at_head(self, frontier: Frontier) -> None:
         """Put the cursor before the first block of the frontier's segment."""

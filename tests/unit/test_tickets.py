@@ -132,6 +132,20 @@ def test_what_is_written_later_is_there_once_it_took(store):
     assert store.read(lambda txn: txn.get("meta", b"a")) == b"1"
 
 
+def test_where_the_system_gives_no_thread_nothing_waits_for_ever(store, monkeypatch):
+    def none(_: threading.Thread) -> None:
+        msg = "can't start new thread"
+        raise RuntimeError(msg)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", none)
+        first = store.write_later(lambda txn: txn.put("meta", b"a", b"1"))
+        assert first.is_settled_within(60)
+    second = store.write_later(lambda txn: txn.put("meta", b"b", b"2"))
+    assert second.is_settled_within(60)
+    assert store.read(lambda txn: txn.get("meta", b"a")) == b"1"
+
+
 def test_what_was_begun_before_comes_first(store):
     def write(number):
         return lambda txn: txn.put("meta", b"last", b"%d" % number)

@@ -120,21 +120,25 @@ class LmdbStore:
         return ticket.wait()
 
     def write_later(self, work: Callable[[Transaction], _T]) -> Ticket[_T]:
-        """See ``Store.write_later``."""
-        if self._clerk is None:
-            with self._lock:
-                self._employ()
+        """See ``Store.write_later``; now, where the system gives no thread for it."""
+        employed = self._clerk is not None or self._employ()
         ticket = self._tickets.put(work)
         self._later.release()
-        if self._closed:  # the clerk may have gone
+        if self._closed or not employed:  # the clerk may have gone
             with self._lock:
                 self._tickets.commit()
         return ticket
 
-    def _employ(self) -> None:
-        if self._clerk is None:
-            self._clerk = threading.Thread(target=self._serve, name="ledger", daemon=True)
-            self._clerk.start()
+    def _employ(self) -> bool:
+        with self._lock:
+            if self._clerk is None:
+                clerk = threading.Thread(target=self._serve, name="ledger", daemon=True)
+                try:
+                    clerk.start()
+                except RuntimeError:
+                    return False
+                self._clerk = clerk
+            return True
 
     def _serve(self) -> None:
         while True:

@@ -1,14 +1,20 @@
 """Works of several threads in one transaction: each gets its own answer."""
 
 import threading
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from wald import limits
+from wald.config import Settings
+from wald.drainer.audit_desk import AuditDesk
+from wald.drainer.burying import Grounds, Undertaker
 from wald.drainer.lane_figures import LaneFigures, Shown
 from wald.errors import DiskFull, LedgerFailed
 from wald.storage.lmdb_store import LmdbStore, _open
 from wald.storage.tickets import Ticket, Tickets
+from wald.testing import ManualClock
 
 
 class Book:
@@ -132,18 +138,35 @@ def test_what_is_written_later_is_there_once_it_took(store):
     assert store.read(lambda txn: txn.get("meta", b"a")) == b"1"
 
 
-def test_where_the_system_gives_no_thread_nothing_waits_for_ever(store, monkeypatch):
-    def none(_: threading.Thread) -> None:
-        msg = "can't start new thread"
-        raise RuntimeError(msg)
+def no_thread(_: threading.Thread) -> None:
+    msg = "can't start new thread"
+    raise RuntimeError(msg)
 
+
+def test_where_the_system_gives_no_thread_nothing_waits_for_ever(store, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", none)
+        patch.setattr(threading.Thread, "start", no_thread)
         first = store.write_later(lambda txn: txn.put("meta", b"a", b"1"))
         assert first.is_settled_within(60)
     second = store.write_later(lambda txn: txn.put("meta", b"b", b"2"))
     assert second.is_settled_within(60)
     assert store.read(lambda txn: txn.get("meta", b"a")) == b"1"
+
+
+def test_a_round_or_an_audit_without_a_thread_is_begun_later(monkeypatch):
+    clock: Any = ManualClock()
+    nothing: Any = SimpleNamespace(clock=clock, ledger=SimpleNamespace(store=None))
+    undertaker = Undertaker(nothing)
+    desk = AuditDesk(Settings("/d", "/s"), nothing, list, lambda: None)
+    monkeypatch.setattr(limits, "DEAD_LOOK_EVERY_S", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        undertaker.look(lambda: Grounds({}))
+        undertaker.close()
+        with pytest.raises(RuntimeError):
+            desk.operations["drain.audit"]({})
+    assert desk.operations["drain.audit"]({})["number"] == 1
+    desk.close()
 
 
 def test_what_was_begun_before_comes_first(store):

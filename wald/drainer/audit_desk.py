@@ -76,9 +76,10 @@ class AuditDesk:
             known = ", ".join(sorted(view.birth.name for view in self._views()))
             msg = f"there is no route {str(name)!r}"
             raise InputError(msg, hint=f"routes: {known or 'none yet'}")
+        audit = Audit(self._settings, self._shared, views, frontier or Frontier(0, 0, 0))
+        threading.Thread(target=audit.run, name="audit", daemon=True).start()
         self._number += 1
-        self._audit = Audit(self._settings, self._shared, views, frontier or Frontier(0, 0, 0))
-        threading.Thread(target=self._audit.run, name="audit", daemon=True).start()
+        self._audit = audit  # one that could not begin stands in no other's way
 
     def close(self) -> None:
         """Let an audit end soon, and wait for that a moment: it reads the ledger."""

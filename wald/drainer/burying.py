@@ -107,10 +107,15 @@ class Undertaker:
         if now_ns < self._due_ns or (self._thread is not None and self._thread.is_alive()):
             return
         self._due_ns = now_ns + round(limits.DEAD_LOOK_EVERY_S * _NS)
-        self._thread = threading.Thread(
+        thread = threading.Thread(
             target=self._round, args=(grounds(),), name="undertaker", daemon=True
         )
-        self._thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system gives none now
+            _log.warning("the dead log cannot be tended yet: %s", error)
+        else:
+            self._thread = thread
 
     def close(self) -> None:
         """End a round under way at its next step; what it did stands, and is harmless."""

@@ -27,7 +27,7 @@ def lane_key(backlog):
 
 def grounds(fleet, told=None):
     routes = {number: route.template for number, route in fleet.routes.items()}
-    return Grounds(routes, (lambda _: None) if told is None else told.append)
+    return Grounds(routes, (), (lambda _: None) if told is None else told.append)
 
 
 def bodies(shared):

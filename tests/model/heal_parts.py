@@ -1,6 +1,6 @@
 """What the world of a lane is made of: its log, the file system, the fuse, the net, the copies."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -41,16 +41,19 @@ class Killed(BaseException):
 
 
 class HistoryLog:
-    """A log with a few groups in several segments; the frontier behind each. Read only."""
+    """A log with a few groups in several segments; the frontier behind each. Read only.
 
-    def __init__(self) -> None:
+    ``more`` are groups behind those, for what takes place at the end.
+    """
+
+    def __init__(self, more: Sequence[int] = ()) -> None:
         self.fs = new_fs()
         log = open_log(self.fs, options=SMALL)
         log.append_group(first_group())
         self.log_id = log.log_id
         self.frontiers = [log.frontier]
         self.ends: dict[int, Lsn] = {}  # the last LSN of each segment
-        for sequence, count in enumerate(GROUPS, 1):
+        for sequence, count in enumerate([*GROUPS, *more], 1):
             log.append_group([append(sequence, *[VALUE] * count)])
             self.frontiers.append(log.frontier)
             self.ends[log.frontier.segment] = log.frontier.lsn

@@ -35,7 +35,9 @@ from wald.config import BatchSettings, RouteSettings, SinkSettings
 from wald.drainer import takeover
 from wald.drainer.frontier import FrontierBoard
 from wald.drainer.lane import Lane
+from wald.drainer.recalling import begin_life
 from wald.drainer.route import Route, Shared
+from wald.drainer.stands import StandsPage
 from wald.model import (
     NO_REVISION,
     Anchor,
@@ -93,6 +95,10 @@ class World:
         self.board.pin(self.frontier)
         fs: Any = self.fs
         self.dead_log = DeadLog(fs, DATA)
+        page = StandsPage(fs, DATA)
+        through = lambda: self.frontier.lsn  # noqa: E731
+        told = begin_life(self.ledger, self.dead_log, page, {}, through, self._chances)
+        page.close()
         shared = Shared(
             fs,
             DATA,
@@ -108,6 +114,7 @@ class World:
             ),
             lambda: 1,
             lambda _: self.released,
+            told=told,
         )
         batch = BatchSettings(max_records=2, max_age_s=1.0, adaptive=False)
         settings = RouteSettings("orders", "orders", "target", batch=batch)
@@ -146,11 +153,20 @@ class World:
         self.unsure_through = max(self.unsure_through, healing.unsure_through if healing else 0)
 
     def _take_note(self, attempt: Attempt) -> None:
-        """A takeover is tried. Above our own number nothing shows that the target was set back."""
-        held = self.held().checkpoint
-        if attempt.from_owner is not None and attempt.row.batch_no - 1 > held.batch_no:
+        """A takeover is tried.
+
+        Above our own number nothing shows that the target was set back; and where the log is gone,
+        nothing that the row is not ours.
+        """
+        held, moved = self.held().checkpoint, attempt.row
+        is_unknown = moved.batch_no - 1 > held.batch_no or moved.hi_lsn <= self._gone_through()
+        if attempt.from_owner is not None and is_unknown:
             delivered = set(range(1, held.lsn + 1)) - self._dead()
             self.unknowable |= delivered - set(self.target.lsns)
+
+    def _gone_through(self) -> Lsn:
+        retired = self.fs.retired_through
+        return max((end for number, end in self.log.ends.items() if number <= retired), default=0)
 
     def reveal(self) -> str | None:
         if self.revealed + 1 >= len(self.log.frontiers):
@@ -345,10 +361,10 @@ class World:
         self.broken(f"STUCK: {self.lane.figures}")
 
     def _check_park(self) -> None:
-        retired = self.fs.retired_through
-        gone = max((end for number, end in self.log.ends.items() if number <= retired), default=0)
         row = self.row()
-        behind = (row.hi_lsn if row else 0) <= gone  # nothing tells then whose history it is
+        behind = (
+            row.hi_lsn if row else 0
+        ) <= self._gone_through()  # nothing tells then whose history it is
         if self.intruded:
             if self.lane.figures.parked != "diverged" and not behind:
                 self.broken(f"PARKED wrongly: {self.lane.figures}")

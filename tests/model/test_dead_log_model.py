@@ -4,6 +4,7 @@ The world of ``heal_world`` with one more thing that may happen: a round of the 
 any durable step. At rest every dead letter's body is found, and so is the chain of the lane's row.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -22,6 +23,15 @@ from wald.errors import DiskFull, LedgerFailed
 from wald.storage.deadlog import DeadEntry
 
 SEEDS = 120
+FOUND_RIVALS = (
+    1094600469249,  # files went while an older ledger, parked, did not know their chain
+    1094600469333,  # a row of which the log held nothing any more was believed: a letter forgotten
+)
+MORE = (1, 1, 3, 1)  # groups behind those of a schedule: the log lets go of where it was
+AT_THE_END = (
+    *("settle", "bury", "reveal", "settle", "reveal", "settle", "retire", "bury"),
+    *("reveal", "reveal", "settle", "retire", "retire", "bury", "settle"),
+)
 LEDGER = ("move_letters", "note", "forget_purged", "purge")
 DEAD = ("append", "roll", "remove")
 
@@ -39,7 +49,7 @@ class BuryingWorld(World):
         )
         before = len(self.dead_log.files())
         try:
-            Undertaker(shared).bury(Grounds({1: self.lane.route}))
+            Undertaker(shared).bury(Grounds({1: self.lane.route}, [self.lane.route.key]))
         except Killed:
             self.restart()
             return "killed in a round of the undertaker"
@@ -55,7 +65,7 @@ class BuryingWorld(World):
 
     def _check_books(self) -> None:
         super()._check_books()
-        letters = self.ledger.dead_letters(1)
+        letters = [each for each in self.ledger.dead_letters(1) if each.dead_file]
         lost = [letter.lsn for letter, body in _read_bodies(self.dead_log, letters) if body is None]
         if lost:
             self.broken(f"BODIES LOST: {lost}")
@@ -80,15 +90,18 @@ def schedule(chance: Random) -> list[str]:
     return [each for each in actions if each != "intrude"]
 
 
-def run(log: HistoryLog, seed: int, world_type: type[BuryingWorld] = BuryingWorld) -> int:
-    """Play a seed; returns how many files went.
+def run(log: HistoryLog, seed: int, *, rivals: bool = False) -> int:
+    """Play a seed; returns how many files went. With ``rivals`` other hosts write there too.
 
     Raises:
         Violation: a promise did not hold.
     """
-    world = world_type(log, seed)
+    world = BuryingWorld(log, seed)
+    actions: Iterable[str] = schedule(world.chance)
+    if rivals:
+        actions = heal_world.with_rivals(actions, Random(seed + 2))
     try:
-        for action in [*schedule(world.chance), "settle", "bury", "bury", "settle"]:
+        for action in [*actions, *AT_THE_END]:
             said: Any
             if action in {"late", "lost", "down"}:
                 said = world.meet(action)
@@ -107,7 +120,7 @@ def run(log: HistoryLog, seed: int, world_type: type[BuryingWorld] = BuryingWorl
 
 @pytest.fixture(scope="module")
 def log() -> HistoryLog:
-    return HistoryLog()
+    return HistoryLog(MORE)
 
 
 @pytest.fixture(autouse=True)
@@ -124,11 +137,18 @@ def test_no_schedule_of_restores_kills_and_burials_loses_a_dead_letter(log: Hist
     assert removed > SEEDS // 20  # files did go, or nothing was tried
 
 
-def found_by(log: HistoryLog, seeds: int = 250) -> str:
+def test_nor_does_one_in_which_other_hosts_write_to_the_target_and_are_taken_over(
+    log: HistoryLog,
+) -> None:
+    for seed in [*FOUND_RIVALS, *range(SEEDS // 3)]:
+        run(log, seed, rivals=True)
+
+
+def found_by(log: HistoryLog, seeds: int = 250, first: int = 0, *, rivals: bool = False) -> str:
     """Return what the first violation says; empty if no seed has one."""
-    for seed in range(seeds):
+    for seed in range(first, first + seeds):
         try:
-            run(log, seed)
+            run(log, seed, rivals=rivals)
         except Violation as violation:
             return str(violation)
     return ""
@@ -154,3 +174,10 @@ def test_it_is_found_when_a_chain_does_not_say_what_was_purged_and_left_out(
 ) -> None:
     monkeypatch.setattr(burying, "DeadEntry", lambda *said: DeadEntry(*said[:5]))
     assert found_by(log)
+
+
+def test_it_is_found_when_an_older_ledger_lets_files_go_before_it_knows_the_row(
+    log: HistoryLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Undertaker, "_is_in_line", lambda *_: True)
+    assert found_by(log, first=1094600469240, rivals=True)

@@ -192,10 +192,6 @@ BUGS = {
         Patch(moving, "_plan", [("if row.batch_no > before.batch_no or", "if True or")]),
         "LOST",
     ),
-    "what the log let go of is not told": (
-        Patch(moving, "_newest", [("item.last_lsn <= released", "False")]),
-        "LOST",
-    ),
     "an idle lane never looks at its row": (
         Patch(
             lane.Lane,
@@ -209,12 +205,10 @@ BUGS = {
 
 RIVALS = {  # of bugs that only a schedule with rivals meets
     "a target that was set back is believed to hold what was delivered",
-    "what the log let go of is not told",
 }
 FIRST_SEEDS = {  # of bugs that only few schedules meet: one in 150 or so
     "a chain is carried out newest first": 150,
     "redriven letters are not taken off a chain": 150,
-    "what the log let go of is not told": 200,
 }
 
 
@@ -295,6 +289,33 @@ def test_what_a_takeover_cannot_set_aside_of_that_is_told(
             note = from_numbers(world.lane.figures.policy["healing"])
             assert note is not None
             assert f"up to LSN {unsure_through} may be missing" in words(note.said(), str)
+    finally:
+        world.close()
+
+
+def test_what_the_log_let_go_of_since_an_older_ledger_is_told_by_a_takeover(
+    log: HistoryLog,
+) -> None:
+    """Up to the ledger's LSN 3 all is known, LSN 4 has left the log, the others are set aside."""
+    world = World(log, seed=1)
+    try:
+        world.mend()
+        world.reveal()
+        world.settle()
+        world.copy_ledger()
+        for _ in range(4):
+            world.reveal()
+            world.settle()
+        world.fs.retired_through = min(world.log.ends)
+        world.restore_ledger()
+        theirs = ProgressRow(50, b"t" * 16, 9, Anchor(4711, 9), OWNER + 1, NO_REVISION)
+        world.target.rows[world.lane.route.key] = theirs
+        world.intruders.add(theirs.rev_id)
+        world.until("parked")
+        world.take_over()
+        world.settle()
+        assert [letter.lsn for letter in world.ledger.dead_letters(1)] == list(range(5, 10))
+        assert world.unsure_through == 4
     finally:
         world.close()
 

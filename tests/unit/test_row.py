@@ -41,6 +41,7 @@ BEYOND = {"log": LogFinding.BEYOND}
 SHORT = {"log_short": True}
 BROKEN = {"chain": False}
 DECIDED = {"decided": True}
+MOVED = {"decided": True, "moved": True}
 ASK = {"ask_first": True}
 
 JUDGED = [
@@ -52,6 +53,7 @@ JUDGED = [
     ("taken-over", facts(row(9, OTHER), **DECIDED, **DIFFERS), None),
     ("taken-over", facts(row(9, OTHER), **DECIDED, **BEYOND), None),
     ("taken-over", facts(row(4, OTHER), **DECIDED, **BROKEN), None),
+    ("taken-over", facts(row(4, OTHER), **DECIDED, **GONE), None),
     ("other-owner", facts(row(5, PREV, THEIRS)), Parked.DIVERGED),
     ("other-owner", facts(row(6, OPEN, THEIRS)), Parked.DIVERGED),
     ("applied", facts(row(6, OPEN)), None),
@@ -79,7 +81,7 @@ JUDGED = [
     ("row-lost", facts(None, **GONE, **DECIDED), None),
     ("row-behind", facts(row(4, OTHER)), None),
     ("row-behind", facts(row(4, OTHER), **ASK, **DECIDED), None),
-    ("row-behind", facts(row(4, OTHER), **GONE, **DECIDED), None),
+    ("row-behind", facts(row(4, OTHER), **GONE, **MOVED), None),
     ("row-ahead", facts(row(6, OTHER)), None),
     ("row-ahead", facts(row(6, OPEN), **SHORT), None),
     ("row-ahead", facts(row(7, OPEN), **ASK), None),
@@ -108,10 +110,13 @@ ROWS = [
     ),
 ]
 EVERYTHING = [
-    facts(found, checkpoint, lane_owner, log=log, log_short=short, chain=chain, decided=decided)
-    for found, checkpoint, lane_owner, log, short, chain, decided in product(
-        ROWS, (AT_5, AT_0), (OURS, THEIRS), LogFinding, *[(False, True)] * 3
+    facts(
+        found, checkpoint, owner, log=log, log_short=short, chain=chain, decided=said, moved=moved
     )
+    for found, checkpoint, owner, log, short, chain, said, moved in product(
+        ROWS, (AT_5, AT_0), (OURS, THEIRS), LogFinding, *[(False, True)] * 4
+    )
+    if said or not moved
 ]
 
 

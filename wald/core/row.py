@@ -39,6 +39,7 @@ class RowFacts:
         chain: whether every entry that the row's ``dead_rev`` leads to is in our dead log.
         ask_first: ``on_rewind = "park"``.
         decided: whether a person said that this directory goes on (``wald route takeover``).
+        moved: whether the row was made by that: what it says was found out then.
     """
 
     row: ProgressRow | None
@@ -51,6 +52,7 @@ class RowFacts:
     chain: bool = True
     ask_first: bool = False
     decided: bool = False
+    moved: bool = False
 
     @property
     def fits(self) -> bool:
@@ -77,10 +79,10 @@ class RowFacts:
         return self.row is not None and self.row.owner != self.owner
 
     @property
-    def is_foreign(self) -> bool:
-        """Whether the row is of another history than our log's."""
-        unlike = self.log in {LogFinding.DIFFERS, LogFinding.BEYOND} or not self.chain
-        return self.has_other_owner or (unlike and not self.fits)
+    def is_doubtful(self) -> bool:
+        """Whether the row is of another history than our log's, or nothing says that it is not."""
+        unlike = self.row is not None and self.log is not LogFinding.HOLDS
+        return self.has_other_owner or ((unlike or not self.chain) and not self.fits)
 
 
 class RowCase(NamedTuple):
@@ -106,8 +108,8 @@ ROW_CASES: tuple[RowCase, ...] = (
     ),
     RowCase(
         "taken-over",
-        "another owner's, or of another history, and a person decided that we go on",
-        lambda facts: facts.decided and facts.is_foreign,
+        "another owner's, or not known to be of our history; a person decided that we go on",
+        lambda facts: facts.decided and not facts.moved and facts.is_doubtful,
         Event.TAKE_OVER,
     ),
     RowCase(

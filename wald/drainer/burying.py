@@ -10,6 +10,9 @@ A lane whose chain does not resolve, or whose letters cannot be read, is left as
 The files that were there when its entry was found missing stay: with what is missing put back,
 they are its chain again. All others go on.
 
+A ledger that is lost or older does not know yet which chains there are: nothing is written anew,
+and nothing goes, before each lane has asked its target.
+
 The rounds run in a thread of their own, one at a time: they read and write much.
 """
 
@@ -22,7 +25,7 @@ from typing import Any, NamedTuple
 from wald import limits
 from wald.core import dead
 from wald.drainer.purging import purge
-from wald.drainer.recalling import final_entry
+from wald.drainer.recalling import final_entry, is_in_line
 from wald.drainer.route import Route, Shared
 from wald.errors import FormatDamaged, LedgerFailed, WaldError
 from wald.model import (
@@ -73,9 +76,10 @@ class Rewritten(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Grounds:
-    """What a round works with: the routes that are delivered, and whom to tell of a purge."""
+    """What a round works with: what is delivered, and whom to tell of a purge."""
 
     routes: Mapping[RouteId, Route]
+    lanes: Collection[LaneKey] = ()
     tell: Callable[[RouteId], None] = lambda _: None
 
 
@@ -148,14 +152,27 @@ class Undertaker:
         self._mend_places()
         waiting = self._rewritten()
         self._gaps = waiting.gaps
-        released = not waiting.cutoff or self._release(waiting, grounds)
-        total = self._shared.dead_log.size_bytes()
-        if released and dead.is_worth_rewriting(total, self._rewritten().living_bytes):
-            self._rewrite()
+        if self._is_in_line(grounds):
+            released = not waiting.cutoff or self._release(waiting, grounds)
+            total = self._shared.dead_log.size_bytes()
+            if released and dead.is_worth_rewriting(total, self._rewritten().living_bytes):
+                self._rewrite()
         self._found.extend(
             f"the chain of route {gap.route_id}, lane {gap.lane} does not resolve"
             for gap in self._gaps
         )
+
+    def _is_in_line(self, grounds: Grounds) -> bool:
+        """Tell whether the ledger knows every chain there is: it may have been lost, or older."""
+        ledger, told = self._shared.ledger, self._shared.told
+        if told is None:
+            return True
+        for birth in ledger.births():
+            at_work = [key for key in grounds.lanes if key.route_id == birth.route_id]
+            keys = {*ledger.lanes(birth.route_id), *at_work}
+            if not keys or not all(is_in_line(ledger, told, key) for key in keys):
+                return False
+        return True
 
     # --- by age ---------------------------------------------------------------------------------
 
@@ -251,7 +268,10 @@ class Undertaker:
                 self._rewrite_lane(key, held, known, cutoff)
             except FormatDamaged as error:  # what it wrote is named by nothing
                 self._found.append(f"route {key.route_id}, lane {key.lane}: {error.message}")
-        positions = tuple((key.route_id, _reach(held)) for key, held in lanes.items())
+        positions = tuple(
+            (key.route_id, max(_reach(held), shared.released(key.route_id)))
+            for key, held in lanes.items()
+        )
         living = shared.dead_log.size_bytes(since=cutoff)
         shared.ledger.note(_NOTE, [cutoff, positions, living, self._gaps])
         _log.info("the dead log was written anew: %d bytes are of dead letters", living)

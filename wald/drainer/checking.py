@@ -7,9 +7,9 @@ from wald.core.delivery import Event, Parked
 from wald.core.row import LogFinding, RowCase, RowFacts, effective_dead_rev, judge_row
 from wald.drainer.adopting import adopt, stand_of
 from wald.drainer.moving import take_over
-from wald.drainer.recalling import recall
+from wald.drainer.recalling import note_in_line, recall
 from wald.drainer.route import LaneMemory, Route
-from wald.drainer.takeover import is_decided, lane_owner, settle_decision
+from wald.drainer.takeover import is_decided, is_moved, lane_owner, settle_decision
 from wald.model import (
     NO_ANCHOR,
     Checkpoint,
@@ -22,6 +22,7 @@ from wald.model import (
 from wald.storage.deadlog import Chain
 
 _log = logging.getLogger("wald.drain")
+_IN_LINE = frozenset({Event.ROW_FITS, Event.ROW_APPLIED, Event.ADOPTED})
 
 
 def check_row(route: Route, memory: LaneMemory) -> tuple[Event, ProgressRow | None]:
@@ -51,6 +52,8 @@ def check_row(route: Route, memory: LaneMemory) -> tuple[Event, ProgressRow | No
     event = _carry_out(route, memory, case, row, chain, decided=decided)
     if decided and event is not Event.TAKE_OVER and _is_carried_out(case, facts):
         settle_decision(route)
+    if event in _IN_LINE:
+        note_in_line(route, memory)
     return event, row
 
 
@@ -106,7 +109,7 @@ def _is_carried_out(case: RowCase, facts: RowFacts) -> bool:
     Until what the log no longer holds has been passed the lane would be parked for it again.
     """
     short = facts.log_short if facts.fits else facts.log is LogFinding.GONE
-    return case.event in {Event.ROW_FITS, Event.ROW_APPLIED, Event.ADOPTED} and not short
+    return case.event in _IN_LINE and not short
 
 
 def _facts(
@@ -122,6 +125,7 @@ def _facts(
         log_short=_is_released(route, memory, checkpoint),
         ask_first=route.settings.on_rewind == "park",
         decided=decided,
+        moved=decided and row is not None and is_moved(route, row),
     )
 
 

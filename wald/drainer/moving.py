@@ -22,7 +22,7 @@ from wald.drainer.adopting import note_unsure
 from wald.drainer.aside import body_of
 from wald.drainer.recount import letters_of_lane, read_between
 from wald.drainer.route import LaneMemory, Route
-from wald.drainer.takeover import CODE, was_ours
+from wald.drainer.takeover import CODE, note_moved, was_ours
 from wald.model import (
     NO_REVISION,
     Anchor,
@@ -101,6 +101,7 @@ def _moved(route: Route, memory: LaneMemory, row: ProgressRow, plan: _Plan) -> P
     place, rev_id = plan.place, route.new_revision()
     dead_rev, count = _set_aside(route, row, plan, memory.held.checkpoint.dead_rev, rev_id)
     note_unsure(route, memory, plan.unsure_through)
+    note_moved(route, rev_id)
     _log.warning(
         "route %s: to be taken over at batch %d, LSN %d: %d records set aside, unsure through LSN "
         "%d", route.birth.name, row.batch_no, place.lsn, count, plan.unsure_through,
@@ -125,7 +126,7 @@ def _plan(route: Route, before: Checkpoint, row: ProgressRow) -> _Plan | str:
     """
     ours = was_ours(route, row.owner)
     if ours and _is_gone(route, row):
-        return _Plan(_Place(row.hi_lsn, row.anchor))
+        return _Plan(_Place(row.hi_lsn, row.anchor), ())
     place = _place_of(route, row) or _Place(before.lsn, before.anchor)
     if place == (row.hi_lsn, row.anchor) and (ours or place.lsn >= before.lsn):
         return _Plan(place)
@@ -148,7 +149,7 @@ def _plan(route: Route, before: Checkpoint, row: ProgressRow) -> _Plan | str:
 
 
 def _is_gone(route: Route, row: ProgressRow) -> bool:
-    """Tell whether our log no longer holds a row's block: nothing says then that it is not ours."""
+    """Tell whether our log no longer holds a row's block, and nothing says that it is not ours."""
     frontier = route.frontier()
     assert frontier is not None
     is_within = route.begin_lsn < row.hi_lsn <= frontier.lsn
@@ -285,7 +286,7 @@ def _aside(route: Route, batch_no: int, plan: _Plan, dead_rev: RevisionId) -> It
     The other history knows nothing of them: they stay what they are. So does what the chain names.
     """
     chain = route.shared.dead_log.walk(dead_rev)
-    known = {*chain.letters, *chain.dropped} if chain else set()
+    known = chain.ever if chain else frozenset()
     ours = {
         letter.lsn: letter
         for letter in letters_of_lane(route)

@@ -212,7 +212,7 @@ class Drainer:
                 if lane.route.birth.route_id == route_id:
                     lane.look_again()
 
-        return Grounds(lanes, tell)
+        return Grounds(lanes, [lane.route.key for lane in running], tell)
 
     def _leave(self, deliver_for_s: float) -> None:
         with contextlib.suppress(Exception):

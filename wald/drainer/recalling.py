@@ -90,11 +90,12 @@ def begin_life(
     # a page of an older release counts no lives: then a ledger that knows no route is a new one
     went_back = (
         page.life > known
-        or (not page.life and bool(routes) and not ledger.births())
+        or (not page.life and bool(routes or dead_log.files()) and not ledger.births())
         or _is_behind(ledger, routes)
     )
     if went_back:
-        ledger.note(_TOLD, Told(page.life, through(), routes, bounded=page.life > 0).packed())
+        bounded = page.life > 0 or not routes
+        ledger.note(_TOLD, Told(page.life, through(), routes, bounded=bounded).packed())
         if page.paused is not None:
             Orders(ledger.store).hold_exactly(page.paused)
         for purges in dead_log.purges():
@@ -142,10 +143,10 @@ def recall(route: Route, memory: LaneMemory) -> None:
     if told is None or memory.recalled:
         return
     memory.recalled = True
-    ledger, name = route.shared.ledger, _name(route)
+    ledger, name = route.shared.ledger, _name(route.key)
     until = route.share.until or limits.LSN_MAX
     may_double = telling.is_held(memory.replay, route.settings.on_unknown)
-    noted = _noted(route)
+    noted = _noted(ledger, route.key)
     if noted is None or noted.life != told.life:
         noted = _Noted(told.life, told.unsure_through(route.birth.route_id, until))
         ledger.note(name, noted)
@@ -161,13 +162,27 @@ def recall(route: Route, memory: LaneMemory) -> None:
         settle_unsure(route, memory, _being_redriven(memory))
 
 
-def _noted(route: Route) -> _Noted | None:
-    said = route.shared.ledger.note(_name(route))
+def _noted(ledger: Ledger, key: LaneKey) -> _Noted | None:
+    said = ledger.note(_name(key))
     return _Noted(*said) if isinstance(said, Sequence) else None
 
 
-def _name(route: Route) -> str:
-    return f"{_TOLD} {route.key.route_id}.{route.layout}.{route.lane}"
+def note_in_line(route: Route, memory: LaneMemory) -> None:
+    """Note that the ledger holds what the row of a lane's target says."""
+    told = route.shared.told
+    if told is not None and not memory.recalled:
+        memory.recalled = True
+        route.shared.ledger.note(_name(route.key), _Noted(told.life, 0, done=1))
+
+
+def is_in_line(ledger: Ledger, told: Told, key: LaneKey) -> bool:
+    """Tell whether a ledger that went back has learned since how far a lane was."""
+    noted = _noted(ledger, key)
+    return noted is not None and noted.life == told.life and bool(noted.done)
+
+
+def _name(key: LaneKey) -> str:
+    return f"{_TOLD} {key.route_id}.{key.layout}.{key.lane}"
 
 
 def _believe(route: Route, memory: LaneMemory, told: Told, until: Lsn) -> None:
@@ -232,9 +247,10 @@ def settle_unsure(route: Route, memory: LaneMemory, sealed: Collection[Lsn]) -> 
     if left == memory.unsure_redrives:
         return
     memory.unsure_redrives = left
-    noted = _noted(route)
+    ledger = route.shared.ledger
+    noted = _noted(ledger, route.key)
     assert noted is not None
-    route.shared.ledger.note(_name(route), noted._replace(redrives=left))
+    ledger.note(_name(route.key), noted._replace(redrives=left))
 
 
 def _newest(route: Route) -> tuple[Final, Chain]:

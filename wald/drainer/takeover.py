@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol, cast
 from wald.core.delivery import Parked
 from wald.drainer.route import Route, Shared
 from wald.errors import InputError
-from wald.model import RouteBirth, RouteId
+from wald.model import ProgressRow, RevisionId, RouteBirth, RouteId
 from wald.ports import Ledger
 
 CODE = "diverged"
@@ -130,6 +130,16 @@ def was_ours(route: Route, owner: int) -> bool:
     return owner in {route.birth.owner, decision.owner, *decision.before}
 
 
+def note_moved(route: Route, rev_id: RevisionId) -> None:
+    """Note the revision by which the lane's row is to be moved; durable on return."""
+    route.shared.ledger.note(_moved(route), rev_id)
+
+
+def is_moved(route: Route, row: ProgressRow) -> bool:
+    """Tell whether a row is the one that was moved last."""
+    return route.shared.ledger.note(_moved(route)) == row.rev_id
+
+
 def settle_decision(route: Route) -> None:
     """Note that the lane has done what was decided."""
     decision = _decision_of(route)
@@ -148,6 +158,10 @@ def _decision_of(route: Route) -> Decision | None:
 
 def _decided(route_id: RouteId) -> str:
     return f"takeover {route_id}"
+
+
+def _moved(route: Route) -> str:
+    return f"moved {route.birth.route_id}.{route.layout}.{route.lane}"
 
 
 def _settled(route: Route) -> str:

@@ -17,7 +17,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+T = TypeVar("T")
 HERE = Path(__file__).parent
 LOAD = HERE / "load" / "build" / "load"
 
@@ -63,10 +65,10 @@ class Comparison:
 
 
 def alternate(
-    ours: Callable[[], float], theirs: Callable[[], float], times: int
-) -> tuple[list[float], list[float]]:
+    ours: Callable[[], T], theirs: Callable[[], T], times: int
+) -> tuple[list[T], list[T]]:
     """Call both in turn ``times`` times."""
-    first, second = [], []
+    first, second = list[T](), list[T]()
     for _ in range(times):
         first.append(ours())
         second.append(theirs())

@@ -110,8 +110,8 @@ def append_keyed(backlog, pairs):
 
 def close_files(lane):
     """As the end of its process does."""
-    if lane._memory.reader is not None:
-        lane._memory.reader.close()
+    if lane._steps.memory.reader is not None:
+        lane._steps.memory.reader.close()
 
 
 def _birth(backlog, shared):

@@ -803,6 +803,16 @@ def test_an_older_frontier_changes_nothing():
     assert (board.current(), board.turn()) == (Frontier(2, 100, 50), turn)
 
 
+def test_who_does_not_follow_the_frontier_is_woken_by_a_wake_alone():
+    board = FrontierBoard()
+    turn = board.turn()
+    board.pin(Frontier(2, 100, 50))
+    assert board.wait(turn, 60.0)
+    assert not board.wait(turn, 0.01, follows=False)
+    board.wake()
+    assert board.wait(turn, 60.0, follows=False)
+
+
 def test_no_hint_is_no_frontier(place):
     assert read_hint(FS, str(place)) is None
     page = TwoSlotPage.open(

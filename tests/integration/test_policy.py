@@ -133,7 +133,7 @@ class Field:
 
     def close(self) -> None:
         for runner in self.runners.values():
-            runner.lane._let_go()
+            runner.lane._steps.let_go()
         self.shared.dead_log.close()
 
 
@@ -295,11 +295,11 @@ def test_a_lane_that_leaves_gives_its_probe_to_another(yard):
     target = RecordingTarget(down=FULL)
     lane = yard.add("one", target)
     yard.run(1.02)
-    assert lane._gate.is_shut
+    assert lane._steps.gate.is_shut
     yard.runners["one"].clock.advance(60.0)
-    assert lane._gate.wait_s() == 0  # it has the probe
+    assert lane._steps.gate.wait_s() == 0  # it has the probe
     lane.stop(0.0)
-    lane._let_go()
+    lane._steps.let_go()
     target.down = None
     yard.runners.clear()
     yard.add("two", target, from_s=70.0)
@@ -329,12 +329,12 @@ def test_a_success_that_comes_late_does_not_leave_a_lane_shut(yard):
     yard.run(2.0, lambda: len(target.records) == 10)
     guard = yard.shared.targets.target("db").guard
     guard.ended(PERMIT, FULL, NS, yard.shared.chance)  # another lane's attempt
-    lane._gate.ended(Delivered(), 10, 0.01)
-    assert lane._gate.is_shut
+    lane._steps.gate.ended(Delivered(), 10, 0.01)
+    assert lane._steps.gate.is_shut
     permit = guard.admit(guard.breaker.due_ns)
     assert permit is PROBE
     guard.ended(permit, Delivered(), 9 * NS, yard.shared.chance)
-    assert not lane._gate.is_shut
+    assert not lane._steps.gate.is_shut
 
 
 def test_stopping_does_not_wait_for_a_target_that_is_down(yard):
@@ -361,7 +361,7 @@ def test_the_number_of_attempts_survives_a_restart(yard):
     target.script.extend([FULL] * 5)
     lane = yard.add("one", target)
     yard.run(600.0, lambda: len(target.attempts) == 3)
-    lane._let_go()
+    lane._steps.let_go()
     yard.runners.clear()
     yard.add("one", target, from_s=700.0)  # another process: it knows the ledger only
     yard.run(900.0)
@@ -595,6 +595,29 @@ def test_a_dead_target_and_a_slow_one_take_nothing_from_a_third(place):
     (place / "True").mkdir()
     (place / "False").mkdir()
     assert run(with_others=True) == pytest.approx(run(with_others=False), rel=0.01)
+
+
+def test_new_records_wake_no_lane_that_waits_for_its_target_and_has_records_at_hand(yard):
+    well = yard.add("one", RecordingTarget())
+    target = RecordingTarget(down=DOWN)
+    down = yard.add("two", target, sink="other")
+    yard.run(2.0)
+    assert well.follows
+    assert down.follows  # it has to say since when records wait
+    fill(yard, 2, 10)
+    yard.wake(2.0)
+    yard.run(10.0)
+    assert down.figures.oldest_pending_ns is not None
+    assert well.follows
+    assert not down.follows
+    down.route.crew.hold(1)  # nor while a person holds it back
+    yard.run(20.0)
+    assert not down.follows
+    down.route.crew.hold(None)
+    target.down = None
+    yard.wake(20.0)
+    yard.run(120.0, lambda: len(target.lsns) == 10)
+    assert down.follows
 
 
 def test_the_class_of_the_target_makes_no_difference_to_the_probe(yard):

@@ -126,7 +126,7 @@ class World:
         self.lane = self._begin()
 
     def close(self) -> None:
-        self.lane._let_go()
+        self.lane._steps.let_go()
         self.dead_log.close()
 
     # --- what may happen ------------------------------------------------------------------------
@@ -149,7 +149,7 @@ class World:
         heard = [item for item in self.told if item[0] >= since_ns]
         self.told = [*(heard or self.told[-1:]), (now_ns, lsn)]
         self.released = max(self.released, lsn)
-        healing = self.lane._memory.healing
+        healing = self.lane._steps.memory.healing
         self.unsure_through = max(self.unsure_through, healing.unsure_through if healing else 0)
 
     def _take_note(self, attempt: Attempt) -> None:

@@ -218,7 +218,7 @@ class LifeMachine(LogMachine):
         def work() -> None:
             drainer._leave(0.0)
             for lane in drainer._fleet.each_lane():
-                lane._let_go()
+                lane._steps.let_go()
             self.stack.close()
 
         if self.in_drainer(work, armed=True):

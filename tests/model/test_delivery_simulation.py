@@ -20,7 +20,7 @@ from tests.model.planting import Patch, plant
 from tests.model.promises import Violation
 from wald import limits
 from wald.core.delivery import Event
-from wald.drainer import checking, doubt, lane, recalling, sending
+from wald.drainer import checking, doubt, recalling, sending, steps
 from wald.drainer.lane import Lane
 from wald.drainer.route import LaneMemory
 from wald.drainer.sinks import TendedSink
@@ -109,7 +109,7 @@ BUGS = (
         "checkpoint before the commit",
         (
             Patch(
-                Lane,
+                steps.Steps,
                 "_send",
                 [
                     (
@@ -118,7 +118,7 @@ BUGS = (
                             "attempt = _attempt(self.route, memory)\n"
                             "    sink = memory.sink\n"
                             "    self._finish(took_effect)\n"
-                            "    self._gate.rest()\n"
+                            "    self.gate.rest()\n"
                             "    memory.note(sink.deliver(attempt))\n"
                             "    return Event.DELIVERED\n"
                         ),
@@ -135,7 +135,7 @@ BUGS = (
                 sending,
                 "send",
                 [("return verdict.event", "return _lucky(verdict.event)")],
-                also=[lane],
+                also=[steps],
             ),
         ),
         "lost",
@@ -180,7 +180,7 @@ BUGS = (
                         "to_send(memory):",
                     )
                 ],
-                also=[lane],
+                also=[steps],
             ),
         ),
         "",
@@ -238,7 +238,7 @@ BUGS = (
     ),
     Bug(
         "a batch is sealed beyond what was told",
-        (Patch(recalling, "reserve", [("if telling", "if False and telling")], also=[lane]),),
+        (Patch(recalling, "reserve", [("if telling", "if False and telling")], also=[steps]),),
         "twice at the target",
         ReplayClass.WINDOW,
     ),
@@ -292,7 +292,7 @@ def _lucky(event: Event) -> Event:
 def test_a_planted_bug_is_found_and_without_it_the_same_seed_holds(
     scene: Scene, bug: Bug, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(lane, "_attempt", sending._attempt, raising=False)
+    monkeypatch.setattr(steps, "_attempt", sending._attempt, raising=False)
     monkeypatch.setattr(sending, "_lucky", _lucky, raising=False)
     with monkeypatch.context() as planted:
         for patch in bug.patches:

@@ -21,7 +21,7 @@ from tests.model.log_machine import DATA
 from tests.model.planting import Patch, plant
 from tests.model.promises import Violation
 from wald import limits
-from wald.drainer import adopting, lane, process, recalling, recount, sending
+from wald.drainer import adopting, process, recalling, recount, sending, steps
 from wald.drainer.burying import Undertaker
 from wald.drainer.lane import Lane
 from wald.drainer.layout import RouteLanes
@@ -272,7 +272,7 @@ BUGS = (
                 recalling,
                 "take_unsure",
                 [("if reader.through >= memory.unsure_through:", "if True:")],
-                also=[lane],
+                also=[steps],
             ),
         ),
         "TWICE",
@@ -308,7 +308,7 @@ FIRST_SEEDS = {  # of bugs that only few lives meet
 def test_a_planted_bug_is_found_and_without_it_the_same_life_holds(
     bug: Bug, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(lane, "_attempt", sending._attempt, raising=False)
+    monkeypatch.setattr(steps, "_attempt", sending._attempt, raising=False)
     first = FIRST_SEEDS.get(bug.name, 0)
     with monkeypatch.context() as planted:
         for patch in bug.patches:

@@ -10,6 +10,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable
+from typing import NamedTuple
 
 from wald import limits
 from wald.core.delivery import backoff_s
@@ -25,13 +26,22 @@ _COALESCE_S = 0.005  # lanes wake at most so often, however small the groups are
 _RECONNECT_CAP_S = 1.0
 
 
+class Turn(NamedTuple):
+    """How often the frontier moved, and how often all were woken."""
+
+    moves: int
+    wakes: int
+
+
 class FrontierBoard:
-    """The newest frontier, and a condition that lanes wait on. Any thread."""
+    """The newest frontier, and what lanes wait on. Any thread."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        lock = threading.Lock()
+        self._moved = threading.Condition(lock)
+        self._woken = threading.Condition(lock)  # who waits here does not care for new records
         self._frontier: Frontier | None = None
-        self._turn = 0
+        self._turn = Turn(0, 0)
 
     def current(self) -> Frontier | None:
         """Return the newest frontier; None before the first."""
@@ -39,28 +49,34 @@ class FrontierBoard:
 
     def pin(self, frontier: Frontier) -> None:
         """Take a frontier; an older one, as of a hint, changes nothing."""
-        with self._changed:
+        with self._moved:
             before = self._frontier
             if before is None or _order(frontier) > _order(before):
                 self._frontier = frontier
-                self._turn += 1
-                self._changed.notify_all()
+                self._turn = Turn(self._turn.moves + 1, self._turn.wakes)
+                self._moved.notify_all()
 
     def wake(self) -> None:
         """Wake all who wait: a flush, a stop."""
-        with self._changed:
-            self._turn += 1
-            self._changed.notify_all()
+        with self._moved:
+            self._turn = Turn(self._turn.moves, self._turn.wakes + 1)
+            self._moved.notify_all()
+            self._woken.notify_all()
 
-    def turn(self) -> int:
-        """Return a number that changes with each ``pin`` and ``wake``."""
+    def turn(self) -> Turn:
+        """Return what changes with each ``pin`` and ``wake``."""
         return self._turn
 
-    def wait(self, turn: int, timeout_s: float) -> None:
-        """Wait until the turn is another one than ``turn``, or the time has passed."""
-        with self._changed:
-            if self._turn == turn and timeout_s > 0:
-                self._changed.wait_for(lambda: self._turn != turn, timeout_s)
+    def wait(self, turn: Turn, timeout_s: float, *, follows: bool = True) -> bool:
+        """Wait until the turn is another one than ``turn``; False if the time has passed.
+
+        Who does not follow the frontier is not woken where only that moved.
+        """
+        if follows:
+            with self._moved:
+                return self._moved.wait_for(lambda: self._turn != turn, timeout_s)
+        with self._woken:
+            return self._woken.wait_for(lambda: self._turn.wakes != turn.wakes, timeout_s)
 
 
 def _order(frontier: Frontier) -> tuple[int, int, int]:

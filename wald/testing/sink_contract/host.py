@@ -228,7 +228,7 @@ class Host:
     def restart(self) -> Lane:
         """Begin a new process: what it holds is what ledger, log and target say."""
         if hasattr(self, "lane"):
-            self.lane._let_go()  # noqa: SLF001
+            self.lane._steps.let_go()  # noqa: SLF001
         board = FrontierBoard()
         board.pin(self.log.frontier)
         shared = Shared(
@@ -347,7 +347,7 @@ class Host:
 
     def close(self) -> None:
         """Let go of lane, dead log and log."""
-        self.lane._let_go()  # noqa: SLF001
+        self.lane._steps.let_go()  # noqa: SLF001
         self.dead_log.close()
         self.log.close()
 

@@ -71,7 +71,7 @@ class Lines:
         found: list[Systemic] = []
 
         def told() -> bool:
-            outcome = host.lane._memory.outcome  # noqa: SLF001
+            outcome = host.lane._steps.memory.outcome  # noqa: SLF001
             found[:] = [outcome] if isinstance(outcome, Systemic) else []
             return bool(found)
 

@@ -94,6 +94,25 @@ def test_while_the_own_target_is_down_the_fallback_takes_over_and_then_gives_bac
     assert (figures["delivered"], figures["dead_letters"]) == (50, 0)
 
 
+def test_a_target_that_is_well_again_is_not_called_down_until_it_takes_over(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "FALLBACK_BACK_S", 3_600.0)
+    fleet = pair.fleet()
+
+    def own() -> object:
+        return (fleet.figures()["one"].get("fallback") or {}).get("own")
+
+    try:
+        pair.own.down = DOWN
+        pair.append(3, fleet)
+        until(fleet, lambda: own() == "down")
+        pair.own.down = None
+        until(fleet, lambda: own() == "well")
+    finally:
+        end(fleet)
+
+
 def test_a_game_day_takes_the_own_target_down_and_not_the_fallback(pair: Pair) -> None:
     fleet = pair.fleet()
     now_ns = pair.shared.clock.monotonic_ns()

@@ -121,6 +121,7 @@ def test_a_parked_lane_of_the_own_target_keeps_the_order_of_its_keys(pair: Pair)
             later = pair.append(5, fleet)
             until(fleet, lambda some=later: set(some) <= {*pair.own.lsns, *pair.spare.lsns})
             assert not set(later) & set(pair.own.lsns), "they must not overtake what is halted"
+        until(fleet, lambda: fleet.figures()["one"]["fallback"]["own"] == "parked")
         pair.own.refuses = lambda _: False
         until(fleet, lambda: set(first) <= set(pair.own.lsns))
         come_back(pair, fleet)

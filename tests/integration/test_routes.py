@@ -377,6 +377,18 @@ QUIET: dict[str, object] = {
             ["3 records stay in the log (5,000 bytes)", "wald route drop r"],
         ),
         ({"state": "dropped"}, ["given up"]),
+        (
+            {"sink": "db", "fallback": {"sink": "spare", "after_lsn": 4_000, "own": "down"}},
+            ["r: FALLBACK: db is down; spare takes what is behind LSN 4,000"],
+        ),
+        (
+            {"sink": "db", "fallback": {"sink": "spare", "after_lsn": 4_000, "own": "well"}},
+            ["db is well again, and takes over once it has been for 10 s; spare takes"],
+        ),
+        (
+            {"sink": "db", "fallback": {"sink": "spare", "after_lsn": 4_000, "own": "parked"}},
+            ["db waits for a person, see 'wald route list'; spare takes"],
+        ),
         ({"parked": "target-behind"}, ["a newer copy of the target", "wald route takeover r"]),
         ({"parked": "target-went-back"}, ["wald route resume r"]),
         ({"parked": "diverged"}, ["wald route takeover r"]),

@@ -5,7 +5,7 @@ from typing import Any
 
 from wald.cli.output import counted, duration
 from wald.core.delivery import TOO_MANY, Parked
-from wald.limits import CLOCK_NS_PER_S
+from wald.limits import CLOCK_NS_PER_S, FALLBACK_BACK_S
 
 _TO_DO = {  # the errors of the others say it
     Parked.TARGET_BEHIND.value: "put a newer copy of the target in place, or give up what the log"
@@ -14,6 +14,11 @@ _TO_DO = {  # the errors of the others say it
     Parked.DIVERGED.value: "if nobody else writes this route any more: wald route takeover {name}",
     Parked.UNCERTAIN.value: "see 'wald batch list', look whether the target holds the records, and"
     " say it: wald batch resolve",
+}
+_OWN_TARGET = {
+    "down": "is down",
+    "parked": "waits for a person, see 'wald route list'",
+    "well": f"is well again, and takes over once it has been for {FALLBACK_BACK_S:g} s",
 }
 _TOO_MANY_TO_DO = (
     "more than half of the last records would be refused, so none is set aside: mend the target or"
@@ -40,9 +45,9 @@ def notes(name: str, each: Mapping[str, Any], paused_all_ns: int | None = None) 
         )
     if each["fallback"]:
         sink, after_lsn = each["fallback"]["sink"], each["fallback"]["after_lsn"]
+        how = _OWN_TARGET[each["fallback"].get("own", "down")]
         said.append(
-            f"{name}: FALLBACK: {each['sink']} is down; {sink} takes what is behind LSN "
-            f"{after_lsn:,}"
+            f"{name}: FALLBACK: {each['sink']} {how}; {sink} takes what is behind LSN {after_lsn:,}"
         )
     if each["paused_ns"] and each["paused_ns"] != paused_all_ns:
         said.append(f"{name}: paused {since(each['paused_ns'])}: wald route resume {name}")

@@ -201,10 +201,15 @@ def changed(layout: Layout, wanted: int, frontier_lsn: Lsn) -> Layout:
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """How the own target of a route stands: for how long it has been down, or has been well."""
+    """How the own target of a route stands: for how long it has been down, or has been well.
+
+    ``word`` is for figures: down, well, or parked where a lane of it waits for a person with what
+    comes first.
+    """
 
     down_s: float = 0.0
     well_s: float = 0.0
+    word: str = "well"
 
 
 def wanted_sink(

@@ -38,7 +38,8 @@ def route_figures(route: RouteLanes) -> dict[str, Any]:
     if len(running) > 1 or route.layout.number:
         said["lanes"] = [lane_line(lane) for lane in running]
     if route.layout.sink:
-        said["fallback"] = {"sink": route.layout.sink, "after_lsn": route.layout.since}
+        since, own = route.layout.since, route.own.word
+        said["fallback"] = {"sink": route.layout.sink, "after_lsn": since, "own": own}
     shared, name = route.template.shared, route.template.birth.name
     now_ns = shared.clock.monotonic_ns()
     if faults := shared.faults.of(name, now_ns):  # also while the lanes have nothing to say

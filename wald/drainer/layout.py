@@ -64,6 +64,7 @@ class RouteLanes:
         self._stopping = False
         self._trouble = ""  # that keeps lanes from beginning
         self._well_ns = 0  # since when the own target is well; 0: it is not, as far as is known
+        self.own = Outage()  # how the own target stood in the last round
 
     def begin(self, frontier_lsn: Lsn) -> None:
         """Bring the layout in line with the settings (T9), then start the lanes."""
@@ -330,10 +331,11 @@ class RouteLanes:
             return
         if self._turning is None:
             settings = self.template.settings
+            self.own = self._outage(now_ns)
             wanted = wanted_sink(
                 self.layout,
                 settings.fallback,
-                self._outage(now_ns),
+                self.own,
                 settings.fallback_after_s,
                 limits.FALLBACK_BACK_S,
             )
@@ -371,15 +373,13 @@ class RouteLanes:
         breakers = [guard.breaker for guard in (targets.target(settings.sink).guard, pace.guard)]
         down = [each.since_ns for each in breakers if each.state is not BreakerState.CLOSED]
         behind = [lane for key, lane in self._awake.items() if self._is_own(key)]
-        stuck = self.layout.sink and any(
+        stuck = bool(self.layout.sink) and any(
             lane.figures.parked and not _is_through(lane) for lane in behind
         )
         if down or stuck:
             self._well_ns = 0
-        if down:
-            return Outage(down_s=(now_ns - min(down)) / _NS)
-        if stuck:
-            return Outage()
+            down_s = (now_ns - min(down, default=now_ns)) / _NS
+            return Outage(down_s, word="down" if down else "parked")
         self._well_ns = self._well_ns or now_ns
         return Outage(well_s=(now_ns - self._well_ns) / _NS)
 

@@ -19,6 +19,7 @@ import pytest
 
 import wald
 from tests.backlog import CLOCK, FS, Backlog
+from tests.commands import call
 from tests.daemon import Daemon, wait_until
 from wald import limits
 from wald.config import RouteSettings
@@ -436,6 +437,7 @@ def test_a_daemon_without_its_ledger_asks_a_person_for_what_it_cannot_know(direc
             first = producer.append_many("things", [*range(50), "refused", *range(50)])
             daemon.command("wait", "things", "--timeout", "30s")
             wait_until(lambda: told(daemon) == first.accepted[-1].lsn, "it was told")
+            assert "asked for anew" not in call("status", socket=daemon.socket).stderr
             (directory / "out.dies").touch()
             last = producer.append_many("things", list(range(5)))
         wait_until(lambda: len(written()) == 105, "the process died behind an attempt")
@@ -446,6 +448,8 @@ def test_a_daemon_without_its_ledger_asks_a_person_for_what_it_cannot_know(direc
         figures = route()
         assert (figures["delivered"], figures["dead_letters"]) == (100, 1)
         assert "ledger-lost" in daemon.command("batch", "list")
+        said = call("status", socket=daemon.socket).stderr
+        assert "asked for anew: wald dlq redrive, wald replay" in said
         (letter,) = json.loads(daemon.command("dlq", "list", "--json"))["dead_letters"]
         assert letter["lsn"] == first.accepted[50].lsn
         (held,) = json.loads(daemon.command("batch", "list", "--json"))["batches"]

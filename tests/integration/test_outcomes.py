@@ -11,6 +11,7 @@ from tests.onelane import WINDOW_S, Bench, Dying, Killed, values
 from wald import limits
 from wald.core.delivery import Step
 from wald.core.outcomes import PASSED_OVER, RESENT, RETRIES_EXHAUSTED
+from wald.drainer.batch_desk import BatchDesk
 from wald.errors import DiskFull
 from wald.model import (
     Decision,
@@ -139,6 +140,25 @@ def test_a_batch_that_is_too_large_is_cut_and_the_rest_is_the_next_batch(backlog
     assert bench.target.lsns == lsns
     assert max(len(each.records) for each in bench.target.attempts if each.records) == 10
     assert bench.dead == {}
+
+
+def open_line(bench):
+    (line,) = BatchDesk(bench.ledger, bench.ledger.births).ask("drain.batch.list")["batches"]
+    return line
+
+
+def test_a_batch_that_was_cut_is_listed_with_what_is_left_of_it(backlog):
+    lsns = backlog.append(*values(10))
+    bench = Bench(backlog, KEYED)
+    bench.target.largest = 3
+    bench.run(lambda: len(bench.target.attempts) == 1)
+    assert [open_line(bench)[name] for name in ("lo", "hi", "records")] == [1, lsns[9], 10]
+    bench.run(lambda: bench.held.manifest.records < 10)
+    assert [open_line(bench)[name] for name in ("lo", "hi", "records")] == [1, lsns[4], 5]
+    bench.run(lambda: bench.held.manifest.records < 5)
+    assert [open_line(bench)[name] for name in ("lo", "hi", "records")] == [1, lsns[2], 3]
+    bench.through()
+    assert bench.target.lsns == lsns
 
 
 @pytest.mark.parametrize("replay", list(ReplayClass))

@@ -10,6 +10,7 @@ from tests import transforms
 from tests.backlog import FS, Backlog, end, eventually
 from tests.onelane import WINDOW_S, Bench, Dying, Killed, append_keyed, values
 from wald.core.delivery import Step
+from wald.drainer.batch_desk import BatchDesk
 from wald.model import Decision, Mark, Partial, RejectedRecord, ReplayClass, Unknown
 from wald.storage.batches import FrozenFiles
 from wald.testing.recording_sink import RecordingSink, RecordingTarget
@@ -315,6 +316,44 @@ def test_a_lost_frozen_batch_is_made_anew_unless_it_may_have_taken_effect(backlo
         assert [record.lsn for record in bench.target.attempts[1].records] == [lsns[0]]
 
 
+def die_making(bench, number, boot_id=None):
+    """Leave what a process leaves that ends while this batch is made; begin the next."""
+    files = FrozenFiles(FS, bench.backlog.data_dir)
+    making = files.making(bench.key, number, boot_id or bench.clock.boot_id())
+    making.__enter__()
+    bench.backlog.at_close(making.__exit__, None, None, None)  # a process that died never comes
+    bench.start()
+
+
+@pytest.mark.parametrize("replay", list(ReplayClass))
+def test_deaths_in_the_making_of_a_batch_are_counted_and_leave_no_doubt(backlog, replay):
+    backlog.append(*values(5))
+    hold = {"on_unknown": "hold"} if replay is NONE else {}
+    bench = Bench(backlog, replay, transform="tests.transforms:upper", **hold)
+    die_making(bench, 1)
+    bench.run(lambda: bench.held.manifest is not None)
+    manifest = bench.held.manifest
+    assert (manifest.crashes, manifest.attempts, manifest.current.digest) == (1, 1, b"")
+    die_making(bench, 1)
+    bench.run(lambda: bench.held.manifest.attempts == 2)
+    assert bench.held.manifest.crashes == 2  # from now on it is made in a process of its own
+    assert not bench.held.manifest.held
+    assert not bench.target.attempts
+
+
+@pytest.mark.parametrize("what", [(2, None), (1, "another boot")])
+@pytest.mark.parametrize("replay", list(ReplayClass))
+def test_what_was_made_otherwise_says_nothing_of_a_batch(backlog, replay, what):
+    backlog.append(*values(5))
+    bench = Bench(backlog, replay, transform="tests.transforms:upper")
+    die_making(bench, *what)
+    bench.run(lambda: bench.held.manifest is not None)
+    assert (bench.held.manifest.crashes, bench.held.manifest.attempts) == (0, 1)
+    bench.through()
+    assert len(bench.target.attempts) == 1
+    assert frozen_files(bench) == []
+
+
 def test_files_that_no_manifest_names_are_removed_at_a_start(backlog):
     backlog.append(*values(5))
     bench = Bench(backlog, WINDOW)
@@ -407,8 +446,15 @@ def test_a_redrive_that_is_too_large_is_sent_in_halves(backlog, replay):
     bench.target.largest = 2
     assert bench.ledger.ask_redrive(1, lsns[:5], "", 0) == 5
     bench.lane.look_again()
+    bench.run(lambda: bench.held.manifest is not None and bench.held.manifest.records == 2)
+    desk = BatchDesk(bench.ledger, bench.ledger.births)
+    (line,) = desk.ask("drain.batch.list")["batches"]
+    assert [line[name] for name in ("lo", "hi", "records")] == [*lsns[:2], 2]
     bench.run(lambda: not bench.dead and bench.held.manifest is None)
     assert sorted(bench.target.lsns) == lsns
+    finished = desk.ask("drain.batch.list", finished=10)["finished"]
+    again = [(line["lo"], line["hi"], line["records"]) for line in finished if line["redrive"]]
+    assert again == [(*lsns[:2], 2), (*lsns[2:4], 2), (lsns[4], lsns[4], 1)]
     bench.check_books()
 
 

@@ -16,7 +16,7 @@ from tests.model.promises import Violation
 from wald import limits
 from wald.core import row
 from wald.core.healing import from_numbers, words
-from wald.drainer import adopting, checking, lane, moving
+from wald.drainer import adopting, checking, moving, steps
 from wald.drainer.aside import body_of
 from wald.model import NO_REVISION, Anchor, Lsn, ProgressRow
 from wald.storage.deadlog import DeadLog
@@ -194,9 +194,9 @@ BUGS = {
     ),
     "an idle lane never looks at its row": (
         Patch(
-            lane.Lane,
+            steps.Steps,
             "_collect",
-            [("self._now_ns() >= self._look_ns", "self._now_ns() >= 1 << 62")],
+            [("self._now_ns() >= self.look_ns", "self._now_ns() >= 1 << 62")],
         ),
         "LOST",
     ),

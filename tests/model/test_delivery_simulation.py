@@ -220,7 +220,11 @@ BUGS = (
     ),
     Bug(
         "a lane that runs ahead shows what is not durable",
-        (Patch(Lane, "_publish", [("once=sealing and sealing.underway", "once=None")]),),
+        (
+            Patch(
+                Lane, "_publish", [("once=memory.sealing and memory.sealing.underway", "once=None")]
+            ),
+        ),
         "shown, and not durable in the ledger",
     ),
     Bug(

@@ -203,7 +203,7 @@ BUGS = (
         "checkpoint before the commit",
         (
             Patch(
-                Lane,
+                steps.Steps,
                 "_send",
                 [
                     (
@@ -213,7 +213,7 @@ BUGS = (
                             "    sink = memory.sink\n"
                             "    self._finish(took_effect)\n"
                             "    memory.settle_seal()\n"
-                            "    self._gate.rest()\n"
+                            "    self.gate.rest()\n"
                             "    memory.note(sink.deliver(attempt))\n"
                             "    return Event.DELIVERED\n"
                         ),

@@ -51,7 +51,7 @@ def test_a_crash_inside_leaves_a_whole_content_or_none_and_the_rest_is_swept():
         except Stopped:
             fs.heal()
             fs.crash()
-            files(fs).sweep([], KEY)
+            files(fs).sweep([])
             assert fs.stat("/data/batches") is None or names(fs) == []
             digest = files(fs).write(KEY, REV, CONTENT)
             assert files(fs).read(KEY, REV, digest) == CONTENT
@@ -105,13 +105,28 @@ def test_a_full_disk_is_told_and_leaves_nothing(fs):
 def test_a_sweep_keeps_what_is_named_and_other_lanes(fs):
     for key, rev_id in ((KEY, REV), (KEY, OTHER), (OTHER_LANE, OTHER)):
         files(fs).write(key, rev_id, CONTENT)
-    assert files(fs).sweep([REV], KEY) == 1
+    files(fs).begin(KEY, [REV], "boot")
     assert len(names(fs)) == 2
     assert files(fs).sweep([REV]) == 1
     assert [name.split("-")[-1] for name in names(fs)] == [f"{REV.hex()}.frozen"]
     files(fs).remove(KEY, REV)
     files(fs).remove(KEY, REV)
     assert names(fs) == []
+
+
+def test_who_died_in_the_making_of_a_batch_is_told_once_and_in_the_same_boot_alone(fs):
+    kept = files(fs)
+    with kept.making(KEY, 7, "boot"):
+        assert kept.begin(OTHER_LANE, [], "boot") == 0
+        kept.sweep([])
+        assert (kept.begin(KEY, [], "boot"), kept.begin(KEY, [], "boot")) == (7, 0)
+    with kept.making(KEY, 7, "boot"):
+        assert kept.begin(KEY, [], "later") == 0
+    with kept.making(KEY, 7, "boot"):
+        pass
+    assert kept.begin(KEY, [], "boot") == 0
+    fs.create("/data/batches/1-0-0-making").close()  # it died before it had said which
+    assert kept.begin(KEY, [], "boot") == 0
 
 
 def test_without_a_directory_there_is_nothing_to_sweep(fs):

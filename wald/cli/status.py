@@ -138,11 +138,22 @@ def say_alarms(answer: Mapping[str, Any]) -> None:
     if dead_log := answer.get("dead_log"):
         say(f"ALARM: the dead log cannot be tended: {dead_log['trouble']}")
         say(f"hint: {dead_log['hint']}")
+    _say_ledger(answer.get("ledger_went_back_ns"))
     for path in answer.get("unseen", ()):
         what = "records were lost" if "loss" in path else "a ledger was damaged and set aside"
         say(f"ALARM: {what}: {data_dir}/{path}")
     if answer.get("unseen"):
         say(f"hint: wald log salvage {data_dir} says what that means; wald log acknowledge, seen")
+
+
+def _say_ledger(went_back_ns: int | None) -> None:
+    """Say what a ledger that was lost does not know any more, for as long as that is news."""
+    if went_back_ns and ago_s(went_back_ns) < _NEWS_S:
+        say("the ledger was lost, or is older than what was delivered: lanes went on behind that")
+        say(
+            "hint: redrives and replays that were not at their end have to be asked for anew: "
+            "wald dlq redrive, wald replay"
+        )
 
 
 def _row(name: str, route: Mapping[str, Any]) -> tuple[str, ...]:

@@ -154,6 +154,7 @@ def _stamped(manifest: Manifest, stamp: AttemptStamp) -> Manifest:
     return replace(
         manifest,
         attempts=manifest.attempts + stamp.begins,
+        records=manifest.records if stamp.records is None else stamp.records,
         cleared=max(manifest.cleared, stamp.cleared),
         boot_id=stamp.boot_id,
         boot_clock_ns=stamp.boot_clock_ns,

@@ -194,7 +194,7 @@ class BatchDesk:
             "last_error": manifest.held or now or manifest.last_error,
             "sealed_ns": manifest.sealed_time_ns,
             "attempt_ns": manifest.attempt_time_ns,
-            **_redriven_as_json(manifest.revisions[0].redriven if manifest.is_redrive else ()),
+            **_redriven_as_json(manifest.current.redriven or manifest.revisions[0].redriven),
         }
 
 

@@ -139,7 +139,12 @@ def why_not(route: Route, memory: LaneMemory) -> Event | None:
 def count_again(route: Route, memory: LaneMemory) -> bool:
     """T4: count a further attempt of the open batch; False if it waits for a person instead."""
     manifest = memory.manifest
-    known = (
+    died_making = memory.died_making == manifest.number
+    memory.died_making = 0
+    if died_making:  # so that nothing was sent in that attempt
+        before = facts(route, memory, attempts=manifest.attempts - 1)
+        clear_uncalled(memory, in_doubt=before.in_doubt)
+    known = not died_making and (
         memory.verdict_of == manifest.number
         or not manifests.is_in_doubt(manifest)
         or route.shared.ledger.note(_verdict(route)) == (manifest.number, manifest.attempts)
@@ -176,7 +181,8 @@ def still_held(route: Route, memory: LaneMemory) -> bool:
     manifest = memory.held.manifest
     if memory.reader is None:
         keep = [revision.rev_id for revision in manifest.revisions] if manifest else []
-        files(route).sweep(keep, route.key)
+        died_making = files(route).begin(route.key, keep, route.shared.clock.boot_id())
+        memory.died_making = died_making or memory.died_making
     if manifest is None or not manifest.held:
         return False
     memory.park(Parked.UNCERTAIN, manifest.held)

@@ -102,7 +102,7 @@ class Fleet:
             raise failures[0]
 
     def _tell_overdue(self) -> None:
-        """Say of a lane whose transform does not return that it stands still; nobody can end it."""
+        """Say of a lane whose transform does not return that it stands still."""
         now_ns = self.shared.clock.monotonic_ns()
         for lane in self.each_lane():
             since_ns, bound_s = lane.route.shaping.since_ns, lane.attempt_timeout_s
@@ -111,7 +111,7 @@ class Fleet:
             elif not lane.shown.overdue:
                 text = f"the transform has not returned for {bound_s:g} s: the lane waits for it"
                 lane.shown.overdue = text
-                _log.error("route %s: %s; only a restart ends it", lane.name, text)
+                _log.error("route %s: %s", lane.name, text)
 
     def _begin(self, state: RouteState) -> None:
         shared = self.shared

@@ -5,8 +5,9 @@ coalesce or transform. Elsewhere the set of records is what is frozen, and a new
 encode them otherwise.
 """
 
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -16,7 +17,7 @@ from wald.core.row import effective_dead_rev
 from wald.core.shaping import ENCODE_FAILED, Frozen, Output
 from wald.drainer.reader import Batch
 from wald.drainer.route import LaneMemory, Route
-from wald.drainer.shaping import NeverWorks, RecordsFail, Shaper, failure
+from wald.drainer.shaping import Elsewhere, NeverWorks, RecordsFail, Shaper, failure
 from wald.model import (
     Attempt,
     Checkpoint,
@@ -134,14 +135,36 @@ def make(
 ) -> Frozen:
     """Make what a revision sends; ``outputs`` is what is left of what the one before was to send.
 
+    If that ends the process the next one knows (``LaneMemory.died_making``).
+
     Raises:
         RecordsFail: at some records it cannot be made.
         NeverWorks: it cannot be made, for no record's fault.
     """
-    if outputs is None and shaper_of(route, memory).shapes:
+    with making(route, work.manifest.number):
+        return _make(route, memory, work, outputs)
+
+
+@contextlib.contextmanager
+def making(route: Route, number: int) -> Iterator[None]:
+    """Leave word while somebody else's code makes what is sent of a batch."""
+    with files(route).making(route.key, number, route.shared.clock.boot_id()):
+        yield
+
+
+def elsewhere(memory: LaneMemory) -> Elsewhere | None:
+    """Return where a transform is called if not in this process: it may have ended one before."""
+    return cast("Elsewhere", memory.sink) if memory.guarded_batch else None
+
+
+def _make(
+    route: Route, memory: LaneMemory, work: Work, outputs: tuple[Output, ...] | None
+) -> Frozen:
+    shaper = shaper_of(route, memory)
+    if outputs is None and shaper.shapes:
         route.shaping.since_ns = route.shared.clock.monotonic_ns()
         try:
-            outputs = shaper_of(route, memory).shape(work.records, work.done)
+            outputs = shaper.shape(work.records, work.done, elsewhere(memory))
         finally:
             route.shaping.since_ns = 0
         if memory.replay in _ONE_OF_AN_LSN:

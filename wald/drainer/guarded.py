@@ -20,13 +20,15 @@ import resource
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from wald import limits
 from wald.config import RouteSettings, Settings, SinkSettings
+from wald.drainer.shaping import load_transform
 from wald.model import (
     Attempt,
     Capabilities,
@@ -52,6 +54,7 @@ _log = logging.getLogger("wald.drain")
 _COMMAND = (sys.executable, "-P", "-m", "wald.app", "sink")
 _MAY_DOUBLE = frozenset({ReplayClass.WINDOW, ReplayClass.NONE})
 _OPERATIONS = frozenset({"read_row", "deliver", "probe", "check", "encode"})
+_TRANSFORM = "transform"
 _OOM_SCORE_MAX = b"1000"
 _EXIT_MEMORY = 12  # ENOMEM
 CRASHED = "crashed"  # the code of a record that killed the process
@@ -88,7 +91,7 @@ class GuardedSink:
         """Ask the target for the lane's row; a death says nothing of any record."""
         try:
             return cast("ProgressRow | Outcome | None", self._ask("read_row", key))
-        except _DiedError as died:
+        except ProcessEnded as died:
             return Systemic(SystemicKind.CONFIGURATION, str(died), "the sink's driver is at fault")
 
     def deliver(self, attempt: Attempt) -> Outcome:
@@ -101,7 +104,7 @@ class GuardedSink:
         attempt = replace(attempt, await_seal=sealed_before)
         try:
             return cast("Outcome", self._ask("deliver", attempt, timeout_s=attempt.timeout_s))
-        except _DiedError as died:
+        except ProcessEnded as died:
             if self.capabilities.replay in _MAY_DOUBLE:
                 return Unknown(str(died))
             return Rejected((), str(died), CRASHED)
@@ -114,7 +117,7 @@ class GuardedSink:
         attempt = replace(attempt, timeout_s=timeout_s, await_seal=sealed_before)
         try:
             answer = self._ask("probe", attempt, records, timeout_s=timeout_s)
-        except _DiedError as died:
+        except ProcessEnded as died:
             return Rejected((), str(died), CRASHED)
         return cast("Sequence[RejectedRecord] | Outcome", answer)
 
@@ -125,6 +128,15 @@ class GuardedSink:
             RuntimeError: the process died of it.
         """
         return cast("bytes", self._ask("encode", attempt))
+
+    def transform(self, name: str, records: list[Record], timeout_s: float) -> Iterable[object]:
+        """Return what a transform makes of records.
+
+        Raises:
+            ProcessEnded: the process died of it, or did not answer in time.
+            RuntimeError: it raised.
+        """
+        return cast("list[object]", self._ask("transform", name, records, timeout_s=timeout_s))
 
     def check(self) -> Sequence[Finding]:
         """Verify at the target what can be verified."""
@@ -149,7 +161,7 @@ class GuardedSink:
             if not connection.poll(bound_s):
                 self.close()
                 msg = f"no answer within {bound_s:g} s: its process was ended"
-                raise _DiedError(msg)
+                raise ProcessEnded(msg)
             kind, value = pickle.loads(connection.recv_bytes())  # noqa: S301 - our own child
         except (EOFError, OSError) as error:
             raise self._died() from error
@@ -202,16 +214,16 @@ class GuardedSink:
             routes={self._route.name: self._route},
         )
 
-    def _died(self) -> "_DiedError":
+    def _died(self) -> "ProcessEnded":
         process = self._process
         code = process.wait() if process is not None else 0
         self.close()
         how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
         msg = f"its process ended: {how}"
-        return _DiedError(msg)
+        return ProcessEnded(msg)
 
 
-class _DiedError(Exception):
+class ProcessEnded(Exception):
     """The child died, or was ended because it did not answer."""
 
 
@@ -229,17 +241,22 @@ def serve_sink(fd: int, sink: Sink, *, memory_bytes: int = limits.GUARDED_MEMORY
                 operation, arguments = pickle.loads(connection.recv_bytes())  # noqa: S301 - ours
             except EOFError:
                 return 0
-            assert operation in _OPERATIONS, operation
-            answer = _answer(sink, operation, arguments)
-            connection.send_bytes(pickle.dumps(answer))
+            connection.send_bytes(_answer(sink, operation, arguments))
 
 
-def _answer(sink: Sink, operation: str, arguments: tuple[object, ...]) -> tuple[str, object]:
+def _answer(sink: Sink, operation: str, arguments: tuple[Any, ...]) -> bytes:
     """Return what the sink returns, or what it raised; without memory the process ends."""
+    assert operation in _OPERATIONS or operation == _TRANSFORM, operation
+    call = _transform if operation == _TRANSFORM else getattr(sink, operation)
     try:
-        return "ok", getattr(sink, operation)(*arguments)
+        return pickle.dumps(("ok", call(*arguments)))
     except MemoryError:
         os._exit(_EXIT_MEMORY)
-    except Exception as error:  # noqa: BLE001 - a sink is anybody's code
-        _log.warning("the sink raised", exc_info=error)
-        return "raised", repr(error)
+    except Exception as error:  # noqa: BLE001 - a sink is anybody's code, and so is a transform
+        _log.warning("the sink, or the transform before it, raised", exc_info=error)
+        return pickle.dumps(("raised", repr(error)))
+
+
+def _transform(name: str, records: list[Record]) -> list[object]:
+    made = load_transform(name)(records)
+    return list(islice(made, limits.TRANSFORM_OUTPUT_MAX_RECORDS + 1))

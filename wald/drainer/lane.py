@@ -57,9 +57,14 @@ class Lane:
 
     @property
     def busy_since_ns(self) -> int:
-        """When the sink was called that has not returned; 0 if none is, or another bounds it."""
+        """When somebody's code was called that has not returned: the sink's, or a transform.
+
+        0 if none was, or another process bounds it.
+        """
         sink = self._steps.memory.sink
-        return sink.busy_since_ns if isinstance(sink, TendedSink) and not is_guarded(sink) else 0
+        if not isinstance(sink, TendedSink) or is_guarded(sink):
+            return 0
+        return self.route.shaping.since_ns or sink.busy_since_ns
 
     @property
     def figures(self) -> LaneFigures:

@@ -13,7 +13,7 @@ from wald import limits
 from wald.config import Settings
 from wald.drainer.frontier import FrontierBoard
 from wald.drainer.packed_files import PackedFiles
-from wald.drainer.recalling import begin_life
+from wald.drainer.recalling import begin_life, noticed_ns
 from wald.drainer.released import ProgressPage
 from wald.drainer.route import MakeSink, Shared
 from wald.errors import DataDirectoryHeld, DataDirectoryUnusable, LedgerDamaged, LedgerFailed
@@ -102,6 +102,7 @@ def open_shared(
         told_layouts=progress.told_layouts,
         tell_layouts=progress.tell_layouts,
         told=told,
+        went_back_ns=noticed_ns(ledger, told, doors.clock.wall_ns()),
         reserve=progress.stands.reserve,
         tell_paused=progress.stands.hold,
         packed=packed,

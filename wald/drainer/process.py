@@ -255,6 +255,7 @@ class Drainer:
             "paused_all_ns": self._fleet.paused_all_ns,
             "disk": self._packing.figures(),
             "dead_log": self._undertaker.figures(),
+            "ledger_went_back_ns": self._fleet.shared.went_back_ns,
         }
         if said != self._said:
             self._page.write(said, sync=False)

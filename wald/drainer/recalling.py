@@ -44,7 +44,7 @@ from wald.storage.deadlog import Chain, DeadEntry, DeadLog, Final
 from wald.storage.orders import Orders
 
 _log = logging.getLogger("wald.drain")
-_LIFE, _TOLD = "life", "told"
+_LIFE, _TOLD, _NOTICED = "life", "told", "went back"
 WHY_UNSURE = (
     "ledger-lost: the ledger is older than what was sent, and nobody knows whether this batch "
     "was; look into the target"
@@ -116,6 +116,23 @@ def begin_life(
         msg = f"'progress' cannot be written: {error.strerror}"
         raise LedgerFailed(msg, hint="make room, or mend the data directory") from error
     return telling.unpacked(ledger.note(_TOLD))
+
+
+def noticed_ns(ledger: Ledger, told: Told | None, now_ns: int) -> int | None:
+    """Return when it was found, by the wall clock, that the ledger went back; None: it did not.
+
+    Args:
+        ledger: keeps it.
+        told: what ``begin_life`` returned.
+        now_ns: the wall clock.
+    """
+    if told is None:
+        return None
+    said = ledger.note(_NOTICED)
+    if not isinstance(said, Sequence) or said[0] != told.life:
+        said = [told.life, now_ns]
+        ledger.note(_NOTICED, said)
+    return int(said[1])
 
 
 def _is_behind(ledger: Ledger, routes: Mapping[RouteId, ToldRoute]) -> bool:

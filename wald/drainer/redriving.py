@@ -19,9 +19,11 @@ from typing import Any
 from wald import limits
 from wald.core import dead
 from wald.core.batching import Bounds, fitting
+from wald.drainer import freezing
 from wald.drainer.reader import Batch
 from wald.drainer.recalling import WHY_UNSURE, settle_unsure
 from wald.drainer.route import LaneMemory, Route, must
+from wald.drainer.shaping import Elsewhere
 from wald.errors import FormatDamaged, InputError
 from wald.model import (
     NO_REVISION,
@@ -154,19 +156,33 @@ class Redrives:
         bodies = _read_bodies(shared.dead_log, letters)
         records: list[Record] = []
         unsendable: list[RejectedRecord] = []
-        for each, (_, body) in zip(asked, bodies, strict=True):
-            self._route.shaping.since_ns = shared.clock.monotonic_ns()
-            try:
-                made = _transformed(each, body)
-            finally:
-                self._route.shaping.since_ns = 0
-            if isinstance(made, Record):
-                records.append(made)
-            else:
-                unsendable.append(made)
+        with freezing.making(self._route, memory.manifest.number):
+            for each, (_, body) in zip(asked, bodies, strict=True):
+                made = self._made(memory, each, body)
+                if isinstance(made, Record):
+                    records.append(made)
+                else:
+                    unsendable.append(made)
         memory.unsendable = tuple(unsendable)
         checkpoint = memory.held.checkpoint
         return Batch(records, checkpoint.lsn, checkpoint.anchor, ())
+
+    def _made(
+        self, memory: LaneMemory, asked: AskedRedrive, body: Record | None
+    ) -> Record | RejectedRecord:
+        """Return what is sent for a letter: its record, or what the transform makes of it."""
+        lsn, route = asked.letter.lsn, self._route
+        if body is None:
+            why = "its body in the dead log cannot be read"
+            return RejectedRecord(lsn, "dead-letter.body", why)
+        if not asked.transform:
+            return body
+        route.shaping.since_ns = route.shared.clock.monotonic_ns()
+        try:
+            bound_s = min(route.settings.attempt_timeout_s, limits.GUARDED_PROBE_TIMEOUT_S)
+            return _one_of(asked, body, freezing.elsewhere(memory), bound_s)
+        finally:
+            route.shaping.since_ns = 0
 
     def refuse_unsendable(self, memory: LaneMemory) -> None:
         """T3: leave out of the open batch what cannot be sent, if that was not done before."""
@@ -188,6 +204,9 @@ def close_redrive(
     """T8: return the checkpoint behind the open batch, and its line of history."""
     manifest = memory.manifest
     revision = manifest.revision(took_effect)
+    asked = manifest.revisions[0].redriven
+    if manifest.records < len(asked):  # it was cut: the rest is asked for yet
+        asked = asked[: manifest.records]
     after = dead.redriven_checkpoint(memory.held.checkpoint, manifest, took_effect)
     finished = FinishedBatch(
         manifest.number,
@@ -202,7 +221,7 @@ def close_redrive(
         superseded=revision.superseded,
         redriven=revision.redriven,
         last_error=manifest.last_error,
-        asked=manifest.revisions[0].redriven,
+        asked=asked,
     )
     return after, finished
 
@@ -318,19 +337,16 @@ def load_transform(name: str) -> Any:  # noqa: ANN401 - anybody's function
     return found
 
 
-def _transformed(asked: AskedRedrive, body: Record | None) -> Record | RejectedRecord:
-    """Return what is sent for a letter: its record, or what the transform makes of it."""
-    lsn = asked.letter.lsn
-    if body is None:
-        return RejectedRecord(lsn, "dead-letter.body", "its body in the dead log cannot be read")
-    return _one_of(asked, body) if asked.transform else body
-
-
-def _one_of(asked: AskedRedrive, body: Record) -> Record | RejectedRecord:
+def _one_of(
+    asked: AskedRedrive, body: Record, elsewhere: Elsewhere | None, timeout_s: float
+) -> Record | RejectedRecord:
     """Call the transform for one record; it must return one with the same LSN."""
     lsn = asked.letter.lsn
     try:
-        made = load_transform(asked.transform)([body])
+        if elsewhere is None:
+            made = load_transform(asked.transform)([body])
+        else:
+            made = elsewhere.transform(asked.transform, [body], timeout_s)
         if isinstance(made, Iterable) and not isinstance(made, Record):
             made = list(islice(made, _MADE_MAX))
     except BaseException as error:  # noqa: BLE001 - anybody's function

@@ -87,6 +87,7 @@ class Shared:
     told_layouts: Callable[[RouteId], Sequence[Layout]] = lambda _: ()
     tell_layouts: Callable[[RouteId, Sequence[Layout]], None] = lambda *_: None
     told: Told | None = None  # what a ledger that went back does not know
+    went_back_ns: int | None = None  # when that was found, by the wall clock
     reserve: Callable[[RouteId, Lsn], None] = lambda *_: None  # tells how far batches are sealed
     tell_paused: Callable[[Mapping[RouteId, int]], None] = lambda _: None
     faults: FaultBoard = field(default_factory=FaultBoard)
@@ -326,6 +327,7 @@ class LaneMemory:
     recalled: bool = False  # what was told of it beside the ledger
     unsure_through: Lsn = 0  # batches up to it may have been sent before the ledger was lost
     unsure_redrives: tuple[Lsn, ...] = ()  # dead letters that may have been
+    died_making: int = 0  # the process before ended while what this batch sends was made
 
     def afresh(self) -> "LaneMemory":
         """Return what is kept where all else is found again: in ledger and log, at the target."""
@@ -339,6 +341,7 @@ class LaneMemory:
             took=self.took,
             healing=self.healing,
             cleared=self.cleared,
+            died_making=self.died_making,
         )
 
     def settle_seal(self) -> None:

@@ -79,6 +79,9 @@ def new_manifest(
     )
     if not freezing.freezes(route, memory):
         return manifest
+    if memory.died_making == manifest.number:  # made behind the seal, so that deaths are counted
+        memory.died_making = 0
+        return replace(manifest, cleared=1, crashes=1)
     work = freezing.Work(manifest, revision, batch, checkpoint)
     frozen = freezing.freeze_if_it_works(route, memory, work)
     # without a digest the attempt that is counted cannot be made

@@ -107,6 +107,11 @@ def revise(route: Route, memory: LaneMemory, change: Change) -> None:
     stamp = doubt.attempt_stamp(route, memory, begins=change.begins)
     if change.settles:
         stamp = replace(stamp, cleared=manifest.attempts)
+    if change.redriven is not None:
+        gone = len(before.redriven) - len(redriven)
+        stamp = replace(stamp, records=manifest.records - gone)
+    elif change.hi is not None:
+        stamp = replace(stamp, records=sum(each.lsn <= hi for each in memory.batch.records))
     revision = replace(
         before,
         rev_id=rev_id,

@@ -1,9 +1,10 @@
 """A route's coalescing and transform: loads the function, finds the records at which it fails."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
-from typing import cast
+from typing import Protocol, cast
 
 from wald import limits
 from wald.config import RouteSettings
@@ -34,12 +35,21 @@ class Shaping:
     since_ns: int = 0
 
 
+class Elsewhere(Protocol):
+    """Calls a transform where it ends another process than this one."""
+
+    def transform(self, name: str, records: list[Record], timeout_s: float) -> Iterable[object]:
+        """Return what the transform of this name makes of records, within a time."""
+        ...
+
+
 class Shaper:
     """What is sent of the batches of a lane: coalescing and transform, as the route says."""
 
     def __init__(self, settings: RouteSettings) -> None:
         self._coalesce = settings.coalesce == "last"
         self._name = settings.transform
+        self._timeout_s = settings.attempt_timeout_s
         self._loaded: Transform | None = None
         self._worked = False
 
@@ -48,20 +58,34 @@ class Shaper:
         """Whether anything but the records as they are is sent."""
         return self._coalesce or self._name is not None
 
-    def shape(self, records: Sequence[Record], without: Collection[int]) -> tuple[Output, ...]:
+    def shape(
+        self,
+        records: Sequence[Record],
+        without: Collection[int],
+        elsewhere: Elsewhere | None = None,
+    ) -> tuple[Output, ...]:
         """Return what is sent of a batch, without what was refused or took effect before.
+
+        Args:
+            records: the batch.
+            without: LSNs of what is left out.
+            elsewhere: calls the transform; None: it is called here.
 
         Raises:
             RecordsFail: the transform fails at some.
             NeverWorks: it fails at all, or is not there.
         """
-        transform = self._transform()
+        transform = probed = self._transform()
+        if self._name is not None and elsewhere is not None:
+            probe_s = min(self._timeout_s, limits.GUARDED_PROBE_TIMEOUT_S)
+            transform = partial(_call, elsewhere, self._name, self._timeout_s)
+            probed = partial(_call, elsewhere, self._name, probe_s)
         try:
             outputs = shaping.shaped(records, without, coalesce=self._coalesce, transform=transform)
         except BaseException as error:  # it may panic, or leave the interpreter: anybody's code
-            assert transform is not None
+            assert probed is not None
             kept = shaping.shaped(records, without, coalesce=self._coalesce, transform=None)
-            raise self._failure([each.record for each in kept], transform) from error
+            raise self._failure([each.record for each in kept], probed) from error
         self._worked = self._worked or bool(outputs)
         return outputs
 
@@ -81,6 +105,12 @@ class Shaper:
             except ConfigError as error:
                 raise NeverWorks(error.message) from error
         return self._loaded
+
+
+def _call(
+    elsewhere: Elsewhere, name: str, timeout_s: float, records: list[Record]
+) -> Iterable[object]:
+    return elsewhere.transform(name, records, timeout_s)
 
 
 def failure(

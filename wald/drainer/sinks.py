@@ -1,12 +1,13 @@
 """Which sink a lane uses: the real one, behind its faults; or one in a process of its own."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar, cast
 
 from wald import limits
 from wald.drainer.faults import Fault, FaultBoard, FaultKind, of_kind, refused_by
 from wald.drainer.route import LaneMemory, Route
 from wald.drainer.sending import close_sink
+from wald.drainer.shaping import Elsewhere
 from wald.model import (
     Attempt,
     Capabilities,
@@ -125,6 +126,10 @@ class TendedSink:
         """Encode as the sink does."""
         inner = cast("EncodingSink", self.inner)
         return self._watched(lambda: inner.encode(attempt))
+
+    def transform(self, name: str, records: list[Record], timeout_s: float) -> Iterable[object]:
+        """Call a transform in the process of a guarded sink."""
+        return cast("Elsewhere", self.inner).transform(name, records, timeout_s)
 
     def check(self) -> Sequence[Finding]:
         """Verify at the target."""

@@ -98,7 +98,10 @@ class Steps:
         memory = self.memory
         if memory.reader is None or memory.sink is None:
             return True
-        return memory.batch is not None if memory.held.manifest else not memory.reader.is_empty
+        manifest = memory.held.manifest
+        if manifest is None:
+            return not memory.reader.is_empty
+        return memory.batch is not None or manifest.is_redrive
 
     @property
     def has_nothing_left(self) -> bool:
@@ -118,9 +121,10 @@ class Steps:
         memory, frontier = self.memory, self.route.frontier()
         if memory.reader is None or memory.sink is None or frontier is None:
             return
-        if memory.held.manifest is not None:
+        manifest = memory.held.manifest
+        if manifest is not None and not manifest.is_redrive:  # that is loaded in an attempt alone
             self._load_batch()
-        elif memory.reader.is_empty:
+        elif manifest is None and memory.reader.is_empty:
             memory.reader.fill(frontier, self._bounds())
 
     def let_go(self) -> None:
@@ -162,7 +166,7 @@ class Steps:
         self.look_ns = self._now_ns() + round(limits.REREAD_S * _NS)
         event, row = self._ask()
         if event is Event.ROW_APPLIED:
-            if not self._load_batch():
+            if not memory.manifest.is_redrive and not self._load_batch():
                 self.gate.rest()
                 return _IDLE_S
             assert row is not None
@@ -203,24 +207,23 @@ class Steps:
 
     def _take_up(self) -> Event | float:
         """Go on with the open manifest: sealed just now with T5, or found."""
-        memory = self.memory
-        if not self._load_batch():
+        memory, is_redrive = self.memory, self.memory.manifest.is_redrive
+        if not is_redrive and not self._load_batch():
             self.gate.rest()
             return _IDLE_S
         self._held_back_s = self.gate.wait_s()
         if self._held_back_s > 0:
             memory.settle_seal()
             return self._held_back_s
-        if memory.manifest.is_redrive and not memory.manifest.held:
-            self.redrives.refuse_unsendable(memory)
-        rev_id = memory.manifest.current.rev_id
-        if memory.counted == rev_id:
-            return Event.SEALED
-        if not count_again(self.route, memory):
+        was_counted = memory.counted == memory.manifest.current.rev_id
+        if not was_counted and not count_again(self.route, memory):
             self.gate.rest()
             return Event.UNCERTAIN
         fit_sink(self.route, memory)
-        return Event.OPEN_FOUND
+        if is_redrive:  # behind the count: what transforms it may end the process
+            self._load_batch()
+            self.redrives.refuse_unsendable(memory)
+        return Event.SEALED if was_counted else Event.OPEN_FOUND
 
     def _load_batch(self) -> bool:
         """Read the open manifest's records unless they are at hand; False: not readable yet."""

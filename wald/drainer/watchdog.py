@@ -1,9 +1,9 @@
 """Ends a drainer that stands still: its successor finds the open batches and goes on.
 
-An attempt that never ends, as in a driver's endless loop, would keep its lane for ever. The
-process ends itself instead; the attempt was counted, so that a batch of which this happens again
-and again is tried in a process of its own (``drainer.guarded``). For a driver that does not even
-let the main thread run, a timer of the interpreter's own does it.
+An attempt that never ends, as in a driver's endless loop, would keep its lane for ever, and so
+would a transform. The process ends itself instead; the attempt was counted, so that a batch of
+which this happens again and again is tried in a process of its own (``drainer.guarded``). For a
+driver that does not even let the main thread run, a timer of the interpreter's own does it.
 """
 
 import faulthandler
@@ -27,7 +27,7 @@ class Watched(Protocol):
 
     @property
     def busy_since_ns(self) -> int:
-        """When its call of the sink began, by the monotonic clock; 0 between calls."""
+        """When its call of sink or transform began, by the monotonic clock; 0 between calls."""
         ...
 
     @property

@@ -152,6 +152,7 @@ class AttemptStamp:
         cleared: of attempts up to this number it is known what took effect.
         begins: whether the attempt follows; a revision that waits counts none yet.
         batches: so many batches were sent to the sink before.
+        records: so many the batch has from now on, where it was cut.
     """
 
     boot_id: str
@@ -162,6 +163,7 @@ class AttemptStamp:
     cleared: int = 0
     begins: bool = True
     batches: int = 0
+    records: int | None = None
 
 
 class Mark(NamedTuple):

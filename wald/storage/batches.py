@@ -7,11 +7,16 @@
 
 A file is durable, its name too, before the transaction that names it (T2, T3, T5), which holds its
 SHA-256. A file that no open manifest names counts for nothing, and is removed at the next start.
+
+    ROUTE-LAYOUT-LANE-making    "BOOT NUMBER", while the content of that batch is made
+
+It is not flushed: it is for the process that follows one which ended in the making, and behind a
+power cut, which is no record's fault, nobody believes it.
 """
 
 import contextlib
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from struct import Struct
 
 from wald import limits
@@ -26,6 +31,8 @@ _HEAD = Struct("<IHHQ")
 _CRC = Struct("<I")
 HEADER_BYTES = _HEAD.size + _CRC.size
 _SUFFIX = ".frozen"
+_MAKING = "making"
+_NOTE_MAX_BYTES = 256
 _NO_ROOM = frozenset({28, 122})  # ENOSPC, EDQUOT
 
 assert HEADER_BYTES == 20
@@ -62,10 +69,13 @@ class FrozenFiles:
             raise LedgerFailed(msg) from error
         return hashlib.sha256(content).digest()
 
-    def _put(self, path: str, parts: list[bytes]) -> None:
+    def _make_directory(self) -> None:
         if self._fs.stat(self._directory) is None:
             self._fs.make_directory(self._directory)
             self._fs.sync_directory(self._data_dir)
+
+    def _put(self, path: str, parts: list[bytes]) -> None:
+        self._make_directory()
         file = self._fs.create(f"{path}.tmp")
         try:
             file.pwritev(parts, 0)
@@ -112,15 +122,67 @@ class FrozenFiles:
         with contextlib.suppress(OSError):  # what stays is removed at the next start
             self._fs.unlink(self._path(key, rev_id))
 
-    def sweep(self, keep: Collection[RevisionId], key: LaneKey | None = None) -> int:
-        """Remove what no open manifest names, of one lane or of all; returns how many."""
-        if self._fs.stat(self._directory) is None:
+    @contextlib.contextmanager
+    def making(self, key: LaneKey, number: int, boot_id: str) -> Iterator[None]:
+        """Leave word while the content of a batch is made, for who follows if that ends us.
+
+        Args:
+            key: the lane.
+            number: of the batch.
+            boot_id: of the machine.
+        """
+        path = f"{self._directory}/{_prefix(key)}{_MAKING}"
+        with contextlib.suppress(OSError):  # without room the next process finds out later
+            self._make_directory()
+            file = self._fs.create(path)
+            try:
+                file.pwritev([f"{boot_id} {number}".encode()], 0)
+            finally:
+                file.close()
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                self._fs.unlink(path)
+
+    def begin(self, key: LaneKey, keep: Collection[RevisionId], boot_id: str) -> int:
+        """Remove of a lane what its open manifest does not name, as nothing of it is at work.
+
+        Returns:
+            In the making of which batch the process before ended, said once; 0: none.
+        """
+        names = self._names()
+        self._remove(names, keep, _prefix(key))
+        note = f"{_prefix(key)}{_MAKING}"
+        return self._take(f"{self._directory}/{note}", boot_id) if note in names else 0
+
+    def _take(self, path: str, boot_id: str) -> int:
+        try:
+            file = self._fs.open(path)
+            try:
+                said = file.pread(_NOTE_MAX_BYTES, 0).decode("ascii", "replace")
+            finally:
+                file.close()
+            self._fs.unlink(path)
+        except OSError:
             return 0
-        kept = {f"{rev_id.hex()}{_SUFFIX}" for rev_id in keep}
-        prefix = "" if key is None else _prefix(key)
+        boot, _, number = said.rpartition(" ")
+        return int(number) if boot == boot_id and number.isdecimal() else 0
+
+    def sweep(self, keep: Collection[RevisionId]) -> int:
+        """Remove what no open manifest names; returns how many."""
+        return self._remove(self._names(), keep)
+
+    def _names(self) -> Sequence[str]:
+        if self._fs.stat(self._directory) is None:
+            return ()
+        return self._fs.list_directory(self._directory)
+
+    def _remove(self, names: Sequence[str], keep: Collection[RevisionId], prefix: str = "") -> int:
+        kept = {_MAKING, *(f"{rev_id.hex()}{_SUFFIX}" for rev_id in keep)}
         gone = [
             name
-            for name in self._fs.list_directory(self._directory)
+            for name in names
             if name.startswith(prefix) and name.rpartition("-")[2] not in kept
         ]
         for name in gone:

@@ -98,6 +98,7 @@ def build_status(
         },
         "disk": drain.get("disk") or {},
         "dead_log": drain.get("dead_log") or {},
+        "ledger_went_back_ns": drain.get("ledger_went_back_ns"),
         "paused_all_ns": drain.get("paused_all_ns"),
         "connections": ingest.get("connections", 0),
         "groups": ingest.get("groups", 0),

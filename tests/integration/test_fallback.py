@@ -215,8 +215,12 @@ def test_without_the_fallback_in_the_settings_the_own_target_takes_over_at_once(
     assert sorted(pair.own.lsns + pair.spare.lsns) == list(range(1, 24))
 
 
-def test_a_fallback_that_a_lost_ledger_alone_knew_is_never_taken_for_the_own_sink(
-    pair: Pair,
+OTHER = SinkSettings("other", "test")
+
+
+@pytest.mark.parametrize("fallback", [None, "other", "spare"])
+def test_a_fallback_that_a_lost_ledger_alone_knew_is_never_taken_for_another_sink(
+    pair: Pair, fallback: str | None
 ) -> None:
     progress = ProgressPage(FS, pair.backlog.data_dir)
     doors = {"told_layouts": progress.told_layouts, "tell_layouts": progress.tell_layouts}
@@ -230,17 +234,20 @@ def test_a_fallback_that_a_lost_ledger_alone_knew_is_never_taken_for_the_own_sin
     finally:
         end(fleet)
     pair.ledger = MemoryLedger(pair.backlog.log.log_id)
-    settings = pair.backlog.settings
-    without = {"one": replace(settings.routes["one"], fallback=None)}
     pair.own.down = None
-    pair.backlog.settings = replace(settings, routes=without)
-    fleet = pair.fleet(**doors)
+    settings = pair.backlog.settings
+    route = replace(settings.routes["one"], fallback=fallback)
+    sinks = {"one": settings.sinks["one"], "other": OTHER}
+    pair.backlog.settings = replace(settings, routes={"one": route}, sinks=sinks)
+    fleet = pair.fleet(**doors)  # its table has another name, or is gone
     assert not fleet.routes
     assert [orphan.birth.name for orphan in fleet.orphans.values()] == ["one"]
     end(fleet)
-    pair.backlog.settings = settings  # it is named again
+    sinks = {**settings.sinks, "other": OTHER}
+    pair.backlog.settings = replace(settings, routes={"one": route}, sinks=sinks)
     fleet = pair.fleet(**doors)
     try:
+        assert fleet.layouts.sinks_of(1) == {"spare"}
         until(fleet, lambda: not fleet.figures()["one"].get("fallback"))
         third = pair.append(10, fleet)
         until(fleet, lambda: set(third) <= set(pair.own.lsns))

@@ -18,6 +18,8 @@ from wald.core.lanes import (
     changed,
     decide,
     lane_of,
+    named_sink,
+    told_sink,
     wanted_sink,
 )
 from wald.drainer.crew import Crew
@@ -343,6 +345,19 @@ def test_the_document_prints_the_table_of_lane_changes():
 # --- the fallback -------------------------------------------------------------------------------
 
 OWN, SPARE = Layout(3, 2, 100), Layout(4, 2, 200, sink="spare")
+
+
+def test_a_fallback_is_told_by_a_mark_that_only_its_own_name_makes():
+    marks = {told_sink(name) for name in ("spare", "other", "third")}
+    assert len(marks) == 3
+    assert not marks & {"*1", ""}
+    told = told_sink("spare")
+    assert named_sink(told, ["other", "spare"], "other") == "spare"
+    assert named_sink(told, ["other"], "other") == told
+    assert named_sink("*1", ["other"], "other") == "other"  # as an older release told it
+    assert named_sink("*1", ["other"], None) == "*1"
+
+
 DOWN_LONG, DOWN_SHORT = Outage(down_s=600.0), Outage(down_s=599.9)
 WELL_LONG, WELL_SHORT = Outage(well_s=10.0), Outage(well_s=9.9)
 

@@ -11,7 +11,7 @@ lane by. Another number of lanes is another layout: the lanes of the one before 
 barrier, the new ones begin there.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import NamedTuple, TypeAlias
@@ -229,6 +229,24 @@ def wanted_sink(
     if layout.sink:
         return "" if own.well_s >= back_s else layout.sink
     return fallback if own.down_s >= after_s else ""
+
+
+_UNNAMED = "*1"  # as an older release told it; a number beyond that is a name's
+
+
+def told_sink(name: str) -> str:
+    """Return what stands for the name of a fallback where a layout is told: no sink's name."""
+    return f"*{frame.crc32c(name.encode()) + 2}"
+
+
+def named_sink(told: str, sinks: Collection[str], fallback: str | None) -> str:
+    """Return which of the sinks was told; what was told itself if it is none of them.
+
+    An older release did not tell which: then it is taken for the route's ``fallback``.
+    """
+    if told == _UNNAMED:
+        return fallback or told
+    return next((name for name in sinks if told_sink(name) == told), told)
 
 
 # --- a route as the sum of its lanes ------------------------------------------------------------

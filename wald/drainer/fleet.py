@@ -8,6 +8,7 @@ from typing import Any
 
 from wald import limits
 from wald.config import RouteSettings, Settings
+from wald.core.lanes import named_sink
 from wald.core.state import RouteState
 from wald.core.told import Stand
 from wald.drainer.crew import Crew
@@ -151,14 +152,16 @@ class Fleet:
     def _absent_sinks(self, route_id: RouteId, settings: RouteSettings) -> set[str]:
         """Return the sinks that a route has delivered to and the settings do not name any more.
 
-        Of a fallback that an older ledger does not know is only told that there was one: without
-        its name nobody may take its layout for one of the route's own sink.
+        Nobody may take the layout of a fallback that an older ledger does not know for one of the
+        route's own sink, nor for that of another fallback.
         """
         absent = self.layouts.sinks_of(route_id) - self.settings.sinks.keys()
         told, held = self.shared.told_layouts(route_id), self.layouts.of(route_id)
         is_older = bool(told) and (held is None or held.number < told[-1].number)
-        if is_older and settings.fallback is None and any(each.sink for each in told):
-            absent.add("(the fallback of before: name it in the route again)")
+        sinks, fallback = self.settings.sinks, settings.fallback
+        found = {named_sink(each.sink, sinks, fallback) for each in told if each.sink}
+        if is_older and not found <= sinks.keys():
+            absent.add("(the fallback of before: give it its name in the settings again)")
         return absent
 
     def _orphan(self, birth: RouteBirth) -> Orphan:

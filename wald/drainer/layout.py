@@ -17,7 +17,7 @@ from itertools import pairwise
 from wald import limits
 from wald.config import SinkSettings
 from wald.core.breaker import BreakerState
-from wald.core.lanes import Layout, Outage, Share, wanted_sink
+from wald.core.lanes import Layout, Outage, Share, named_sink, wanted_sink
 from wald.core.told import Stand
 from wald.drainer.lane import Lane
 from wald.drainer.lane_figures import LaneFigures, figures_of, stand_of
@@ -69,9 +69,9 @@ class RouteLanes:
     def begin(self, frontier_lsn: Lsn) -> None:
         """Bring the layout in line with the settings (T9), then start the lanes."""
         birth, wanted = self.template.birth, self.template.settings.lanes
-        fallback = self.template.settings.fallback or ""
+        fallback = self.template.settings.fallback
         told = [
-            replace(each, sink=fallback) if each.sink else each
+            replace(each, sink=each.sink and named_sink(each.sink, self._sinks, fallback))
             for each in self._shared.told_layouts(birth.route_id)
         ]
         self.layout = self._layouts.settle(birth, wanted, frontier_lsn, told)  # COMMIT POINT: T9

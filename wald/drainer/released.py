@@ -4,7 +4,7 @@
      "released": {route: the highest checkpoint ever told},
      "floors": {route: what lies below may retire},
      "dropped": [route, ...],
-     "layouts": {route: [[number, lanes, since], ...]}}    with a 1 behind it: at the fallback
+     "layouts": {route: [[number, lanes, since], ...]}}    and what stands for the fallback's name
 
 Ingest retires by ``floors``, and by ``routes`` where a route has none: a floor above the
 checkpoint says that packed files hold what lies between. ``released`` outlives a ledger that went
@@ -18,14 +18,13 @@ from types import MappingProxyType
 from typing import Any
 
 from wald import limits
-from wald.core.lanes import Layout
+from wald.core.lanes import Layout, told_sink
 from wald.drainer.stands import StandsPage
 from wald.model import Lsn, RouteId
 from wald.ports import FileSystem
 from wald.storage.progress import TwoSlotPage
 
 SLOT_BYTES = limits.PROGRESS_SLOT_BYTES
-FALLBACK = "*"  # no sink has that name
 _ROW = 3
 
 
@@ -94,10 +93,10 @@ class ProgressPage:
     def told_layouts(self, route_id: RouteId) -> list[Layout]:
         """Return the newest layouts of a route that were ever told, the one at work last.
 
-        One that delivered to a fallback has ``FALLBACK`` for the name of its sink.
+        One that delivered to a fallback has what ``core.lanes.told_sink`` makes of its name.
         """
         return [
-            Layout(row[0], row[1], row[2], sink=FALLBACK if len(row) > _ROW else "")
+            Layout(row[0], row[1], row[2], sink=f"*{row[_ROW]}" if len(row) > _ROW else "")
             for row in self._layouts.get(str(route_id), ())
         ]
 
@@ -108,7 +107,7 @@ class ProgressPage:
             OSError, ValueError: it cannot be written; the next call tries anew.
         """
         kept = layouts[-limits.LAYOUTS_TOLD_MAX :]
-        rows = [[each.number, each.lanes, each.since, *([1] if each.sink else [])] for each in kept]
+        rows = [[each.number, each.lanes, each.since, *_told(each.sink)] for each in kept]
         plain = len(rows) == 1 and rows[0][:2] == [0, 1]
         if plain or rows == self._layouts.get(str(route_id)):
             return
@@ -146,3 +145,7 @@ class ProgressPage:
         for route, lsn in told.items():
             if type(lsn) is int:
                 self._released[route] = max(lsn, self._released.get(route, 0))
+
+
+def _told(sink: str) -> list[int]:
+    return [int(told_sink(sink)[1:])] if sink else []

@@ -260,6 +260,28 @@ def test_each_lane_goes_on_where_it_was_also_behind_a_change_of_lanes(site: Site
     assert sorted(site.target.lsns) == site.lsns
 
 
+@pytest.mark.parametrize("site", [*WITHOUT_ROW, (ReplayClass.TRANSACTIONAL, "hold")], indirect=True)
+@pytest.mark.parametrize("ledger", ["lost", "older"])
+def test_a_change_of_lanes_begins_behind_all_that_was_sent_by_a_ledger_that_is_lost(
+    site: Site, ledger: str, tmp_path: Path
+) -> None:
+    site.append(4)
+    site.deliver()
+    shutil.copytree(site.ledger_directory, tmp_path / "copy")
+    site.append(16)
+    site.deliver()
+    shutil.rmtree(site.ledger_directory)
+    if ledger == "older":
+        shutil.copytree(tmp_path / "copy", site.ledger_directory)
+    site.options(lanes=3)
+    for lanes in (1, 3):  # the change ends while nobody waits for it, at the latest in the next
+        after = site.deliver()
+        assert (after["delivered"], after["parked"]) == (20, None), lanes
+    site.append(6)
+    assert site.deliver()["delivered"] == 26
+    assert sorted(site.target.lsns) == site.lsns
+
+
 def in_doubt(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Append, and lose the answer of what was sent; nothing of it is told but the bound."""
     site.append(8)

@@ -310,6 +310,19 @@ def test_an_older_ledger_keeps_what_it_knows_and_changes_on_from_the_newest_layo
     assert opened.lane(key(0, 0)).checkpoint.lsn == 250
 
 
+def test_a_route_of_before_a_ledger_was_lost_had_one_lane_and_changes_behind_all_that_was_sealed():
+    layouts = Layouts(ledger().store, LOG_ID)
+    assert layouts.settle(BIRTH, 3, 20, sealed_through=400) == Layout(0, 1, 10, 3, 400)
+    assert layouts.settle(BIRTH, 3, 20, sealed_through=700) == Layout(0, 1, 10, 3, 700)
+    assert layouts.settle(BIRTH, 2, 900, sealed_through=700) == Layout(0, 1, 10, 2, 700)
+    assert layouts.settle(BIRTH, 1, 900, sealed_through=700) == Layout(0, 1, 10)
+
+
+def test_a_route_that_was_born_since_gets_its_lanes_at_once():
+    layouts = Layouts(ledger().store, LOG_ID)
+    assert layouts.settle(BIRTH, 3, 400, sealed_through=10) == Layout(0, 3, 10)
+
+
 def test_a_ledger_that_knows_more_than_was_told_is_believed():
     opened = ledger()
     layouts = Layouts(opened.store, LOG_ID)

@@ -74,7 +74,8 @@ class RouteLanes:
             replace(each, sink=each.sink and named_sink(each.sink, self._sinks, fallback))
             for each in self._shared.told_layouts(birth.route_id)
         ]
-        self.layout = self._layouts.settle(birth, wanted, frontier_lsn, told)  # COMMIT POINT: T9
+        args = birth, wanted, frontier_lsn, told, self._shared.sealed_through
+        self.layout = self._layouts.settle(*args)  # COMMIT POINT: T9
         self._tell(self.layout)
         if self.layout.is_changing:
             _log.info(
@@ -253,7 +254,7 @@ class RouteLanes:
         first: dict[str, int] = {}
         for key in sorted(self._unsure, key=lambda each: each.layout):
             lane = self._awake[key]
-            if lane.has_looked and (_is_done(lane) or (lane.figures.parked and _is_through(lane))):
+            if lane.has_looked and (_is_done(lane) or (lane.figures.parked and _was_through(lane))):
                 self._unsure.discard(key)
                 self._idle_ns[key] = _LONG_AGO_NS  # it was only to look: with many outages, many
             else:
@@ -419,16 +420,13 @@ class RouteLanes:
             lane.stop(deliver_for_s)
 
     def is_unfinished(self, goal: Lsn) -> bool:
-        """Tell whether a lane has something to do up to an LSN, and nothing but time is needed.
-
-        One that has not looked yet may find more to do than the ledger says.
-        """
+        """Tell whether a lane has something to do up to an LSN, and nothing but time is needed."""
         if self.template.crew.paused_ns is not None:
             return False
         if self.layout.is_changing:
             waits_for = self.waits_for()  # for none: the next layout begins in a moment
             return not waits_for or any(lane.figures.parked is None for lane in waits_for)
-        shown = ((lane, lane.figures) for lane in self.lanes)
+        shown = ((lane, lane.figures) for lane in self.lanes)  # who has not looked may find more
         lanes = [lane for lane, at in shown if at.through_lsn < goal or at.state == "starting"]
         lanes += [lane for lane in self._awake.values() if not _is_through(lane)]
         lanes += [lane for lane in self.each() if lane.figures.redrives]
@@ -441,7 +439,7 @@ class RouteLanes:
 
         Of former layouts those are named that are not through.
         """
-        formers = [lane for lane in self._awake.values() if not _is_through(lane)]
+        formers = [lane for lane in self._awake.values() if not _was_through(lane)]
         lanes = [*self.lanes, *formers]
         classes = {lane.figures.replay for lane in lanes}
         if not all(classes) or (classes == {_WITH_ROW} and not self.layout.number):
@@ -488,3 +486,15 @@ def _is_through(lane: Lane) -> bool:
     figures = lane.figures
     through = figures.checkpoint_lsn >= (lane.route.share.until or 0)
     return through and not figures.attempts  # nothing is open
+
+
+def _was_through(lane: Lane) -> bool:
+    """Tell whether it is through, or waits for a person and was told to be by a ledger lost since.
+
+    What its row does not say is not in the log any more: it would hold the others up for ever.
+    """
+    route, told, until = lane.route, lane.route.shared.told, lane.route.share.until or 0
+    if _is_through(lane) or told is None or not lane.figures.parked:
+        return _is_through(lane)
+    stand = told.stand(route.birth.route_id, route.layout, route.lane, route.begin_lsn, until)
+    return stand.lsn >= until

@@ -97,6 +97,11 @@ class Shared:
     producers: Producers = field(default_factory=Producers)
     trace_sample: float = 0.0  # of the records, whose trace the manifest keeps
 
+    @property
+    def sealed_through(self) -> Lsn:
+        """Return beyond which LSN a ledger that was lost had sealed nothing; 0 if none was."""
+        return self.told.through if self.told is not None else 0
+
 
 @dataclass(frozen=True, slots=True)
 class Route:

@@ -9,6 +9,7 @@ of which only the counts are left are folded: one lane of a layout that never wa
 """
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from struct import Struct
 
@@ -40,7 +41,12 @@ class Layouts:
         self._log_id = log_id
 
     def settle(
-        self, birth: RouteBirth, wanted: int, frontier_lsn: Lsn, told: Sequence[Layout] = ()
+        self,
+        birth: RouteBirth,
+        wanted: int,
+        frontier_lsn: Lsn,
+        told: Sequence[Layout] = (),
+        sealed_through: Lsn = 0,
     ) -> Layout:
         """T9: bring the layout of a route in line with a wanted number of lanes.
 
@@ -55,16 +61,22 @@ class Layouts:
             told: the newest layouts that were told outside the ledger, the one at work last: if it
                 does not know of them it went back. Their lanes begin anew then, and their rows at
                 the target say how far they are.
+            sealed_through: no lane has sealed beyond it, by a ledger that was lost since; a route
+                of before of which no layout is told had one lane.
         """
 
         def work(txn: Transaction) -> Layout:
             held = _get(txn, birth.route_id)
             if told and _is_older(held, told[-1]):
                 held = self._restore(txn, birth.route_id, told, held)
-            if held is None and self._is_untouched(txn, birth):
+            is_new = birth.birth_lsn >= sealed_through
+            if held is None and is_new and self._is_untouched(txn, birth):
                 return self._found(txn, birth.route_id, Layout(0, wanted, birth.birth_lsn))
             layout = held or Layout(0, 1, birth.birth_lsn)
-            after = lanes.changed(layout, wanted, max(frontier_lsn, self._sealed(txn, birth)))
+            sealed = max(self._sealed(txn, birth), sealed_through)
+            after = lanes.changed(layout, wanted, max(frontier_lsn, sealed))
+            if after.is_changing:
+                after = replace(after, barrier=max(after.barrier, sealed_through))
             if after != held:
                 _put(txn, birth.route_id, after)
             return after

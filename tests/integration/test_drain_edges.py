@@ -28,7 +28,7 @@ from wald.ingest.figures import Figures
 from wald.model import Frontier, Systemic, SystemicKind
 from wald.storage.log import Log, LogOptions
 from wald.storage.owner import load_owner
-from wald.storage.tail import find_anchor, segment_path
+from wald.storage.tail import TailReader, find_anchor, segment_path
 from wald.supervisor.children import is_final
 from wald.system import PosixFileSystem
 from wald.testing.memory_ledger import MemoryLedger
@@ -177,6 +177,26 @@ def test_the_catalogue_follows_births_and_deaths_and_passes_damage(backlog):
     assert catalogue.count_streams() == 1
     catalogue.close()
     Catalogue(FS, backlog.data_dir, backlog.log.log_id).close()
+
+
+def test_a_catalogue_that_cannot_begin_misses_no_route_once_it_can(backlog, monkeypatch):
+    other = state.RouteState(2, "more", 1, "events", "digest", 0, 0, 0)
+    backlog.log.append_group([state.route_birth(other), backlog.section(b"x")])
+    catalogue = Catalogue(FS, backlog.data_dir, backlog.log.log_id)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "not now")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(TailReader, "begin_at_head", fail)
+        with pytest.raises(OSError, match="not now"):
+            catalogue.update(backlog.log.frontier)
+        catalogue.close()
+    backlog.append(b"y")
+    catalogue.update(backlog.log.frontier)
+    assert catalogue.is_whole
+    assert [route.name for route in catalogue.routes.values()] == ["events", "more"]
+    catalogue.close()
 
 
 def damaged_snapshot(backlog):

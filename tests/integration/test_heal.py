@@ -12,6 +12,7 @@ from tests.healing import Site
 from tests.logtools import SMALL
 from wald import limits
 from wald.core.healing import from_numbers
+from wald.core.state import stream_opened
 from wald.drainer import takeover
 from wald.drainer.answers import Answers
 from wald.errors import InputError
@@ -487,6 +488,29 @@ def test_a_new_owner_touches_nothing_until_a_person_takes_the_route_over(site):
     with site.delivering():
         site.append(1)
         site.wait_parked("diverged")
+
+
+def test_an_idle_route_is_taken_over_where_it_stands_though_the_log_let_go_of_its_last_record(
+    retiring, monkeypatch
+):
+    monkeypatch.setattr(limits, "ADVANCE_EVERY_S", 0.02)
+    site = retiring
+    with site.delivering():
+        delivered(site, 8)
+        site.backlog.log.append_group([stream_opened(2, "foreign")])
+        foreign = [site.backlog.append(b"%05d" % 0, stream=2)[0] for _ in range(60)]
+        site.shared.board.pin(site.backlog.log.frontier)
+        eventually(
+            lambda: site.shared.ledger.lane(site.key).checkpoint.lsn >= foreign[-1], site.figures
+        )
+    retire(site, 2)
+    site.released = foreign[-1]
+    site.owner += 1
+    with site.delivering():
+        take_over(site)
+        site.append(3)
+        site.wait_whole()
+        assert not site.letters()
 
 
 @pytest.mark.parametrize("first", ["pause", "takeover"])

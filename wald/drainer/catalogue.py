@@ -88,11 +88,7 @@ class Catalogue:
     def _begin(self, frontier: Frontier, figures: Figures | None) -> None:
         """Begin at the head of the frontier's segment; behind what figures tell, if need be."""
         self.close()
-        self._figures = figures
-        self._state = LogState() if figures is None else figures.state
-        self._since = None if figures is None else figures.frontier[:2]
-        self._snapshot = None
-        self._tail = TailReader(
+        tail = TailReader(
             self._fs,
             self._data_dir,
             self._log_id,
@@ -100,7 +96,12 @@ class Catalogue:
             wants_block=_has_statements,
             wants_section=lambda section: section.kind in _STATEMENTS,
         )
-        self._tail.begin_at_head(frontier)
+        tail.begin_at_head(frontier)  # if it cannot be read, nothing has begun
+        self._tail = tail
+        self._figures = figures
+        self._state = LogState() if figures is None else figures.state
+        self._since = None if figures is None else figures.frontier[:2]
+        self._snapshot = None
 
     def _read_to(self, frontier: Frontier) -> None:
         assert self._tail is not None

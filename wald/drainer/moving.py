@@ -124,9 +124,13 @@ def _plan(route: Route, before: Checkpoint, row: ProgressRow) -> _Plan | str:
     our log can tell that up to our checkpoint, and of what lies between the two, nothing; where the
     target was set back before the other history went on there, not even that.
     """
-    ours = was_ours(route, row.owner)
-    if ours and _is_gone(route, row):
-        return _Plan(_Place(row.hi_lsn, row.anchor), ())
+    ours, known = was_ours(route, row.owner), None
+    if (row.batch_no, row.rev_id) == (before.batch_no, before.rev_id):
+        known = _Place(before.lsn, before.anchor)  # an idle lane has gone on behind its row
+    elif ours and _is_gone(route, row):
+        known = _Place(row.hi_lsn, row.anchor)
+    if known is not None:
+        return _Plan(known)
     place = _place_of(route, row) or _Place(before.lsn, before.anchor)
     if place == (row.hi_lsn, row.anchor) and (ours or place.lsn >= before.lsn):
         return _Plan(place)

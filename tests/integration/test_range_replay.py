@@ -310,6 +310,18 @@ def test_a_range_that_left_the_log_is_refused_with_where_it_could_begin(case: Ca
     assert case.targets["again"].lsns == second
 
 
+def test_a_range_that_begins_before_what_is_kept_says_so(case: Case) -> None:
+    first, second = without_the_first_segment(case)
+    asked: dict[str, Any] = {"route": "events", "sink": "again", "dry_run": True}
+    now = Point(time_ns=CLOCK.wall_ns())
+    said = case.replay(**asked, begin=Point(time_ns=1), end=now)
+    assert (said["records"], said["first_lsn"]) == (10, second[0])
+    assert f"does not hold LSN 1 to {second[0] - 1:,} any more" in said["notes"][0]
+    assert first[-1] < second[0]
+    case.append(1)
+    assert case.replay(**asked, begin=now)["notes"] == []
+
+
 def test_a_record_that_left_the_log_is_told_as_far_as_the_ledger_tells(case: Case) -> None:
     first, second = without_the_first_segment(case)
     log_id = case.backlog.log.log_id

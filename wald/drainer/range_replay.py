@@ -135,6 +135,7 @@ class _Work:
         frontier = shared.board.current()
         assert frontier is not None
         self._frontier = frontier
+        self._gone_through: Lsn = 0  # before a range that begins at a time
 
     # --- what is meant --------------------------------------------------------------------------
 
@@ -182,7 +183,7 @@ class _Work:
             "last_lsn": count.last_lsn,
             "class": replay_class.value,
             "already_there": count.held,
-            "notes": notes_of(replay_class, count),
+            "notes": [*self._note_of_gone(), *notes_of(replay_class, count)],
         }
         if asked.dry_run:
             return {**said, "dry_run": True}
@@ -235,11 +236,11 @@ class _Work:
         if asked.begin.lsn is not None:
             after = asked.begin.lsn - 1
         elif asked.begin.time_ns is not None:
-            after = self._before(birth, asked.begin.time_ns)
+            after, self._gone_through = self._before(birth, asked.begin.time_ns)
         if asked.end.lsn is not None:
             until = asked.end.lsn
         elif asked.end.time_ns is not None:
-            until = self._before(birth, asked.end.time_ns + 1)
+            until, _ = self._before(birth, asked.end.time_ns + 1)
         if until > self._frontier.lsn:
             msg = f"LSN {until:,} is not used yet: the highest is {self._frontier.lsn:,}"
             raise InputError(msg)
@@ -248,10 +249,11 @@ class _Work:
             raise InputError(msg)
         return after, until
 
-    def _before(self, birth: RouteBirth, time_ns: int) -> Lsn:
+    def _before(self, birth: RouteBirth, time_ns: int) -> tuple[Lsn, Lsn]:
         """Return the last LSN of the stream's that was durable before a moment.
 
         By what is still there; of a clock that was set back the first block at or behind it counts.
+        With it comes up to where the log is gone, if it begins behind the moment; else 0.
         """
         shared = self._shared
         reader = StreamReader(
@@ -263,18 +265,27 @@ class _Work:
             files=lambda: shared.packed.of(birth.stream_id),
             wants_block=lambda _: False,
         )
-        last = 0
+        last = gone_through = 0
         try:
             for item in reader.read(self._frontier):
                 if isinstance(item, LostRange):
                     last = item.last_lsn
+                    gone_through = last if item.reason == SEGMENT_GONE else gone_through
                 elif item.header.records:
                     if item.header.commit_time_ns >= time_ns:
-                        return max(last, item.header.first_lsn - 1)
-                    last = item.header.last_lsn
+                        return max(last, item.header.first_lsn - 1), gone_through
+                    last, gone_through = item.header.last_lsn, 0
         finally:
             reader.close()
-        return self._frontier.lsn
+        return self._frontier.lsn, 0
+
+    def _note_of_gone(self) -> list[str]:
+        if not self._gone_through:
+            return []
+        return [
+            f"the log does not hold LSN 1 to {self._gone_through:,} any more: what of it was accepted"
+            " since then is not sent"
+        ]
 
     # --- counting -------------------------------------------------------------------------------
 

@@ -282,10 +282,8 @@ class _Work:
     def _note_of_gone(self) -> list[str]:
         if not self._gone_through:
             return []
-        return [
-            f"the log does not hold LSN 1 to {self._gone_through:,} any more: what of it was accepted"
-            " since then is not sent"
-        ]
+        gone = f"the log does not hold LSN 1 to {self._gone_through:,} any more"
+        return [f"{gone}: what of it was accepted since that time is not sent"]
 
     # --- counting -------------------------------------------------------------------------------
 

@@ -354,6 +354,24 @@ def test_what_was_made_otherwise_says_nothing_of_a_batch(backlog, replay, what):
     assert frozen_files(bench) == []
 
 
+def test_no_word_is_left_of_a_making_behind_an_attempt_that_took_effect_in_part(
+    backlog, monkeypatch
+):
+    """Who is killed in that making must not be taken for one that had sent nothing."""
+    lsns = backlog.append(*values(5))
+    bench = Bench(backlog, WINDOW)
+    encode, seen = RecordingSink.encode, []
+
+    def looking(sink, attempt):
+        seen.append(any(name.endswith("making") for name in frozen_files(bench)))
+        return encode(sink, attempt)
+
+    monkeypatch.setattr(RecordingSink, "encode", looking)
+    bench.target.script.append(Partial(retry=(RejectedRecord(lsns[0], "busy", "later"),)))
+    bench.through()
+    assert seen == [True, False]
+
+
 def test_files_that_no_manifest_names_are_removed_at_a_start(backlog):
     backlog.append(*values(5))
     bench = Bench(backlog, WINDOW)

@@ -125,8 +125,18 @@ def test_who_died_in_the_making_of_a_batch_is_told_once_and_in_the_same_boot_alo
     with kept.making(KEY, 7, "boot"):
         pass
     assert kept.begin(KEY, [], "boot") == 0
+    with kept.making(KEY, 7, ""):
+        assert kept.begin(KEY, [], "") == 0  # of a boot without a name, or another one
     fs.create("/data/batches/1-0-0-making").close()  # it died before it had said which
     assert kept.begin(KEY, [], "boot") == 0
+
+
+def test_a_word_that_cannot_be_taken_back_lets_nothing_be_sent(fs, monkeypatch):
+    def fail(_: str) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(LedgerFailed, match="making"), files(fs).making(KEY, 7, "boot"):
+        monkeypatch.setattr(fs, "unlink", fail)
 
 
 def test_without_a_directory_there_is_nothing_to_sweep(fs):

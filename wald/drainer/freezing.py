@@ -135,14 +135,26 @@ def make(
 ) -> Frozen:
     """Make what a revision sends; ``outputs`` is what is left of what the one before was to send.
 
-    If that ends the process the next one knows (``LaneMemory.died_making``).
+    If that ends the process the next one knows (``LaneMemory.died_making``): that the attempt which
+    was counted was not made. So no word is left behind one that was, and may have taken effect.
 
     Raises:
         RecordsFail: at some records it cannot be made.
         NeverWorks: it cannot be made, for no record's fault.
     """
+    if not _is_unsent(memory, work.manifest.number):
+        return _make(route, memory, work, outputs)
     with making(route, work.manifest.number):
         return _make(route, memory, work, outputs)
+
+
+def _is_unsent(memory: LaneMemory, number: int) -> bool:
+    """Tell whether nothing of the last attempt of a batch, if there was one, took effect."""
+    manifest = memory.held.manifest
+    if manifest is None or manifest.number != number:
+        return True
+    cleared = max(manifest.cleared, memory.cleared[1] if memory.cleared[0] == number else 0)
+    return memory.counted == manifest.current.rev_id or manifest.attempts <= cleared
 
 
 @contextlib.contextmanager

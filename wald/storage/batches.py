@@ -130,6 +130,9 @@ class FrozenFiles:
             key: the lane.
             number: of the batch.
             boot_id: of the machine.
+
+        Raises:
+            LedgerFailed: the word cannot be taken back: nothing may be sent of the batch.
         """
         path = f"{self._directory}/{_prefix(key)}{_MAKING}"
         with contextlib.suppress(OSError):  # without room the next process finds out later
@@ -142,8 +145,13 @@ class FrozenFiles:
         try:
             yield
         finally:
-            with contextlib.suppress(OSError):
+            try:
                 self._fs.unlink(path)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                msg = f"{path} cannot be removed: {error.strerror}"
+                raise LedgerFailed(msg) from error
 
     def begin(self, key: LaneKey, keep: Collection[RevisionId], boot_id: str) -> int:
         """Remove of a lane what its open manifest does not name, as nothing of it is at work.
@@ -167,7 +175,8 @@ class FrozenFiles:
         except OSError:
             return 0
         boot, _, number = said.rpartition(" ")
-        return int(number) if boot == boot_id and number.isdecimal() else 0
+        is_ours = boot and boot == boot_id  # a boot without a name may be any
+        return int(number) if is_ours and number.isdecimal() else 0
 
     def sweep(self, keep: Collection[RevisionId]) -> int:
         """Remove what no open manifest names; returns how many."""

@@ -435,6 +435,38 @@ def test_what_is_lost_of_one_route_keeps_the_dead_log_of_no_other_from_shrinking
         assert len(shared.dead_log.files()) <= len(kept)
 
 
+def test_a_chain_of_which_a_part_is_lost_is_whole_again_once_what_has_no_body_was_purged(
+    pair, monkeypatch
+):
+    backlog = pair
+    first, second = backlog.append(*big(10)), backlog.append(*big(10))
+    refused = {*first, *second}
+    target = RecordingTarget(refuses=lambda record: record.lsn in refused)
+    dead_log = DeadLog(FS, backlog.data_dir, file_bytes=1)  # an entry is a file
+    shared = backlog.shared(sink_of(target), dead_log=dead_log)
+    with running(backlog, shared) as fleet:
+        eventually(lambda: fleet.figures()["events"]["dead_letters"] == 20, fleet.figures)
+        monkeypatch.setattr(type(fleet.routes[ROUTE].template), "find_anchor", lambda *_: None)
+        number = shared.ledger.dead_letters(ROUTE)[0].dead_file
+        FS.unlink(f"{backlog.data_dir}/dead/dead-{number:010d}.log")
+        undertaker = Undertaker(shared)
+        for _ in range(3):
+            undertaker._round(grounds(fleet))
+            undertaker._rewrite()  # changes nothing of the lane
+        assert "does not resolve" in undertaker.figures()["trouble"]
+        desk_of(fleet).ask("drain.dlq.purge", route="events", lsns=list(first))
+        undertaker._round(grounds(fleet))
+        assert undertaker.figures() == {}
+        assert bodies(shared).keys() == set(second)
+        held = shared.ledger.lane(lane_key(backlog)).checkpoint
+        chain = shared.dead_log.walk(held.dead_rev, shared.dead_log.index())
+        assert (chain.letters.keys(), chain.dropped) == (set(second), set(first))
+        refused.clear()
+        desk_of(fleet).ask("drain.dlq.redrive", route="events")
+        eventually(lambda: fleet.figures()["events"]["dead_letters"] == 0, fleet.figures)
+        assert books(fleet) == (10, 0, 10)
+
+
 class _Dying(DeadLog):
     """Fails at the n-th thing that is done to it."""
 

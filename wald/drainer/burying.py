@@ -8,7 +8,8 @@ that is dead by it. Older files are of use only to older rows from then on.
 
 A lane whose chain does not resolve, or whose letters cannot be read, is left as it is and told of.
 The files that were there when its entry was found missing stay: with what is missing put back,
-they are its chain again. All others go on.
+they are its chain again. All others go on. Once the letters without a body were purged, the chain
+is written anew from what the ledger knows.
 
 A ledger that is lost or older does not know yet which chains there are: nothing is written anew,
 and nothing goes, before each lane has asked its target.
@@ -39,7 +40,7 @@ from wald.model import (
     RevisionId,
     RouteId,
 )
-from wald.storage.deadlog import DeadEntry, DeadPlace, Entries, Excluded, Reason
+from wald.storage.deadlog import Chain, DeadEntry, DeadPlace, Entries, Excluded, Reason
 from wald.storage.tail import find_anchor
 
 _log = logging.getLogger("wald.drain")
@@ -155,7 +156,8 @@ class Undertaker:
         if self._is_in_line(grounds):
             released = not waiting.cutoff or self._release(waiting, grounds)
             total = self._shared.dead_log.size_bytes()
-            if released and dead.is_worth_rewriting(total, self._rewritten().living_bytes):
+            is_worth_it = dead.is_worth_rewriting(total, self._rewritten().living_bytes)
+            if released and (is_worth_it or any(map(self._is_mendable, self._gaps))):
                 self._rewrite()
         self._found.extend(
             f"the chain of route {gap.route_id}, lane {gap.lane} does not resolve"
@@ -213,7 +215,10 @@ class Undertaker:
         if not gone:
             return
         lost = {
-            birth: [each.lsn for each in self._letters(birth.route_id, gone)]
+            birth: [
+                each.lsn
+                for each in self._letters(birth.route_id, lambda letter: letter.dead_file in gone)
+            ]
             for birth in ledger.births()
         }
         places: Mapping[Lsn, DeadPlace] = {}
@@ -229,10 +234,12 @@ class Undertaker:
                     "log any more"
                 )
 
-    def _letters(self, route_id: RouteId, files: Collection[int]) -> Iterator[DeadLetter]:
+    def _letters(
+        self, route_id: RouteId, is_wanted: Callable[[DeadLetter], bool]
+    ) -> Iterator[DeadLetter]:
         after: Lsn = 0
         while page := self._shared.ledger.dead_letters(route_id, after=after, limit=_PAGE):
-            yield from (letter for letter in page if letter.dead_file in files)
+            yield from filter(is_wanted, page)
             after = page[-1].lsn
 
     # --- writing anew ---------------------------------------------------------------------------
@@ -268,6 +275,8 @@ class Undertaker:
                 self._rewrite_lane(key, held, known, cutoff)
             except FormatDamaged as error:  # what it wrote is named by nothing
                 self._found.append(f"route {key.route_id}, lane {key.lane}: {error.message}")
+        if self._gaps:  # of which some may have ended
+            self._learn_gaps(lanes, shared.dead_log.index())
         positions = tuple(
             (key.route_id, max(_reach(held), shared.released(key.route_id)))
             for key, held in lanes.items()
@@ -278,7 +287,7 @@ class Undertaker:
 
     def _rewrite_lane(self, key: LaneKey, held: LaneProgress, known: Entries, cutoff: int) -> None:
         shared, dead_rev = self._shared, held.checkpoint.dead_rev
-        chain = shared.dead_log.walk(dead_rev, known)
+        chain = shared.dead_log.walk(dead_rev, known) or self._chain_of_ledger(key)
         if chain is None:
             return  # a gap, which is told
         purged = shared.ledger.purged(key)
@@ -380,6 +389,34 @@ class Undertaker:
 
     # --- chains that do not resolve -------------------------------------------------------------
 
+    def _is_mendable(self, gap: Gap) -> bool:
+        """Tell whether nothing that is missing is needed any more."""
+        key = LaneKey(self._shared.log_id, gap.route_id, gap.layout, gap.lane)
+        return self._chain_of_ledger(key) is not None
+
+    def _chain_of_ledger(self, key: LaneKey) -> Chain | None:
+        """Return a chain that does not resolve as the ledger knows it, which is in line with it.
+
+        None if a body is missing: then the file may be put back.
+        """
+        letters = {
+            each.lsn: _excluded(each)
+            for each in self._letters(
+                key.route_id,
+                lambda letter: (
+                    (letter.layout, letter.lane) == (key.layout, key.lane) and letter.dead_file > 0
+                ),
+            )
+        }
+        try:
+            there = {record.lsn for part in self._parts(letters) for record in part}
+        except (OSError, WaldError):
+            return None
+        purged = frozenset(self._shared.ledger.purged(key))
+        if there != letters.keys():
+            return None
+        return Chain(letters, purged | letters.keys(), purged)
+
     def _learn_gaps(self, lanes: Mapping[LaneKey, LaneProgress], known: Entries) -> None:
         """Find which chains do not resolve; files made later hold nothing of what is missing."""
         before = {gap.missing: gap for gap in self._gaps}
@@ -396,6 +433,22 @@ class Undertaker:
         if self._stopping.is_set():
             msg = "the drainer is stopping"
             raise LedgerFailed(msg)
+
+
+def _excluded(letter: DeadLetter) -> Excluded:
+    """Return a dead letter as the dead log says it."""
+    reason = Reason(
+        letter.lsn,
+        letter.code,
+        letter.message,
+        letter.batch_no,
+        letter.attempts,
+        letter.time_ns,
+        letter.producer,
+        letter.trace,
+    )
+    place = DeadPlace(letter.dead_file, letter.dead_offset)
+    return Excluded(place, letter.rev_id, letter.key, letter.record_time_ns, reason)
 
 
 def _reach(held: LaneProgress) -> Lsn:

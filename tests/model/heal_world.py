@@ -9,7 +9,7 @@ Its target is transactional. Targets of the other classes, with their partial re
 batches held for a person, are played by ``delivery_world``.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from random import Random
 from typing import Any
 
@@ -74,6 +74,7 @@ class World:
         self.told: list[tuple[int, Lsn]] = []  # checkpoints as ingest may have heard them, and when
         self.released = 0
         self.intruders: set[RevisionId] = set()  # of another history of the log
+        self.sets_aside: Callable[[], bool] = lambda: False  # whether such a one names dead letters
         self.taken_over = False  # so that something may be at the target, or not
         self.unsure_through = 0  # what is told of it
         self.unknowable: set[Lsn] = set()  # what nobody can tell to be missing at the target
@@ -216,9 +217,9 @@ class World:
         if self.chance.random() < 0.5:  # or one that did not, whose log went on by itself
             lsn = self.chance.randint(row.hi_lsn, self.frontier.lsn + 1)
             owner, anchor = OWNER, Anchor(4711, lsn)
-        moved = ProgressRow(
-            row.batch_no + 1, self._chances.randbytes(16), lsn, anchor, owner, row.dead_rev
-        )
+        rev_id = self._chances.randbytes(16)
+        dead_rev = rev_id if self.sets_aside() else row.dead_rev
+        moved = ProgressRow(row.batch_no + 1, rev_id, lsn, anchor, owner, dead_rev)
         attempt = Attempt(
             self.lane.route.key, "orders", row.rev_id, moved, (), from_owner=row.owner
         )
@@ -471,6 +472,9 @@ def run(log: HistoryLog, seed: int, *, meanwhile: bool = False, rivals: bool = F
     world = World(log, seed)
     if meanwhile:
         world.command_meanwhile(Random(seed + 1))
+    if rivals:
+        rival = Random(seed + 3)
+        world.sets_aside = lambda: rival.random() < 0.2
     try:
         actions = schedule(world.chance)
         if rivals:

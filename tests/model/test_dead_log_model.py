@@ -100,6 +100,8 @@ def run(log: HistoryLog, seed: int, *, rivals: bool = False) -> int:
     actions: Iterable[str] = schedule(world.chance)
     if rivals:
         actions = heal_world.with_rivals(actions, Random(seed + 2))
+        rival = Random(seed + 3)
+        world.sets_aside = lambda: rival.random() < 0.2
     try:
         for action in [*actions, *AT_THE_END]:
             said: Any

@@ -44,9 +44,9 @@ FOUND_MEANWHILE = (
     173_996_337_923,  # another host wrote to a target that had been set back, and was taken over
 )
 FOUND_RIVALS = (
-    4,
     28,  # taken over where our log begins behind the row: for ever "nothing is taken over"
-    242,  # a takeover forgot what the log had let go of
+    58,
+    59,  # a target that was set back was believed to hold what was delivered
 )
 FOUND = (
     242,  # a batch that took effect, then left the log: its records were called damaged
@@ -316,6 +316,33 @@ def test_what_the_log_let_go_of_since_an_older_ledger_is_told_by_a_takeover(
         world.settle()
         assert [letter.lsn for letter in world.ledger.dead_letters(1)] == list(range(5, 10))
         assert world.unsure_through == 4
+    finally:
+        world.close()
+
+
+def test_what_was_sent_again_before_a_target_was_set_back_is_set_aside_again(
+    log: HistoryLog,
+) -> None:
+    """The row's dead letters are another's, so that our own chain goes on: it sent 3 again."""
+    world = World(log, seed=1)
+    try:
+        world.reveal()
+        world.settle()
+        world.copy_target()
+        for _ in range(3):
+            world.reveal()
+            world.settle()
+        world.mend()
+        assert world.redrive()
+        world.settle()
+        assert 3 in world.target.lsns
+        world.restore_target()
+        world.sets_aside = lambda: True
+        world.intrude()
+        world.until("parked")
+        world.take_over()
+        world.settle()
+        assert 3 in {letter.lsn for letter in world.ledger.dead_letters(1)}
     finally:
         world.close()
 

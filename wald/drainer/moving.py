@@ -13,7 +13,7 @@ told (``Healing.unsure_through``).
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 from wald import limits
@@ -38,7 +38,7 @@ from wald.model import (
     RowMoved,
     Systemic,
 )
-from wald.storage.deadlog import DeadEntry, Reason
+from wald.storage.deadlog import Chain, DeadEntry, Reason
 from wald.storage.tail import TailBlock
 
 _log = logging.getLogger("wald.drain")
@@ -255,7 +255,10 @@ def _set_aside(
     if plan.doubtful is None and dead_rev == row.dead_rev:
         return dead_rev, 0  # the row tells all: what is dead, too
     count = 0
-    parts = _parts(_aside(route, row.batch_no + 1, plan, dead_rev))
+    chain = route.shared.dead_log.walk(dead_rev) or Chain({}, frozenset())
+    # what our own chain sent again may have been forgotten by the target since
+    known = chain.ever if dead_rev == row.dead_rev else {*chain.letters, *chain.dropped}
+    parts = _parts(_aside(route, row.batch_no + 1, plan, known))
     part = next(parts, None)
     while part is not None:
         following = next(parts, None)
@@ -284,13 +287,11 @@ def _parts(aside: Iterable[_Aside]) -> Iterator[list[_Aside]]:
         yield part
 
 
-def _aside(route: Route, batch_no: int, plan: _Plan, dead_rev: RevisionId) -> Iterator[_Aside]:
-    """Yield what is set aside, with why: also our dead letters that the row's chain does not name.
+def _aside(route: Route, batch_no: int, plan: _Plan, known: Collection[Lsn]) -> Iterator[_Aside]:
+    """Yield what is set aside, with why: also our dead letters that the row's chain does not know.
 
-    The other history knows nothing of them: they stay what they are. So does what the chain names.
+    The other history knows nothing of them: they stay what they are. So does what is ``known``.
     """
-    chain = route.shared.dead_log.walk(dead_rev)
-    known = chain.ever if chain else frozenset()
     ours = {
         letter.lsn: letter
         for letter in letters_of_lane(route)

@@ -16,7 +16,7 @@ from tests.model.promises import Violation
 from wald import limits
 from wald.core import row
 from wald.core.healing import from_numbers, words
-from wald.drainer import adopting, checking, moving, steps
+from wald.drainer import adopting, checking, moving, steps, takeover
 from wald.drainer.aside import body_of
 from wald.model import NO_REVISION, Anchor, Lsn, ProgressRow
 from wald.storage.deadlog import DeadLog
@@ -316,6 +316,33 @@ def test_what_the_log_let_go_of_since_an_older_ledger_is_told_by_a_takeover(
         world.settle()
         assert [letter.lsn for letter in world.ledger.dead_letters(1)] == list(range(5, 10))
         assert world.unsure_through == 4
+    finally:
+        world.close()
+
+
+def test_a_dead_letter_stays_one_where_the_log_no_longer_tells_whose_row_it_is(
+    log: HistoryLog,
+) -> None:
+    """Another host's row, which knows nothing of LSN 3, comes back when LSN 4 has left the log."""
+    world = World(log, seed=1)
+    try:
+        for _ in range(2):
+            world.reveal()
+            world.settle()
+        theirs = ProgressRow(50, b"t" * 16, 3, Anchor(4711, 3), OWNER, NO_REVISION)
+        world.target.rows[world.lane.route.key] = theirs
+        world.copy_target()
+        while world.reveal():
+            pass
+        world.fs.retired_through = min(world.log.ends)
+        world.restore_target()
+        world.until("parked")
+        assert world.lane.figures.parked == "target-behind"
+        takeover.decide_by_name(world.ledger, "orders", OWNER, world.clock.wall_ns())
+        world.taken_over = True
+        world.settle()
+        letters = {letter.lsn: letter.code for letter in world.ledger.dead_letters(1)}
+        assert letters == {3: "refused", 4: "damaged", 7: "refused"}
     finally:
         world.close()
 

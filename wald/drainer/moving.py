@@ -130,7 +130,7 @@ def _plan(route: Route, before: Checkpoint, row: ProgressRow) -> _Plan | str:
     elif ours and _is_gone(route, row):
         known = _Place(row.hi_lsn, row.anchor)
     if known is not None:
-        return _Plan(known)
+        return _Plan(known, ())  # what is dead here stays so, unless the row's chain knows better
     place = _place_of(route, row) or _Place(before.lsn, before.anchor)
     if place == (row.hi_lsn, row.anchor) and (ours or place.lsn >= before.lsn):
         return _Plan(place)

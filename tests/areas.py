@@ -82,7 +82,7 @@ AREAS = {
         unit/test_pacing.py unit/test_packed_*.py unit/test_packing*.py
         unit/test_policy_status.py unit/test_retention.py unit/test_row.py unit/test_scrub.py
         unit/test_shaping.py unit/test_stream_reader.py unit/test_targets.py unit/test_told.py
-        unit/test_watchdog.py unit/test_where.py unit/test_window.py
+        unit/test_unread.py unit/test_watchdog.py unit/test_where.py unit/test_window.py
         property/test_packed_bytes.py integration/test_audit.py
         integration/test_batch_commands.py integration/test_changed_targets.py
         integration/test_dlq_*.py integration/test_drain*.py integration/test_fallback*.py

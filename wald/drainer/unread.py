@@ -6,19 +6,24 @@ for good. So a lane begins anew a number of times before it believes that a page
 """
 
 import errno
-from collections import Counter
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from wald import limits
 from wald.errors import LogFailed
 from wald.ports import File, FileSystem
 
 
+class _Tries(NamedTuple):
+    number: int
+    start: int  # what was not given at the last try and has not been since: from here
+    end: int
+
+
 class Unread:
-    """How often which file could not be read; one for each who reads."""
+    """How often in a row which file could not be read; one for each who reads."""
 
     def __init__(self) -> None:
-        self._tries: Counter[str] = Counter()
+        self._tries: dict[str, _Tries] = {}
 
     def files(self, fs: FileSystem) -> FileSystem:
         """Return a file system whose files raise ``LogFailed`` where a page cannot be read.
@@ -27,7 +32,17 @@ class Unread:
         """
         return cast("FileSystem", _Files(fs, self))
 
-    def take(self, error: OSError, path: str) -> None:
+    def given(self, path: str, offset: int, length: int) -> None:
+        """Take in a read that went well: where all is given at last, nothing counts any more."""
+        tries = self._tries.get(path)
+        if tries is None or not offset <= tries.start < offset + length:
+            return
+        if offset + length < tries.end:
+            self._tries[path] = tries._replace(start=offset + length)
+        else:
+            del self._tries[path]
+
+    def take(self, error: OSError, path: str, offset: int, length: int) -> None:
         """Take in an error of a read.
 
         Raises:
@@ -37,7 +52,8 @@ class Unread:
             return
         if path not in self._tries and len(self._tries) >= limits.UNREAD_FILES_COUNT:
             self._tries.clear()  # then it takes longer
-        tries = self._tries[path] = self._tries[path] + 1
+        tries = self._tries[path].number + 1 if path in self._tries else 1
+        self._tries[path] = _Tries(tries, offset, offset + length)
         if tries < limits.UNREAD_TRIES_COUNT:
             msg = (
                 f"the disk does not give a part of {path}: try {tries} of "
@@ -66,10 +82,12 @@ class _File:
 
     def pread(self, length: int, offset: int) -> bytes:
         try:
-            return self._file.pread(length, offset)
+            data = self._file.pread(length, offset)
         except OSError as error:
-            self._unread.take(error, self._path)
+            self._unread.take(error, self._path, offset, length)
             raise
+        self._unread.given(self._path, offset, length)
+        return data
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - all else is the file's
         return getattr(self._file, name)

@@ -11,10 +11,15 @@ from tests.integration.test_dlq_redrive import books, desk_of, running, with_bad
 from tests.integration.test_drain import sink_of, values
 from wald import limits
 from wald.config import DeadLetterSettings
+from wald.core.told import Told
 from wald.drainer.burying import Grounds, Undertaker
+from wald.drainer.layout import RouteLanes
+from wald.drainer.recalling import is_in_line
 from wald.errors import FormatDamaged, LedgerFailed
-from wald.model import LaneKey, Purged
+from wald.model import Checkpoint, LaneKey, LaneProgress, Purged, RouteBirth
 from wald.storage.deadlog import DeadLog, DeadPlace
+from wald.storage.layouts import folded_key
+from wald.storage.ledger_rows import put_lane
 from wald.storage.log import LogOptions
 from wald.testing.recording_sink import RecordingTarget
 
@@ -27,7 +32,8 @@ def lane_key(backlog):
 
 def grounds(fleet, told=None):
     routes = {number: route.template for number, route in fleet.routes.items()}
-    return Grounds(routes, (), (lambda _: None) if told is None else told.append)
+    tell = (lambda _: None) if told is None else told.append
+    return Grounds(routes, fleet.lane_keys(), fleet.unasked(), tell)
 
 
 def bodies(shared):
@@ -465,6 +471,66 @@ def test_a_chain_of_which_a_part_is_lost_is_whole_again_once_what_has_no_body_wa
         desk_of(fleet).ask("drain.dlq.redrive", route="events")
         eventually(lambda: fleet.figures()["events"]["dead_letters"] == 0, fleet.figures)
         assert books(fleet) == (10, 0, 10)
+
+
+def worth_tidying(backlog, target, count=40):
+    """Let half of some records become dead letters, and send them again; ends the fleet."""
+    bad = set(backlog.append(*big(count))[::2])
+    target.refuses = partial(among, bad)
+    shared = backlog.shared(sink_of(target))
+    with running(backlog, shared) as fleet:
+        eventually(lambda: books(fleet)[1] == len(bad), fleet.figures)
+        target.refuses = lambda _: False
+        desk_of(fleet).ask("drain.dlq.redrive", route="events")
+        eventually(lambda: books(fleet)[1] == 0, fleet.figures)
+    return shared
+
+
+def test_behind_an_older_ledger_a_round_waits_for_every_route_that_may_come_back(pair, monkeypatch):
+    """Not for one that has ended, nor for the lane that only holds the counts of former ones."""
+    monkeypatch.setattr(limits, "DEAD_LOG_WASTE_BYTES", 2_000)
+    shared = worth_tidying(pair, RecordingTarget())
+    older = replace(
+        shared,
+        told=Told(1, pair.log.frontier.lsn),
+        dead_log=DeadLog(FS, pair.data_dir),
+    )
+    older.ledger.birth(RouteBirth(9, "ended", 1, "events", "digest", 0, 77))
+    put_back = folded_key(lane_key(pair)), LaneProgress(Checkpoint(lsn=5), None)
+    older.ledger.store.write(lambda txn: put_lane(txn, *put_back))
+    both, undertaker = pair.settings, Undertaker(older)
+    pair.settings = replace(both, routes={"events": both.routes["events"]})
+
+    def rewritten():
+        said = older.ledger.note("dead_log")
+        return said is not None and said[0] > 0
+
+    with running(pair, older) as fleet:
+        eventually(lambda: is_in_line(older.ledger, older.told, lane_key(pair)), fleet.figures)
+        undertaker._round(grounds(fleet))
+        assert not rewritten()
+        assert undertaker.figures()["trouble"].endswith("were not asked since: others")
+        assert "route drop" in undertaker.figures()["hint"]
+        fleet.drop(2, 0)
+        undertaker._round(grounds(fleet))
+        assert rewritten()
+        assert not undertaker.figures()
+
+
+def test_a_former_lane_that_an_older_ledger_may_not_know_looks_at_its_row_once(pair, monkeypatch):
+    target, options = RecordingTarget(), pair.settings.routes["events"]
+    shared = worth_tidying(pair, target)
+    pair.settings = replace(pair.settings, routes={"events": replace(options, lanes=2)})
+    changed = replace(shared, dead_log=DeadLog(FS, pair.data_dir))
+    with running(pair, changed) as fleet:
+        eventually(lambda: fleet.routes[ROUTE].layout.number == 1, fleet.figures)
+    monkeypatch.setattr(RouteLanes, "_is_in_reach", lambda *_: False)
+    told = Told(1, pair.log.frontier.lsn)
+    older = replace(shared, told=told, dead_log=DeadLog(FS, pair.data_dir))
+    with running(pair, older) as fleet:
+        keys = fleet.lane_keys()
+        assert len(keys) == 3
+        eventually(lambda: all(is_in_line(older.ledger, told, key) for key in keys), fleet.figures)
 
 
 class _Dying(DeadLog):

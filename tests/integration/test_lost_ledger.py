@@ -260,6 +260,18 @@ def test_each_lane_goes_on_where_it_was_also_behind_a_change_of_lanes(site: Site
     assert sorted(site.target.lsns) == site.lsns
 
 
+@pytest.mark.parametrize("site", [(ReplayClass.TRANSACTIONAL, "hold", 4)], indirect=True)
+def test_each_lane_goes_on_behind_its_row_without_ledger_and_progress(site: Site) -> None:
+    """What is told of no route says nothing of how many lanes there were: the settings do."""
+    site.append(40, bad=(3,))
+    site.deliver()
+    shutil.rmtree(site.ledger_directory)
+    (Path(site.backlog.data_dir) / "progress").unlink()
+    site.append(40)
+    assert site.deliver()["delivered"] == 79
+    assert sorted(site.target.lsns) == [lsn for lsn in site.lsns if lsn not in site.bad]
+
+
 @pytest.mark.parametrize("site", [*WITHOUT_ROW, (ReplayClass.TRANSACTIONAL, "hold")], indirect=True)
 @pytest.mark.parametrize("ledger", ["lost", "older"])
 def test_a_change_of_lanes_begins_behind_all_that_was_sent_by_a_ledger_that_is_lost(

@@ -49,6 +49,14 @@ class Told:
     routes: Mapping[RouteId, ToldRoute] = field(default_factory=dict)
     bounded: bool = True
 
+    @property
+    def sealed_through(self) -> Lsn:
+        """Beyond which LSN no lane of a told layout had sealed; 0 if nothing was told at all.
+
+        Then ``progress`` was lost as well, and that no layout was told of a route says nothing.
+        """
+        return self.through if self.life or self.routes else 0
+
     def stand(self, route_id: RouteId, layout: int, lane: int, since: Lsn, until: Lsn) -> Stand:
         """Return how far a lane surely was; one that begins behind ``since`` ends at ``until``."""
         told = self.routes.get(route_id, ToldRoute())

@@ -12,7 +12,8 @@ they are its chain again. All others go on. Once the letters without a body were
 is written anew from what the ledger knows.
 
 A ledger that is lost or older does not know yet which chains there are: nothing is written anew,
-and nothing goes, before each lane has asked its target.
+and nothing goes, before each lane has asked its target. A route that the settings do not name asks
+nobody: it is waited for, too, unless it was dropped or has ended.
 
 The rounds run in a thread of their own, one at a time: they read and write much.
 """
@@ -53,6 +54,12 @@ _HINT = (
 )
 
 
+_HINT_UNASKED = (
+    "it waits until the target of each lane has been asked: see what 'wald status' says of them; a "
+    "route that the settings do not name is to be named again, or dropped (wald route drop)"
+)
+
+
 class Gap(NamedTuple):
     """A chain that does not resolve: ``missing`` is nowhere.
 
@@ -77,10 +84,14 @@ class Rewritten(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Grounds:
-    """What a round works with: what is delivered, and whom to tell of a purge."""
+    """What a round works with: what is delivered, and whom to tell of a purge.
+
+    ``unasked`` are the names of routes that are not delivered, and may be again.
+    """
 
     routes: Mapping[RouteId, Route]
     lanes: Collection[LaneKey] = ()
+    unasked: Collection[str] = ()
     tell: Callable[[RouteId], None] = lambda _: None
 
 
@@ -95,14 +106,15 @@ class Undertaker:
         self._trouble = ""
         self._logged = ""
         self._found: list[str] = []  # by the round that is under way
+        self._waits = False  # that round: until targets have been asked
         self._gaps: tuple[Gap, ...] = ()
         self._looked_for: frozenset[int] = frozenset()  # files whose bodies were not found
         self._steady: dead.Steady | None = None
 
     def figures(self) -> dict[str, Any]:
         """Return what the newest round could not tend, and what to do; empty if nothing."""
-        trouble = self._trouble
-        return {"trouble": trouble, "hint": _HINT} if trouble else {}
+        trouble, hint = self._trouble, _HINT_UNASKED if self._waits else _HINT
+        return {"trouble": trouble, "hint": hint} if trouble else {}
 
     def look(self, grounds: Callable[[], Grounds]) -> None:
         """Begin a round if it is time for one, and none is under way."""
@@ -146,35 +158,41 @@ class Undertaker:
         Raises:
             WaldError: ledger or dead log cannot be read or written; the next round goes on.
         """
-        self._found = []
+        self._found, self._waits = [], False
         self._look_at_clock()
         for route in grounds.routes.values():
             self._purge_old(route, grounds)
         self._mend_places()
         waiting = self._rewritten()
         self._gaps = waiting.gaps
-        if self._is_in_line(grounds):
+        unasked = self._unasked(grounds)
+        if not unasked:
             released = not waiting.cutoff or self._release(waiting, grounds)
-            total = self._shared.dead_log.size_bytes()
-            is_worth_it = dead.is_worth_rewriting(total, self._rewritten().living_bytes)
-            if released and (is_worth_it or any(map(self._is_mendable, self._gaps))):
+            if released and self._is_worth_rewriting():
                 self._rewrite()
+        elif waiting.cutoff or self._is_worth_rewriting():
+            self._found.append(
+                "the ledger was lost, or is older, and the targets of these routes were not asked "
+                f"since: {', '.join(unasked)}"
+            )
+            self._waits = True
         self._found.extend(
             f"the chain of route {gap.route_id}, lane {gap.lane} does not resolve"
             for gap in self._gaps
         )
 
-    def _is_in_line(self, grounds: Grounds) -> bool:
-        """Tell whether the ledger knows every chain there is: it may have been lost, or older."""
+    def _unasked(self, grounds: Grounds) -> Sequence[str]:
+        """Return the routes of which the ledger, lost or older, may not know every chain."""
         ledger, told = self._shared.ledger, self._shared.told
         if told is None:
-            return True
-        for birth in ledger.births():
-            at_work = [key for key in grounds.lanes if key.route_id == birth.route_id]
-            keys = {*ledger.lanes(birth.route_id), *at_work}
-            if not keys or not all(is_in_line(ledger, told, key) for key in keys):
-                return False
-        return True
+            return ()
+        routes = [key.route_id for key in grounds.lanes if not is_in_line(ledger, told, key)]
+        names = {grounds.routes[route_id].birth.name for route_id in routes}
+        return sorted({*names, *grounds.unasked})
+
+    def _is_worth_rewriting(self) -> bool:
+        total, living = self._shared.dead_log.size_bytes(), self._rewritten().living_bytes
+        return dead.is_worth_rewriting(total, living) or any(map(self._is_mendable, self._gaps))
 
     # --- by age ---------------------------------------------------------------------------------
 

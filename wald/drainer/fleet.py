@@ -249,6 +249,18 @@ class Fleet:
         """Return all lanes that run."""
         return [lane for route in self.routes.values() for lane in route.each()]
 
+    def lane_keys(self) -> list[LaneKey]:
+        """Return those of all lanes that are delivered, also of those that do not run."""
+        return [key for route in self.routes.values() for key in route.lane_keys()]
+
+    def unasked(self) -> list[str]:
+        """Return the names of the routes whose targets nobody asks, and that may come back."""
+        return [
+            orphan.birth.name
+            for route_id, orphan in self.orphans.items()
+            if route_id not in self._dropped
+        ]
+
     def lane(self, route_id: RouteId, lane: int = 0) -> Lane:
         """Return a lane at work."""
         return self.routes[route_id].lanes[lane]

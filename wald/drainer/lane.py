@@ -77,6 +77,32 @@ class Lane:
         return self._steps.look_ns > 0
 
     @property
+    def is_through(self) -> bool:
+        """Whether one of a former layout has delivered all that is its, as far as it knows."""
+        figures = self.figures
+        through = figures.checkpoint_lsn >= (self.route.share.until or 0)
+        return through and not figures.attempts  # nothing is open
+
+    @property
+    def is_done(self) -> bool:
+        """Whether one of a former layout has nothing to do."""
+        figures = self.figures
+        return figures.state == "idle" and figures.redrives == 0 and self.is_through
+
+    @property
+    def was_through(self) -> bool:
+        """Whether it is, or waits for a person and was told to be by a ledger lost since.
+
+        What its row does not say is not in the log any more: it would hold the others up for ever.
+        """
+        route, told = self.route, self._shared.told
+        if self.is_through or told is None or not self.figures.parked:
+            return self.is_through
+        until = route.share.until or 0
+        stand = told.stand(route.birth.route_id, route.layout, route.lane, route.begin_lsn, until)
+        return stand.lsn >= until
+
+    @property
     def attempt_timeout_s(self) -> float:
         """How long an attempt may take."""
         return self.route.settings.attempt_timeout_s

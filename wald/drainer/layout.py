@@ -21,6 +21,7 @@ from wald.core.lanes import Layout, Outage, Share, named_sink, wanted_sink
 from wald.core.told import Stand
 from wald.drainer.lane import Lane
 from wald.drainer.lane_figures import LaneFigures, figures_of, stand_of
+from wald.drainer.recalling import is_in_line
 from wald.drainer.route import Route
 from wald.drainer.sizing import Sizing
 from wald.model import Checkpoint, LaneKey, LaneProgress, Lsn, ReplayClass
@@ -179,7 +180,9 @@ class RouteLanes:
     # --- former lanes ---------------------------------------------------------------------------
 
     def _is_asked(self, key: LaneKey) -> bool:
-        return self._shared.ledger.count_redrives(key) > 0
+        """Tell whether it is asked for dead letters, or has to find out what a ledger lost."""
+        ledger, told = self._shared.ledger, self._shared.told
+        return ledger.count_redrives(key) > 0 or not is_in_line(ledger, told, key)
 
     def _is_in_reach(self, route: Route) -> bool:
         """Tell whether the log still holds the end of a former lane.
@@ -254,7 +257,7 @@ class RouteLanes:
         first: dict[str, int] = {}
         for key in sorted(self._unsure, key=lambda each: each.layout):
             lane = self._awake[key]
-            if lane.has_looked and (_is_done(lane) or (lane.figures.parked and _was_through(lane))):
+            if lane.has_looked and (lane.is_done or (lane.figures.parked and lane.was_through)):
                 self._unsure.discard(key)
                 self._idle_ns[key] = _LONG_AGO_NS  # it was only to look: with many outages, many
             else:
@@ -271,7 +274,7 @@ class RouteLanes:
                         self._wake_former(key)
                 continue
             since_ns = self._idle_ns.setdefault(key, now_ns)
-            if key in self._unsure or self._is_awaited(key) or not _is_done(lane):
+            if key in self._unsure or self._is_awaited(key) or not lane.is_done:
                 del self._idle_ns[key]
             elif now_ns - since_ns >= limits.FORMER_LANE_IDLE_S * _NS:
                 lane.stop(0.0)
@@ -375,7 +378,7 @@ class RouteLanes:
         down = [each.since_ns for each in breakers if each.state is not BreakerState.CLOSED]
         behind = [lane for key, lane in self._awake.items() if self._is_own(key)]
         stuck = bool(self.layout.sink) and any(
-            lane.figures.parked and not _is_through(lane) for lane in behind
+            lane.figures.parked and not lane.is_through for lane in behind
         )
         if down or stuck:
             self._well_ns = 0
@@ -401,6 +404,10 @@ class RouteLanes:
         """Yield every lane that runs."""
         yield from self.lanes
         yield from self._awake.values()
+
+    def lane_keys(self) -> list[LaneKey]:
+        """Return those of all lanes, also of those that do not run."""
+        return [*(lane.route.key for lane in self.lanes), *self._formers]
 
     def flush(self, through: Lsn) -> None:
         """Let every lane seal at once what waits up to an LSN."""
@@ -428,7 +435,7 @@ class RouteLanes:
             return not waits_for or any(lane.figures.parked is None for lane in waits_for)
         shown = ((lane, lane.figures) for lane in self.lanes)  # who has not looked may find more
         lanes = [lane for lane, at in shown if at.through_lsn < goal or at.state == "starting"]
-        lanes += [lane for lane in self._awake.values() if not _is_through(lane)]
+        lanes += [lane for lane in self._awake.values() if not lane.is_through]
         lanes += [lane for lane in self.each() if lane.figures.redrives]
         return any(lane.figures.parked is None for lane in lanes)
 
@@ -439,7 +446,7 @@ class RouteLanes:
 
         Of former layouts those are named that are not through.
         """
-        formers = [lane for lane in self._awake.values() if not _was_through(lane)]
+        formers = [lane for lane in self._awake.values() if not lane.was_through]
         lanes = [*self.lanes, *formers]
         classes = {lane.figures.replay for lane in lanes}
         if not all(classes) or (classes == {_WITH_ROW} and not self.layout.number):
@@ -473,28 +480,3 @@ class RouteLanes:
             if lane.figures.checkpoint_lsn < (lane.route.share.until or 0)
         ]
         return [*(lane.figures for lane in self.lanes), *formers]
-
-
-def _is_done(lane: Lane) -> bool:
-    """Tell whether a lane of a former layout has nothing to do."""
-    figures = lane.figures
-    return figures.state == "idle" and figures.redrives == 0 and _is_through(lane)
-
-
-def _is_through(lane: Lane) -> bool:
-    """Tell whether a lane of a former layout has delivered all that is its, as far as it knows."""
-    figures = lane.figures
-    through = figures.checkpoint_lsn >= (lane.route.share.until or 0)
-    return through and not figures.attempts  # nothing is open
-
-
-def _was_through(lane: Lane) -> bool:
-    """Tell whether it is through, or waits for a person and was told to be by a ledger lost since.
-
-    What its row does not say is not in the log any more: it would hold the others up for ever.
-    """
-    route, told, until = lane.route, lane.route.shared.told, lane.route.share.until or 0
-    if _is_through(lane) or told is None or not lane.figures.parked:
-        return _is_through(lane)
-    stand = told.stand(route.birth.route_id, route.layout, route.lane, route.begin_lsn, until)
-    return stand.lsn >= until

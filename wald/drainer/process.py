@@ -37,6 +37,7 @@ _log = logging.getLogger("wald.drain")
 _POLL_S = 0.05
 _JOIN_GRACE_S = 5.0  # an attempt under way is waited for, but the supervisor does not wait for ever
 _NS = limits.CLOCK_NS_PER_S
+_NOT_BEGUN = "(some that are not known yet, or cannot begin)"
 _UNSURE = (
     "a part of the log that tells them is damaged, and ingest has not told them since: some may "
     "wait; restart the daemon if this stays"
@@ -196,12 +197,16 @@ class Drainer:
 
     def _pack(self) -> None:
         frontier, routes, packing = self._board.current(), self._catalogue.routes, self._packing
-        if frontier is None or not self._knows_all or not packing.is_due:
+        if frontier is None or not packing.is_due or not self._follows_all:
             return
-        if routes.keys() == set(self._fleet.route_ids()):
-            checkpoints = {int(route): lsn for route, lsn in self._fleet.checkpoints().items()}
-            rest = resting(self._fleet.figures()) if packing.will_look else ()
-            packing.step(frontier, routes, checkpoints, rest)
+        checkpoints = {int(route): lsn for route, lsn in self._fleet.checkpoints().items()}
+        rest = resting(self._fleet.figures()) if packing.will_look else ()
+        packing.step(frontier, routes, checkpoints, rest)
+
+    @property
+    def _follows_all(self) -> bool:
+        """Whether each route there is has begun, or is known as an orphan."""
+        return self._knows_all and self._catalogue.routes.keys() == set(self._fleet.route_ids())
 
     def _grounds(self) -> Grounds:
         lanes = {id_: route.template for id_, route in self._fleet.routes.items()}
@@ -212,7 +217,8 @@ class Drainer:
                 if lane.route.birth.route_id == route_id:
                     lane.look_again()
 
-        return Grounds(lanes, [lane.route.key for lane in running], tell)
+        unasked = self._fleet.unasked() + ([] if self._follows_all else [_NOT_BEGUN])
+        return Grounds(lanes, self._fleet.lane_keys(), unasked, tell)
 
     def _leave(self, deliver_for_s: float) -> None:
         with contextlib.suppress(Exception):

@@ -186,14 +186,17 @@ def _noted(ledger: Ledger, key: LaneKey) -> _Noted | None:
 
 def note_in_line(route: Route, memory: LaneMemory) -> None:
     """Note that the ledger holds what the row of a lane's target says."""
-    told = route.shared.told
+    told, ledger = route.shared.told, route.shared.ledger
     if told is not None and not memory.recalled:
         memory.recalled = True
-        route.shared.ledger.note(_name(route.key), _Noted(told.life, 0, done=1))
+        if not is_in_line(ledger, told, route.key):
+            ledger.note(_name(route.key), _Noted(told.life, 0, done=1))
 
 
-def is_in_line(ledger: Ledger, told: Told, key: LaneKey) -> bool:
-    """Tell whether a ledger that went back has learned since how far a lane was."""
+def is_in_line(ledger: Ledger, told: Told | None, key: LaneKey) -> bool:
+    """Tell whether a ledger that went back, if it did, has learned since how far a lane was."""
+    if told is None:
+        return True
     noted = _noted(ledger, key)
     return noted is not None and noted.life == told.life and bool(noted.done)
 

@@ -100,7 +100,7 @@ class Shared:
     @property
     def sealed_through(self) -> Lsn:
         """Return beyond which LSN a ledger that was lost had sealed nothing; 0 if none was."""
-        return self.told.through if self.told is not None else 0
+        return self.told.sealed_through if self.told is not None else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,12 @@
 """Records as items of DynamoDB, without a server."""
 
 import msgpack
+import pytest
 
 from wald.model import Content, Record
 from wald.sinks.dynamodb.items import puts_of
 from wald.sinks.dynamodb.options import read_options
+from wald.sinks.dynamodb.transaction import newest
 
 
 def test_what_a_transform_made_of_one_record_does_not_hide_behind_one_key():
@@ -26,3 +28,33 @@ def test_what_a_transform_made_of_one_record_does_not_hide_behind_one_key():
     puts, refused, _ = puts_of(options, bytes(16), sent)
     assert [put.lsn for put in puts] == [6, 7]
     assert [(each.lsn, each.code) for each in refused] == [(6, "key.not-alone")]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "written"),
+    [
+        (["1" * 37 + "1", "1" * 37 + "2"], [1, 2]),
+        (["0", "-0.0", "0e7"], [3]),
+        (["100", "1e2", "1.0E+2"], [3]),
+        (["1e-130", "-1e-130"], [1, 2]),
+    ],
+)
+def test_keys_are_one_where_the_service_takes_the_numbers_for_one(numbers, written):
+    options = read_options(
+        "things",
+        "things",
+        {
+            "mode": "transaction",
+            "table": "things",
+            "progress_table": "progress",
+            "partition_key": "id",
+            "key_from": "field",
+        },
+    )
+    sent = [
+        Record(lsn, 0, int(Content.JSON), b'{"id":%s}' % number.encode())
+        for lsn, number in enumerate(numbers, 1)
+    ]
+    puts, refused, _ = puts_of(options, bytes(16), sent)
+    assert not refused
+    assert [put.lsn for put in newest(puts)] == written

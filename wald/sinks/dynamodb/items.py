@@ -17,7 +17,7 @@ the service documents it: names and texts in UTF-8, a number about half its digi
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgpack
@@ -36,6 +36,7 @@ LSN_ATTRIBUTE, LOG_ATTRIBUTE = "wald_lsn", "wald_log"
 _DECIMAL_EXTENSION: Final = 3
 _DIGITS_MAX: Final = 38
 _EXPONENT_MIN, _EXPONENT_MAX = -130, 125
+_EXACT: Final = Context(prec=_DIGITS_MAX)
 _NESTED_BYTES: Final = 3  # of a list or a map; 1 more for each of its members
 _WORDS: Words = ((OverflowError, "", "a number beyond 38 digits, or 1e-130 to 9.99e125"),)
 
@@ -132,8 +133,13 @@ def key_of(options: Options, item: Item) -> tuple[str, ...]:
             msg = f"field {name!r} is missing, and it is of the table's key"
             raise RefusedValue(NO_KEY, msg)
         ((kind, value),) = item[name].items()
-        words += (kind, str(Decimal(value).normalize()) if kind == "N" else repr(value))
+        words += (kind, _same_text(Decimal(value)) if kind == "N" else repr(value))
     return tuple(words)
+
+
+def _same_text(number: Decimal) -> str:
+    """Return one text for all forms of a number: all its digits, and zero has no sign."""
+    return str(number.normalize(_EXACT) or 0)
 
 
 # --- values -------------------------------------------------------------------------------------

@@ -21,7 +21,8 @@ def _open_standard_streams() -> None:
     """Open what the caller has closed: a file of ours with its number would be written to."""
     closed = [number for number in range(3) if not _is_open(number)]
     for number in closed:
-        assert os.open(os.devnull, os.O_RDWR) == number  # the lowest there is
+        opened = os.open(os.devnull, os.O_RDWR)
+        assert opened == number  # the lowest there is
         os.set_inheritable(number, True)  # noqa: FBT003 - the call's own signature
     if 0 in closed:
         sys.stdin = os.fdopen(0)

@@ -296,7 +296,9 @@ assert (  # a route's names and figures
 assert (  # quotas beside them, in ``ingest.page``
     ROUTES_MAX * 1_200 + STREAMS_MAX * 512 + PAGE_MARKS_MAX_COUNT * 40 < FIGURES_SLOT_BYTES
 )
-assert ROUTES_MAX * (3 * 20 + 11 + 17 * LAYOUTS_TOLD_MAX) < PROGRESS_SLOT_BYTES - 1024
+assert (  # ids of six digits; of each layout the mark of a fallback
+    ROUTES_MAX * (3 * 16 + 7 + 22 * LAYOUTS_TOLD_MAX) < PROGRESS_SLOT_BYTES - 1024
+)
 assert (  # an answer is one line, in base64
     TAIL_ANSWER_BYTES + TAIL_VALUE_MAX_BYTES * 4 // 3 + 6 * (HEADERS_MAX_BYTES + 2 * KEY_MAX_BYTES)
     < CONTROL_LINE_MAX_BYTES - 16 * KIB

@@ -21,6 +21,7 @@ from tests.daemon import Daemon, wait_until
 from wald import limits
 from wald.config.settings import WorkerSettings
 from wald.core.lanes import lane_of
+from wald.core.told import Told, ToldRoute
 from wald.drainer import process
 from wald.drainer.figures import fitting_the_page
 from wald.model import LaneKey, Systemic, SystemicKind
@@ -485,6 +486,41 @@ def test_what_follows_a_change_waits_for_former_lanes_whose_target_went_back(key
         end(fleet)
     keyed.check(target)
     assert sorted(target.lsns[:10]) == [lsn for lsn, _, _ in keyed.sent[:10]]
+
+
+def test_a_former_lane_that_halts_at_a_target_that_went_back_holds_up_what_follows_its_change(
+    keyed,
+):
+    """Also where a lost ledger was told that it had been through: it has something to do again."""
+    target, bad = RecordingTarget(), set[int]()
+    target.refuses = lambda record: record.lsn in bad
+    route = keyed.settings.routes["events"]
+    keyed.settings = replace(keyed.settings, routes={"events": replace(route, on_reject="halt")})
+    keyed.add(10)
+    shared = keyed.shared(sink_of(target))
+    deliver(keyed, shared)
+    keyed.divide(2)
+    shared = keyed.resume(shared)
+    deliver(keyed, shared, more=2)
+    told = Told(1, keyed.log.frontier.lsn, {1: ToldRoute(keyed.log.frontier.lsn)})
+    target.records.clear()
+    target.rows.clear()
+    bad.add(keyed.sent[5][0])
+    shared = replace(keyed.resume(shared), told=told)
+    fleet = keyed.fleet(shared)
+    former = next(lane for lane in fleet.each_lane() if lane.route.layout == 0)
+    try:
+        eventually(
+            lambda: fleet.poll() is None and former.figures.parked == "halted", fleet.figures
+        )
+        fleet.poll()
+        assert former.route.key in fleet.routes[1]._unsure
+        bad.clear()
+        fleet.resume(1)
+        eventually(lambda: fleet.poll() is None and len(target.records) >= 30, fleet.figures)
+    finally:
+        end(fleet)
+    keyed.check(target)
 
 
 def test_a_lost_ledger_behind_a_change_of_lanes_delivers_nothing_again(keyed, place):

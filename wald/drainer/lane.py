@@ -19,6 +19,7 @@ from wald.drainer.lane_figures import LaneFigures, Shown, Stance, lane_figures
 from wald.drainer.route import Route
 from wald.drainer.sinks import TendedSink, is_guarded
 from wald.drainer.steps import Steps
+from wald.drainer.takeover import DECIDABLE
 from wald.errors import DiskFull, WaldError
 from wald.model import Lsn, ReplayClass
 
@@ -91,12 +92,13 @@ class Lane:
 
     @property
     def was_through(self) -> bool:
-        """Whether it is, or waits for a person and was told to be by a ledger lost since.
+        """Whether it is, or was told to be by a ledger lost since and waits for what its row says.
 
-        What its row does not say is not in the log any more: it would hold the others up for ever.
+        What the row does not say is not in the log any more: it would hold the others up for ever.
+        One that delivers again, and halts at a record, is not through.
         """
         route, told = self.route, self._shared.told
-        if self.is_through or told is None or not self.figures.parked:
+        if self.is_through or told is None or self.figures.parked not in DECIDABLE:
             return self.is_through
         until = route.share.until or 0
         stand = told.stand(route.birth.route_id, route.layout, route.lane, route.begin_lsn, until)

@@ -6,11 +6,13 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import msgpack
 import msgspec
 import pydantic
 import pytest
 
 from wald.client.encoding import decode_value, encode_value, encode_values
+from wald.model import Content
 
 AT = datetime(2026, 11, 22, 10, 14, tzinfo=UTC)
 PARTS: dict[str, Any] = {
@@ -89,3 +91,19 @@ def test_a_class_itself_is_not_a_value():
     for kind in (Outer, Struct, Model):
         with pytest.raises((TypeError, ValueError)):
             encode_value(kind)
+
+
+@pytest.mark.parametrize(
+    ("content", "data"),
+    [
+        (Content.JSON, b"nul"),
+        (Content.JSON, b"[" * 100_000),
+        (Content.MSGPACK, b""),
+        (Content.MSGPACK, b"\x81\x91\x01\x01"),  # a list is a key of the map
+        (Content.MSGPACK, msgpack.packb(msgpack.ExtType(3, b"many"))),
+        (Content.MSGPACK, msgpack.packb(msgpack.ExtType(1, b"soon"))),
+    ],
+)
+def test_bytes_that_are_no_value_are_told_as_one_kind_of_error(content, data):
+    with pytest.raises(ValueError, match=r"."):
+        decode_value(content, data)

@@ -94,9 +94,13 @@ def decode_value(content: int, data: bytes) -> object:
     """
     if content == Content.BYTES:
         return data
-    if content == Content.JSON:
-        return json.loads(data)
-    return msgpack.unpackb(data, ext_hook=_of_extension, strict_map_key=False)
+    try:
+        if content == Content.JSON:
+            return json.loads(data)
+        return msgpack.unpackb(data, ext_hook=_of_extension, strict_map_key=False)
+    except (TypeError, ArithmeticError, RecursionError) as error:
+        msg = f"the value cannot be read: {error}"
+        raise ValueError(msg) from error
 
 
 def _of_extension(code: int, data: bytes) -> object:

@@ -155,16 +155,20 @@ def decode(record: Record) -> object:
         return msgpack.unpackb(record.value, ext_hook=_extension, strict_map_key=False)
     if record.content == Content.JSON:
         text = record.value.decode("utf-8")
-        return json.loads(text, parse_float=Decimal, parse_int=Decimal, parse_constant=_refuse)
+        return json.loads(text, parse_float=_decimal, parse_int=_decimal, parse_constant=_refuse)
     return record.value
 
 
 def _extension(code: int, data: bytes) -> object:
     if code != _DECIMAL_EXTENSION:
         return extension(code, data)
+    return _decimal(data.decode("ascii"))
+
+
+def _decimal(text: str) -> Decimal:
     try:
-        return Decimal(data.decode("ascii"))
-    except ArithmeticError as error:
+        return Decimal(text)
+    except ArithmeticError as error:  # also of an exponent beyond all bounds
         msg = "a Decimal that is no number"
         raise ValueError(msg) from error
 

@@ -178,7 +178,7 @@ def test_a_hint_from_before_a_power_cut_deletes_no_packed_file(
         )
     page.close()
     if planted:
-        plant(monkeypatch, Patch(Drainer, "_pack", [("not self._knows_all", "False")]))
+        plant(monkeypatch, Patch(Drainer, "_follows_all", [("self._knows_all and ", "")]))
     machine.start_drainer()
     for _ in range(8):
         machine.round()

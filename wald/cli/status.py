@@ -151,8 +151,8 @@ def _say_ledger(went_back_ns: int | None) -> None:
     if went_back_ns and ago_s(went_back_ns) < _NEWS_S:
         say("the ledger was lost, or is older than what was delivered: lanes went on behind that")
         say(
-            "hint: redrives and replays that were not at their end have to be asked for anew: "
-            "wald dlq redrive, wald replay"
+            "hint: redrives that were only asked for, and replays that were not at their end, have "
+            "to be asked for anew: wald dlq redrive, wald replay"
         )
 
 

@@ -197,13 +197,12 @@ class Drainer:
 
     def _pack(self) -> None:
         frontier, routes, packing = self._board.current(), self._catalogue.routes, self._packing
-        if frontier is None or not packing.is_due or not self._follows_all:
+        if frontier is None or not packing.is_due or not self._follows_all():
             return
         checkpoints = {int(route): lsn for route, lsn in self._fleet.checkpoints().items()}
         rest = resting(self._fleet.figures()) if packing.will_look else ()
         packing.step(frontier, routes, checkpoints, rest)
 
-    @property
     def _follows_all(self) -> bool:
         """Whether each route there is has begun, or is known as an orphan."""
         return self._knows_all and self._catalogue.routes.keys() == set(self._fleet.route_ids())
@@ -217,7 +216,7 @@ class Drainer:
                 if lane.route.birth.route_id == route_id:
                     lane.look_again()
 
-        unasked = self._fleet.unasked() + ([] if self._follows_all else [_NOT_BEGUN])
+        unasked = self._fleet.unasked() + ([] if self._follows_all() else [_NOT_BEGUN])
         return Grounds(lanes, self._fleet.lane_keys(), unasked, tell)
 
     def _leave(self, deliver_for_s: float) -> None:

@@ -22,6 +22,7 @@ from tests.fuzz.targets import TARGETS
 
 _CUTS_AT_ONCE = 20
 _KILL_RUNS = 5
+_SWEEP_MINUTES = 300  # of a sweep through everything, where less than all is asked for
 _PYTEST = ("pytest", "-q", "-s", "-o", "faulthandler_timeout=0")  # these take hours
 
 
@@ -60,7 +61,8 @@ def steps(directory: Path, seed: int, share: float) -> Iterator[Step]:
         (*_PYTEST, "tests/unit/test_ledger.py", "-k", "one_flipped_bit"),
         (("WALD_LEDGER_FLIPS", so_many(10_000)), ("WALD_TEST_SEED", str(seed))),
     )
-    flips = ("tests.crash.run_flips", "--flips", so_many(10_000), *noted("flips"))
+    bounded = () if share >= 1 else ("--minutes", so_many(_SWEEP_MINUTES))
+    flips = ("tests.crash.run_flips", "--flips", so_many(10_000), *bounded, *noted("flips"))
     yield Step("flips", "flipped bits of logs", flips)
     for number in range(max(1, round(_KILL_RUNS * share))):
         yield Step(
@@ -71,7 +73,8 @@ def steps(directory: Path, seed: int, share: float) -> Iterator[Step]:
         )
     images = ("tests.crash.run_images", "--images", so_many(20_000), *noted("images"))
     yield Step("images", "crash images of recorded workloads", images)
-    faults = ("--stride", "0" if share >= 1 else "2", "--notes", str(directory / "faults.jsonl"))
+    sparse = () if share >= 1 else ("--stride", "2")
+    faults = (*sparse, *bounded, "--notes", str(directory / "faults.jsonl"))
     yield Step(
         "faults", "system-call faults, n = 1, 2, 3, ...", ("tests.crash.run_faults", *faults)
     )

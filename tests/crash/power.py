@@ -161,14 +161,13 @@ def cut_power(machine: Machine, times: int, seed: int) -> Cuts:
                 config=_CONFIG.format(mount=machine.mount),
                 data_dir=machine.mount / "data",
             )
-            daemon.start()
-            bench = Bench(daemon, chance, acked, sent)
-            _under_load(bench, machine, chance)
-            kill_all(daemon)
-            machine.down()
-            machine.up()
-            tally.cuts += 1
-            tally.wrong += [f"cut {tally.cuts}: {each}" for each in _look(daemon, acked, sent)]
+            with daemon:
+                _under_load(Bench(daemon, chance, acked, sent), machine, chance)
+                kill_all(daemon)
+                machine.down()
+                machine.up()
+                tally.cuts += 1
+                tally.wrong += [f"cut {tally.cuts}: {each}" for each in _look(daemon, acked, sent)]
         tally.acked, tally.unanswered = len(acked), len(sent) - len(acked)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -212,11 +211,9 @@ def kill_all(daemon: Daemon) -> None:
 
 def _look(daemon: Daemon, acked: dict[int, int], sent: dict[int, str]) -> Iterator[str]:
     daemon.start()
-    try:
-        daemon.command("wait", "--all", "--timeout", "60s")
-        daemon.command("audit")
-    finally:
-        daemon.end()
+    daemon.command("wait", "--all", "--timeout", "60s")
+    daemon.command("audit")
+    daemon.end()
     held = numbers(Path(daemon.data_dir).parent / "events.db", "readings", _JSON)
     if missing := set(acked.values()) - set(held):
         yield f"{len(missing)} acknowledged records are missing, such as {sorted(missing)[:5]}"
@@ -246,6 +243,7 @@ def main() -> int:
         total.acked += found.acked
         total.unanswered += found.unanswered
         total.wrong += found.wrong
+        print(f"{total.cuts} of {chosen.cuts} cuts, {len(total.wrong)} wrong", file=sys.stderr)
     if chosen.json:
         said = {"kind": chosen.kind, "cuts": total.cuts, "acked": total.acked, "seed": chosen.seed}
         print(json.dumps({**said, "wrong": total.wrong}))

@@ -155,6 +155,24 @@ def test_what_is_kept_for_targets_that_go_back_makes_room_for_new_records(beside
     assert told.count("new records are accepted again") == 1
 
 
+def test_what_is_kept_for_targets_that_go_back_makes_room_for_the_ledger(beside: Path) -> None:
+    kept = CONFIG.replace('"0s", max_bytes = "0B"', '"1h", max_bytes = "1GiB"')
+    with small_file_system("120m") as disk:
+        config = kept.format(beside=beside)
+        with Daemon(beside, config=config, data_dir=disk / "data") as daemon:
+            lsns: list[int] = []
+            fill(daemon, lsns)
+            daemon.command("wait", "--all", "--timeout", "60s")
+            with small_disk.filled(disk):  # nobody appends now: the reserve is what is missing
+                wait_until(lambda: shutil.disk_usage(disk).free >= 24 << 20, "the reserve is back")
+            with wald.connect(str(daemon.socket), timeout=60) as producer:
+                lsns.append(producer.append("s", VALUE).lsn)
+            daemon.command("wait", "--all", "--timeout", "60s")
+            told = daemon.log.read_text()
+        assert rows(beside) == lsns == sorted(set(lsns))
+    assert told.count("less is free on the disk than ledger and restarts may need") == 1
+
+
 def test_when_somebody_else_takes_the_reserve_too_nothing_is_lost(beside: Path) -> None:
     with small_file_system("120m") as disk:
         config = CONFIG.format(beside=beside)

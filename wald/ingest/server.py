@@ -339,10 +339,15 @@ class Ingest:
         self._log.ids.table.forget_old(self._clock.wall_ns(), self._clock.boot_ns())
         self._quotas.look()
         self._bury()
-        is_wanted = self._room.look(self._committer.no_room, self._committer.refused[DiskFull.code])
+        is_low = self._failure is None and self._log.is_low()
+        refused = self._committer.refused[DiskFull.code]
+        is_wanted = self._room.look(self._committer.no_room, refused, is_low=is_low)
+        if is_low:
+            self._log.release_one()
         through = self._progress.floors()
         if through and self._failure is None:
-            # what is kept for targets that go back must not keep new records out
+            # what is kept for targets that go back must not keep new records out, nor the drainer
+            # from its ledger
             retired = self._log.retire(through, at_least=int(is_wanted))
             if retired:
                 _log.info("%d segments were retired", retired)

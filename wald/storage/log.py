@@ -203,6 +203,17 @@ class Log:
             del self._finished[0]
         return len(gone)
 
+    def is_low(self) -> bool:
+        """Tell whether less than the reserve is free on the disk."""
+        try:
+            return self._place.room_bytes() < 0
+        except OSError:
+            return False
+
+    def release_one(self) -> None:
+        """Give a pooled file back to the file system, if there is one."""
+        quietly(self.preallocator.release_one)
+
     def close(self) -> None:
         """Write the idle-close block, which makes the next start a clean one; then let go."""
         if self._closed:

@@ -240,6 +240,8 @@ def is_final(error: WaldError, role: str) -> bool:
 
 
 def _ending(returncode: int) -> str:
+    if returncode == -signal.SIGBUS:  # of a mapped file: LMDB's, and every one of a Btrfs
+        return "killed by SIGBUS (the disk has no room for a mapped file, or fails)"
     if returncode < 0:
         try:
             return f"killed by {signal.Signals(-returncode).name}"

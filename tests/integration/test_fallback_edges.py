@@ -225,7 +225,11 @@ def test_a_layout_in_which_something_is_left_is_not_folded(
     assert ledger.adopt(key, ledger.lane(key), replace(checkpoint, lsn=10), [])
     layouts.turn(birth, first, "spare")  # behind LSN 10
     ledger.adopt(key, ledger.lane(key), checkpoint, [])
+    for name in ("told 1.0.0", "told 1.1.0"):
+        ledger.note(name, [7])
     assert layouts.fold(1, [0]) == folded, what
+    assert (ledger.note("told 1.0.0") is None) == bool(folded)  # what is noted of it goes with it
+    assert ledger.note("told 1.1.0")
     assert layouts.fold(1, [0]) == 0
     assert len(layouts.former(1)) == 1 - folded
     delivered = sum(held.checkpoint.delivered for held in ledger.lanes(1).values())

@@ -83,6 +83,9 @@ def forget_lane(txn: Transaction, key: LaneKey) -> None:
     for table in ("lanes", "history", "redrives", "allowed", "purged", "aside"):
         for found, _ in list(txn.scan(table, at)):
             txn.delete(table, found)
+    lane = f" {key.route_id}.{key.layout}.{key.lane}".encode()  # as what is noted of it is named
+    for name in [name for name, _ in txn.scan("meta") if name.endswith(lane)]:
+        txn.delete("meta", name)
 
 
 def lane_of(data: bytes) -> LaneProgress:

@@ -327,6 +327,16 @@ def test_a_time_in_a_field_is_a_partition_by_its_text(root, open_sink):
     assert names == {"at=1970-01-01T00%3A00%3A00%2B00%3A00", "at=__null__"}
 
 
+@pytest.mark.parametrize("odd", [{b"\1": 1}, msgpack.Timestamp(1 << 62)], ids=repr)
+def test_a_field_that_names_no_directory_costs_its_record(open_sink, odd):
+    opened = open_sink(mode="columns", columns={"n": "n"}, partitions=["field:who"])
+    sent = attempt(record(1, {"n": 1, "who": 1}), record(2, {"n": 2, "who": odd}))
+    told = opened.deliver(sent)
+    assert isinstance(told, Rejected)
+    assert [each.lsn for each in told.records] == [2]
+    assert [each.lsn for each in opened.probe(sent, sent.records)] == [2]
+
+
 def test_a_disk_that_is_too_slow_for_an_attempt_commits_nothing(root, open_sink):
     opened = open_sink(partitions=["key"])
     sent = attempt(*(record(lsn, {}, key=str(lsn)) for lsn in range(1, 5)))

@@ -41,6 +41,7 @@ from wald.sinks.files.encoding import Csv, Encoder, Made, Ndjson
 from wald.sinks.files.options import Options, read_options
 from wald.sinks.files.partitions import path_of
 from wald.sinks.files.place import HIDDEN, Kept, LockHeld, Place, RowDamaged
+from wald.sinks.values import BAD_VALUE, refusal
 
 Parts: TypeAlias = Mapping[str, tuple[list[Record], list[object]]]  # by directory
 
@@ -118,10 +119,10 @@ class FilesSink:
 
     def deliver(self, attempt: Attempt) -> Outcome:
         """Write the files of a batch, and publish them with the row."""
-        made = self._made(attempt, attempt.records)
+        made, directories = self._made(attempt, attempt.records)
         if made.refused:
             return Rejected(made.refused, made.refused[0].message)
-        parts = self._divided(attempt.records, made.parts)
+        parts = _divided(directories, attempt.records, made.parts)
         if len(parts) > limits.FILES_PER_BATCH_MAX:
             return TooLarge(f"{len(parts):,} partitions in one batch")
         try:
@@ -135,7 +136,7 @@ class FilesSink:
         self, attempt: Attempt, records: Sequence[Record]
     ) -> Sequence[RejectedRecord] | Outcome:
         """Name the records that have no form in a file; a file refuses nothing else."""
-        return self._made(attempt, records).refused
+        return self._made(attempt, records)[0].refused
 
     # --- one batch ------------------------------------------------------------------------------
 
@@ -178,21 +179,19 @@ class FilesSink:
             raise
         return None
 
-    def _made(self, attempt: Attempt, records: Sequence[Record]) -> Made:
-        return self._loaded().make(attempt.key.log_id, records)
-
-    def _divided(self, records: Sequence[Record], lines: Sequence[object]) -> Parts:
-        """Return the records and lines of each directory, in order."""
-        if not records:
-            return {}
-        if not self._options.partitions:
-            return {"": (list(records), list(lines))}
-        parts: dict[str, tuple[list[Record], list[object]]] = {}
-        for record, line in zip(records, lines, strict=True):
-            ours, theirs = parts.setdefault(self._path_of(record), ([], []))
-            ours.append(record)
-            theirs.append(line)
-        return parts
+    def _made(self, attempt: Attempt, records: Sequence[Record]) -> tuple[Made, list[str]]:
+        """Return a line for each record and its directory, or the records that can have none."""
+        made = self._loaded().make(attempt.key.log_id, records)
+        if made.refused or not self._options.partitions:
+            return made, [""] * len(records)
+        directories: list[str] = []
+        refused: list[RejectedRecord] = []
+        for record in records:
+            try:
+                directories.append(self._path_of(record))
+            except BAD_VALUE as error:  # of a field that is in no column
+                refused.append(refusal(record, error))
+        return made._replace(refused=tuple(refused)), directories
 
     def _name(self, attempt: Attempt, records: Sequence[Record]) -> str:
         """Return a file's name: stream, log, range of LSNs, id of the batch."""
@@ -233,6 +232,20 @@ class FilesSink:
     def check(self) -> Sequence[Finding]:
         """Look at the directory without writing."""
         return list(_check(Path(self._options.path)))
+
+
+def _divided(
+    directories: Sequence[str], records: Sequence[Record], lines: Sequence[object]
+) -> Parts:
+    """Return the records and lines of each directory, in order."""
+    if records and not any(directories):
+        return {"": (list(records), list(lines))}
+    parts: dict[str, tuple[list[Record], list[object]]] = {}
+    for directory, record, line in zip(directories, records, lines, strict=True):
+        ours, theirs = parts.setdefault(directory, ([], []))
+        ours.append(record)
+        theirs.append(line)
+    return parts
 
 
 def _stand(kept: Kept | None, attempt: Attempt) -> tuple[int, bytes, int]:

@@ -25,6 +25,10 @@ from wald.storage.deadlog import DeadEntry
 SEEDS = 120
 FOUND_RIVALS = (
     1094600469249,  # files went while an older ledger, parked, did not know their chain
+    1061105864090,  # a row was believed beyond the ledger's, and its block had left the log
+    1061105864412,
+    1061105864566,
+    1061105864824,
     1094600469333,  # a row of which the log held nothing any more was believed: a letter forgotten
 )
 MORE = (1, 1, 3, 1)  # groups behind those of a schedule: the log lets go of where it was

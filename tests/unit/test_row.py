@@ -224,8 +224,8 @@ def test_status_says_in_words_that_a_person_took_the_route_over():
     assert words(went_back, clock).startswith("target went back in time at 00:01:00")
     for held in (7, 9):
         said = Healing(60, held, 9, taken_over=1, unsure_through=41_022).said()
-        assert f"goes on behind batch {held}. Another history wrote" in words(said, clock)
-        assert "what was delivered up to LSN 41022 may be missing" in words(said, clock)
+        assert f"goes on behind batch {held}. What was delivered up to" in words(said, clock)
+        assert "up to LSN 41022 may be missing at the target" in words(said, clock)
 
 
 @given(st.lists(st.integers(0, 1 << 62), min_size=3, max_size=9))

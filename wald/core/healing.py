@@ -108,9 +108,9 @@ def words(said: Mapping[str, Any], clock: Callable[[int], str]) -> str:
     when, holds = clock(said["time_ns"]), f"batch {held:,}" if held else "nothing of the route"
     if unsure := said.get("unsure_through"):
         return (
-            f"taken over at {when}: this directory goes on behind {holds}. Another history wrote "
-            f"to the target: what was delivered up to LSN {unsure} may be missing there, beside "
-            "the dead letters 'diverged'; 'wald audit' compares what the log holds"
+            f"taken over at {when}: this directory goes on behind {holds}. What was delivered up "
+            f"to LSN {unsure} may be missing at the target, beside the dead letters 'diverged': "
+            "the log does not tell any more; 'wald audit' compares what it holds"
         )
     if held >= had and said["taken_over"]:
         return f"taken over at {when}: this directory goes on behind {holds}"

@@ -99,7 +99,7 @@ def _is_ready(route: Route, memory: LaneMemory, row: ProgressRow) -> bool:
 def _moved(route: Route, memory: LaneMemory, row: ProgressRow, plan: _Plan) -> ProgressRow:
     """Set aside what may or may not be at the target; return the row that names it."""
     place, rev_id = plan.place, route.new_revision()
-    dead_rev, count = _set_aside(route, row, plan, memory.held.checkpoint.dead_rev, rev_id)
+    dead_rev, count = _set_aside(route, row, plan, memory.held.checkpoint, rev_id)
     note_unsure(route, memory, plan.unsure_through)
     note_moved(route, rev_id)
     _log.warning(
@@ -129,10 +129,10 @@ def _plan(route: Route, before: Checkpoint, row: ProgressRow) -> _Plan | str:
         known = _Place(before.lsn, before.anchor)  # an idle lane has gone on behind its row
     elif ours and _is_gone(route, row):
         known = _Place(row.hi_lsn, row.anchor)
-    if known is not None:
-        return _Plan(known, ())  # what is dead here stays so, unless the row's chain knows better
+    if known is not None:  # what is dead here stays so, unless the row's chain knows better
+        return _Plan(known, (), known.lsn if known.lsn > before.lsn else 0)
     place = _place_of(route, row) or _Place(before.lsn, before.anchor)
-    if place == (row.hi_lsn, row.anchor) and (ours or place.lsn >= before.lsn):
+    if place == (row.hi_lsn, row.anchor) and _tells(route, row, before, ours=ours):
         return _Plan(place)
     low, high = sorted((before.lsn, place.lsn))
     between = _newest(route, low, high)
@@ -150,6 +150,17 @@ def _plan(route: Route, before: Checkpoint, row: ProgressRow) -> _Plan | str:
     unsure_through = max(older[0].lsn - 1 if older else low, between.gone_through)
     is_all = unsure_through <= route.begin_lsn
     return _Plan(place, [*older, *between.records], 0 if is_all else unsure_through)
+
+
+def _tells(route: Route, row: ProgressRow, before: Checkpoint, *, ours: bool) -> bool:
+    """Tell whether a row at a block of our log says what the target holds up to there.
+
+    Ours does behind our checkpoint, where we know what is dead; beyond it, and of another's, only
+    if our dead log knows its dead letters.
+    """
+    if row.hi_lsn < before.lsn:
+        return ours
+    return route.shared.dead_log.walk(row.dead_rev) is not None
 
 
 def _is_gone(route: Route, row: ProgressRow) -> bool:
@@ -236,8 +247,12 @@ def _newest_delivered(route: Route, through: Lsn) -> list[Record]:
         stride *= 64
 
 
-def _dead_rev(route: Route, row: ProgressRow, ours: RevisionId) -> RevisionId:
-    """Return the chain to go on with: the row's, or, where it leads to nothing here, ours."""
+def _dead_rev(route: Route, row: ProgressRow, place: _Place, before: Checkpoint) -> RevisionId:
+    """Return the chain to go on with: the row's, or, where it leads to nothing here, ours.
+
+    Ours does not where the lane goes back: it names what will be sent again.
+    """
+    ours = NO_REVISION if place.lsn < before.lsn else before.dead_rev
     for dead_rev in (row.dead_rev, ours):
         if route.shared.dead_log.walk(dead_rev) is not None:
             return dead_rev
@@ -245,20 +260,21 @@ def _dead_rev(route: Route, row: ProgressRow, ours: RevisionId) -> RevisionId:
 
 
 def _set_aside(
-    route: Route, row: ProgressRow, plan: _Plan, ours: RevisionId, rev_id: RevisionId
+    route: Route, row: ProgressRow, plan: _Plan, before: Checkpoint, rev_id: RevisionId
 ) -> tuple[RevisionId, int]:
     """Make durable what is set aside; return the chain that names it, and how many there are.
 
     Of several entries the last is of the revision that moves the row: then all is there.
     """
-    dead_rev = _dead_rev(route, row, ours)
+    dead_rev = _dead_rev(route, row, plan.place, before)
     if plan.doubtful is None and dead_rev == row.dead_rev:
         return dead_rev, 0  # the row tells all: what is dead, too
     count = 0
     chain = route.shared.dead_log.walk(dead_rev) or Chain({}, frozenset())
     # what our own chain sent again may have been forgotten by the target since
     known = chain.ever if dead_rev == row.dead_rev else {*chain.letters, *chain.dropped}
-    parts = _parts(_aside(route, row.batch_no + 1, plan, known))
+    is_lost = dead_rev != row.dead_rev and was_ours(route, row.owner)
+    parts = _parts(_aside(route, row.batch_no + 1, plan, known, is_lost=is_lost))
     part = next(parts, None)
     while part is not None:
         following = next(parts, None)
@@ -287,10 +303,13 @@ def _parts(aside: Iterable[_Aside]) -> Iterator[list[_Aside]]:
         yield part
 
 
-def _aside(route: Route, batch_no: int, plan: _Plan, known: Collection[Lsn]) -> Iterator[_Aside]:
+def _aside(
+    route: Route, batch_no: int, plan: _Plan, known: Collection[Lsn], *, is_lost: bool
+) -> Iterator[_Aside]:
     """Yield what is set aside, with why: also our dead letters that the row's chain does not know.
 
-    The other history knows nothing of them: they stay what they are. So does what is ``known``.
+    What that did not set aside it may have delivered. Where entries of our own chain are lost
+    (``is_lost``) the ledger knows them: they stay what they are.
     """
     ours = {
         letter.lsn: letter
@@ -304,21 +323,27 @@ def _aside(route: Route, batch_no: int, plan: _Plan, known: Collection[Lsn]) -> 
                 route.birth.route_id, {lsn: (0, 0)}, letter.dead_file + 1
             )
             continue
-        reason = Reason(
-            lsn,
-            letter.code,
-            letter.message,
-            letter.batch_no,
-            letter.attempts,
-            letter.time_ns,
-            letter.producer,
-            letter.trace,
-        )
-        yield body, reason
+        yield body, _reason(letter, is_lost=is_lost)
     now_ns = route.shared.clock.wall_ns()
     for record in plan.doubtful or ():
         if record.lsn not in known and record.lsn not in ours:
             yield record, Reason(record.lsn, CODE, _MESSAGE, batch_no, 0, now_ns)
+
+
+def _reason(letter: DeadLetter, *, is_lost: bool) -> Reason:
+    code, message = letter.code, letter.message
+    if not is_lost and code != CODE:
+        code, message = CODE, f"{_MESSAGE}; it was dead as {code}: {message}"
+    return Reason(
+        letter.lsn,
+        code,
+        message[: limits.ERROR_TEXT_MAX_CHARS],
+        letter.batch_no,
+        letter.attempts,
+        letter.time_ns,
+        letter.producer,
+        letter.trace,
+    )
 
 
 def _body_of(route: Route, letter: DeadLetter) -> Record | None:

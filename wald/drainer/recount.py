@@ -1,7 +1,7 @@
 """Counting a lane's records between two LSNs, from the log itself."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from wald import limits
@@ -11,7 +11,7 @@ from wald.core.row import Between, lies_within
 from wald.core.state import LogState
 from wald.drainer.route import Route
 from wald.errors import LedgerFailed
-from wald.model import Checkpoint, DeadLetter, LostRange, Lsn, Record
+from wald.model import NO_REVISION, Checkpoint, DeadLetter, LostRange, Lsn, Record
 from wald.storage.deadlog import Chain
 from wald.storage.tail import TailBlock, TailReader
 
@@ -104,7 +104,12 @@ def read_between(route: Route, low: Lsn, high: Lsn) -> Iterator[Piece]:
 
 
 def _up_to(high: Lsn, lost: tuple[LostRange, ...]) -> tuple[LostRange, ...]:
-    return tuple(item for item in lost if item.first_lsn <= high)
+    """Return what was lost up to an LSN; of a range that goes on nobody counted the part."""
+    return tuple(
+        item if item.last_lsn <= high else replace(item, last_lsn=high, records=None)
+        for item in lost
+        if item.first_lsn <= high
+    )
 
 
 def _has_released(route: Route, low: Lsn, high: Lsn) -> bool:
@@ -136,7 +141,10 @@ def _accepted_through(route: Route, low: Lsn, high: Lsn) -> tuple[Lsn, int] | No
     if known is None or known[0] <= high:
         return known
     through, accepted = known
-    return high, accepted - sum(len(each.records) for each in read_between(route, high, through))
+    for piece in read_between(route, high, through):
+        gone = route.letters_of_lost(piece.lost, 0, NO_REVISION)  # let go of, too
+        accepted -= len(piece.records) + sum(letter.records for letter in gone)
+    return high, accepted
 
 
 def _accepted_at_head(route: Route, low: Lsn) -> tuple[Lsn, int] | None:

@@ -325,8 +325,9 @@ def settle_adopted(
     """T12: ``letters`` become the lane's index, less those that were purged.
 
     A purged record that the chain does not name is pending again, or delivered: it counts there.
+    What was to be sent again and is dead for another reason now is to be asked for anew.
     """
-    _forget_lane(txn, key)
+    codes = _forget_lane(txn, key)
     walked = {letter.lsn: letter for letter in letters}
     purged = 0
     for at, _ in list(txn.scan("purged", lane_bytes(key))):
@@ -339,18 +340,23 @@ def settle_adopted(
     bury(txn, key.route_id, list(walked.values()))
     checkpoint = get_lane(txn, key).checkpoint
     for at, _ in list(txn.scan("redrives", lane_bytes(key))):
-        if lsn_of(at) not in walked:
+        letter = walked.get(lsn_of(at))
+        if letter is None or codes.get(letter.lsn, letter.code) != letter.code:
             txn.delete("redrives", at)
     return replace(
         checkpoint, dead_letters=checkpoint.dead_letters - purged, purged=checkpoint.purged + purged
     )
 
 
-def _forget_lane(txn: Transaction, key: LaneKey) -> None:
+def _forget_lane(txn: Transaction, key: LaneKey) -> dict[Lsn, str]:
+    """Forget the lane's index; return why each was dead."""
+    codes = {}
     for at, value in list(txn.scan("dead", ROUTE.pack(key.route_id))):
         letter = letter_of(value)
         if (letter.layout, letter.lane) == (key.layout, key.lane):
+            codes[letter.lsn] = letter.code
             txn.delete("dead", at)
+    return codes
 
 
 def _asked(letter: DeadLetter, row: bytes | None) -> AskedRedrive:

@@ -133,6 +133,7 @@ class LifeSink(RecordingSink):
         target: where it leads.
         cut: the power goes, in the middle of an attempt.
         held: returns what the ledger holds of a lane.
+        may_send: tells whether nobody holds an attempt back.
     """
 
     def __init__(
@@ -140,6 +141,7 @@ class LifeSink(RecordingSink):
         target: Target,
         cut: Callable[[], None],
         held: Callable[[LaneKey], LaneProgress | None],
+        may_send: Callable[[Attempt], bool] = lambda _: True,
     ) -> None:
         super().__init__(
             target.store,
@@ -149,6 +151,7 @@ class LifeSink(RecordingSink):
         self._at = target
         self._cut = cut
         self._held = held
+        self._may_send = may_send
 
     def read_row(self, key: LaneKey) -> ProgressRow | Outcome | None:
         at = self._at
@@ -156,6 +159,9 @@ class LifeSink(RecordingSink):
 
     def deliver(self, attempt: Attempt) -> Outcome:
         at, draw = self._at, self._at.chance.random
+        if not self._may_send(attempt):
+            msg = f"sent while it was held back: {attempt.row}"
+            raise Broken(msg)
         if at.dark or draw() < at.odds.down:
             return DOWN
         if draw() < at.odds.lost_before:
@@ -202,6 +208,8 @@ class LifeSink(RecordingSink):
         return at.replay is ReplayClass.TRANSACTIONAL or not any(map(refuses, attempt.records))
 
     def _check_manifest(self, attempt: Attempt) -> None:
+        if attempt.from_owner is not None:  # a takeover is one compare-and-set, without records
+            return
         held = self._held(attempt.key)
         manifest = held.manifest if held is not None else None
         if manifest is None or manifest.current.rev_id != attempt.row.rev_id:

@@ -21,6 +21,7 @@ import wald
 from tests.backlog import CLOCK, FS, Backlog
 from tests.commands import call
 from tests.daemon import Daemon, wait_until
+from tests.logtools import SMALL
 from wald import limits
 from wald.config import RouteSettings
 from wald.drainer.batch_desk import BatchDesk
@@ -51,7 +52,7 @@ class Site:
     """One route to a target of some class; a drainer is a call of ``deliver``."""
 
     def __init__(self, place: Path, replay: ReplayClass, on_unknown: str, lanes: int = 1) -> None:
-        self.backlog = Backlog(place, "events", batch=4)
+        self.backlog = Backlog(place, "events", batch=4, options=SMALL)
         self.target = RecordingTarget(names=True, per_record=replay is not ReplayClass.WINDOW)
         self.target.refuses = lambda record: b"bad" in record.value
         self.replay = replay
@@ -78,6 +79,14 @@ class Site:
             "events"
         ]
         return figures
+
+    def deliver_in_vain(self) -> dict[str, Any]:
+        """Make an attempt that does not end well."""
+        made = len(self.target.attempts)
+        while True:
+            figures = self.deliver(patience_s=0.1)
+            if len(self.target.attempts) > made:
+                return figures
 
     def deliver_untold(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         """Deliver, and end before it was told beside the ledger."""
@@ -219,7 +228,7 @@ def test_a_dead_letter_that_was_being_sent_again_is_sent_or_held(
         site.target.lost_answers = 1_000
     else:
         site.target.down = Systemic(SystemicKind.UNREACHABLE, "away")
-    assert site.deliver(patience_s=0.1)["dead_letters"] == 2
+    assert site.deliver_in_vain()["dead_letters"] == 2
     sent = len(site.target.lsns) - len(good)
     assert bool(sent) is took
     site.target.lost_answers, site.target.down = 0, None
@@ -294,6 +303,31 @@ def test_a_change_of_lanes_begins_behind_all_that_was_sent_by_a_ledger_that_is_l
     assert sorted(site.target.lsns) == site.lsns
 
 
+@pytest.mark.parametrize("site", [(ReplayClass.KEYED, "hold")], indirect=True)
+def test_the_counts_of_the_log_are_those_of_a_lane_that_has_all_since_the_birth_of_its_route(
+    site: Site, tmp_path: Path
+) -> None:
+    site.append(5)
+    site.deliver()
+    shutil.copytree(site.ledger_directory, tmp_path / "copy")
+    site.append(5)
+    for lanes in (2, 2, 1, 1):
+        site.options(lanes=lanes)
+        site.deliver()
+        site.append(30)
+    before = site.deliver()["delivered"]
+    for path in sorted((Path(site.backlog.data_dir) / "log").glob("seg-*.wal"))[:2]:
+        path.unlink()  # as retirement does
+    site.put_back(tmp_path / "copy")
+    for _ in range(2):
+        after = site.deliver(patience_s=2.0)
+        assert (after["parked"], after["pending"]) == (None, 0)
+        assert 5 < after["delivered"] <= before == len(site.lsns)
+    site.append(3)
+    site.deliver()
+    assert sorted(site.target.lsns) == site.lsns
+
+
 def in_doubt(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Append, and lose the answer of what was sent; nothing of it is told but the bound."""
     site.append(8)
@@ -314,7 +348,7 @@ def test_a_batch_that_an_older_ledger_has_open_is_held_though_that_one_has_no_do
     site.deliver()
     site.append(4)
     site.target.down = Systemic(SystemicKind.UNREACHABLE, "away")
-    assert site.deliver(patience_s=0.1)["delivered"] == 8
+    assert site.deliver_in_vain()["delivered"] == 8
     shutil.copytree(site.ledger_directory, tmp_path / "copy")
     site.target.down = None
     assert site.deliver_untold(monkeypatch)["delivered"] == 12

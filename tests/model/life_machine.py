@@ -82,6 +82,7 @@ class LifeMachine(LogMachine):
     def __init__(self, seed: int, *, names: Names = Names.JOURNAL) -> None:
         super().__init__(seed, names=names)
         self.keeps = self.chance.random() < 0.4  # the log keeps all: then targets may go back
+        self.divides = seed % 2 == 0  # routes have lanes, and other numbers of them now and then
         if self.keeps:
             self.options = replace(
                 self.options, retain_after_delivery_s=LONG_S, retain_after_delivery_bytes=1 << 40
@@ -115,7 +116,7 @@ class LifeMachine(LogMachine):
                 stream,
                 stream,
                 batch=BatchSettings(self.chance.randint(1, 8), 1 << 20, 0.2),
-                lanes=self.chance.choice(LANES),
+                lanes=self.chance.choice(LANES if self.divides else LANES[:1]),
                 on_unknown="hold",
                 on_reject=self.chance.choice(("dead-letter", "dead-letter", "halt")),
             )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from wald.core.delivery import Step
 from wald.drainer.lane import Lane
 from wald.errors import WaldError
+from wald.limits import CLOCK_NS_PER_S
 from wald.model import Attempt, LaneKey, Lsn
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 ALL = "*"
 LANES = (1, 1, 2, 3)
+PATIENCE_NS = 20 * CLOCK_NS_PER_S
 UNDER_WAY = frozenset({Step.SENDING, Step.SEARCHING, Step.SETTLING})
 
 
@@ -35,6 +37,7 @@ class People:
         allowed: what they allowed to be set aside where a lane halts.
         set_aside: what they set aside themselves, of batches that were held as uncertain.
         owner_was_lost: whether the data directory forgot who it is.
+        patient_until_ns: when who took a route over looks whether that did anything.
         purged: what surely was, and is told beside the ledger.
         perhaps_purged: what they wanted to be.
     """
@@ -45,6 +48,7 @@ class People:
     allowed: set[Lsn] = field(default_factory=set)
     set_aside: set[Lsn] = field(default_factory=set)
     owner_was_lost: bool = False
+    patient_until_ns: dict[str, int] = field(default_factory=dict)
     purged: set[Lsn] = field(default_factory=set)
     perhaps_purged: set[Lsn] = field(default_factory=set)
 
@@ -115,7 +119,7 @@ class People:
     def divide_anew(self) -> None:
         """While no drainer runs: routes get another number of lanes in the settings."""
         machine = self.machine
-        if machine.drainer is not None:
+        if machine.drainer is not None or not machine.divides:
             return
         routes = dict(machine.settings.routes)
         name = machine.chance.choice(sorted(routes))
@@ -146,7 +150,11 @@ class People:
             for lane in machine.drainer._fleet.each_lane()
             if lane.figures.parked == "diverged"
         }
+        now_ns = machine.clock.monotonic_ns()
         for name in sorted(parked):
+            if now_ns < self.patient_until_ns.get(name, 0):
+                continue
+            self.patient_until_ns[name] = now_ns + PATIENCE_NS
             if self.ask("drain.takeover", route=name) is not None:
                 machine._note(f"{name} is taken over")
                 machine.counts["takeovers"] += 1
@@ -189,12 +197,10 @@ class People:
         machine._note(f"purge of {lsns}")
         machine.counts["purges"] += 1
         self.perhaps_purged |= {*lsns}  # also where no answer comes
+        sure = not machine._is_armed  # else it may not be told beside the ledger
         said = self.ask("drain.dlq.purge", route=route, lsns=lsns)
-        if said is not None and said["letters"] == len(lsns):
-            assert machine.drainer is not None
-            with machine.fs.undisturbed():
-                told = machine.drainer._fleet.shared.dead_log.purges()
-            self.purged |= {each[0] for purges in told for each in purges.letters} & {*lsns}
+        if sure and said is not None and said["letters"] == len(lsns):
+            self.purged |= {*lsns}
 
     def tend(self) -> None:
         """Do what lanes wait for a person for."""

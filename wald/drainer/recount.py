@@ -7,6 +7,7 @@ from typing import NamedTuple
 from wald import limits
 from wald.core.batching import Bounds
 from wald.core.frame import BlockHeader, BlockKind, SectionKind
+from wald.core.lanes import WHOLE
 from wald.core.row import Between, lies_within
 from wald.core.state import LogState
 from wald.drainer.route import Route
@@ -115,12 +116,14 @@ def _up_to(high: Lsn, lost: tuple[LostRange, ...]) -> tuple[LostRange, ...]:
 def _has_released(route: Route, low: Lsn, high: Lsn) -> bool:
     """Tell whether something between was let go of, of a route whose lane is all of it.
 
-    Of one of several lanes the log's counts do not tell how many were its. An older ledger may name
-    packed files that have gone since.
+    Of one of several lanes, or one behind a change of their number, the log's counts do not tell
+    how many were its: they are since the route's birth. An older ledger may name packed files that
+    have gone since.
     """
     frontier, released = route.frontier(), route.shared.released(route.birth.route_id)
     assert frontier is not None
-    if not route.share.is_whole or released <= low:
+    is_all = route.share.is_whole and route.begin_lsn == route.birth.birth_lsn
+    if not is_all or released <= low:
         return False
     reader = route.reader(low)
     try:
@@ -141,7 +144,8 @@ def _accepted_through(route: Route, low: Lsn, high: Lsn) -> tuple[Lsn, int] | No
     if known is None or known[0] <= high:
         return known
     through, accepted = known
-    for piece in read_between(route, high, through):
+    stream = replace(route, share=WHOLE)  # a former lane reads no further than its layout goes
+    for piece in read_between(stream, high, through):
         gone = route.letters_of_lost(piece.lost, 0, NO_REVISION)  # let go of, too
         accepted -= len(piece.records) + sum(letter.records for letter in gone)
     return high, accepted

@@ -54,6 +54,7 @@ FOUND_RIVALS = (
     870_488_407_413,  # what the log had let go of behind an older ledger was counted twice
     870_488_408_347,
     870_488_408_631,
+    790_997_559_482,  # the anchor of a row that nobody could check was believed later on
     870_488_408_362,  # a dead letter that another chain did not set aside was sent again
 )
 FOUND = (

@@ -92,6 +92,11 @@ def test_no_schedule_breaks_a_promise(
     assert SEED or (seen[0] > RUNS // 4 and seen[2] > RUNS // 10)
 
 
+@pytest.mark.xfail(strict=True, raises=Violation, reason="found, not mended yet")
+def test_behind_a_lost_ledger_only_what_is_unsure_is_held_at_a_window_target(scene: Scene) -> None:
+    run(scene, 552784571740, ReplayClass.WINDOW, "resend")
+
+
 @dataclass(frozen=True)
 class Bug:
     """A bug: what is changed, at which target it shows, and what the violation says."""

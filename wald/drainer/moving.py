@@ -24,6 +24,7 @@ from wald.drainer.recount import letters_of_lane, read_between
 from wald.drainer.route import LaneMemory, Route
 from wald.drainer.takeover import CODE, note_moved, was_ours
 from wald.model import (
+    NO_ANCHOR,
     NO_REVISION,
     Anchor,
     Attempt,
@@ -128,7 +129,7 @@ def _plan(route: Route, before: Checkpoint, row: ProgressRow) -> _Plan | str:
     if (row.batch_no, row.rev_id) == (before.batch_no, before.rev_id):
         known = _Place(before.lsn, before.anchor)  # an idle lane has gone on behind its row
     elif ours and _is_gone(route, row):
-        known = _Place(row.hi_lsn, row.anchor)
+        known = _Place(row.hi_lsn, NO_ANCHOR)  # it was not looked at
     if known is not None:  # what is dead here stays so, unless the row's chain knows better
         return _Plan(known, (), known.lsn if known.lsn > before.lsn else 0)
     place = _place_of(route, row) or _Place(before.lsn, before.anchor)

@@ -45,6 +45,7 @@ from wald.errors import WaldError
 from wald.ingest.figures import Progress
 from wald.limits import CLOCK_NS_PER_S
 from wald.model import (
+    NO_REVISION,
     DeadLetter,
     Decision,
     LaneKey,
@@ -573,10 +574,20 @@ class LifeMachine(LogMachine):
                 and lane.figures.through_lsn >= log.frontier.lsn
                 and self.ledger.lane(lane.route.key).manifest is None
                 and not self.ledger.count_redrives(lane.route.key)
+                and self._has_noticed(lane)
             )
             for route in fleet.routes.values()
             for lane in route.lanes
         )
+
+    def _has_noticed(self, lane: Lane) -> bool:
+        """Tell whether an idle lane has looked at its row since its target was put back."""
+        target = self.targets[lane.route.birth.stream]
+        if not target.copies or target.replay is not ReplayClass.TRANSACTIONAL:
+            return True
+        row, at = target.store.rows.get(lane.route.key), self.ledger.lane(lane.route.key).checkpoint
+        held = (0, NO_REVISION) if row is None else (row.batch_no, row.rev_id)
+        return held == (at.batch_no, at.rev_id)
 
     def _is_idle_too_long(self, lane: Lane) -> bool:
         """Tell whether a lane may wait for a person: the ledger was lost, and the log has let go of

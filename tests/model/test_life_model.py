@@ -25,6 +25,7 @@ from wald.drainer import (
     adopting,
     aside,
     process,
+    recalling,
     recount,
     sending,
     steps,
@@ -288,6 +289,18 @@ BUGS = (
         "BOOKS",
     ),
     Bug(
+        "what the log is not known to hold yet is not held for a person",
+        (
+            Patch(
+                recalling,
+                "take_unsure",
+                [("if reader.through >= memory.unsure_through:", "if True:")],
+                also=[steps],
+            ),
+        ),
+        "TWICE",
+    ),
+    Bug(
         "what packed files hold beside the log's counts is counted twice",
         (Patch(recount, "_accepted_through", [("or known[0] <= high", "or True")]),),
         "BOOKS",
@@ -373,6 +386,7 @@ FIRST_SEEDS = {  # of bugs that only few lives meet
     "a packed file that the ledger names before it is synced": 29,
     "what packed files hold beside the log's counts is counted twice": 979,
     "what the log is not known to hold yet counts for nothing": 1_083,
+    "what the log is not known to hold yet is not held for a person": 730,
     "what was let go of by the log, once it was delivered, is called damage": 191,
 }
 

@@ -53,6 +53,8 @@ FOUND = (  # lives that once broke a promise; what was found before people did a
     (3_676_245_650, Names.JOURNAL),  # TWICE: a ledger made anew knew no former number of lanes
     (1_415_175_312, Names.JOURNAL),  # stuck behind a former lane whose row had left the log
     (1_415_175_406, Names.JOURNAL),  # a route was missed behind an error of the disk
+    (841_971_420, Names.ANY),  # TWICE: taken over as diverged, while the log was not known so far
+    (841_971_262, Names.ANY),  # no lane began behind a flush of progress that had failed
     (3_778_994_302, Names.ANY),  # a former lane counted on beyond its end, for ever
 )
 

@@ -10,6 +10,7 @@ from wald.drainer.moving import take_over
 from wald.drainer.recalling import note_in_line, recall
 from wald.drainer.route import LaneMemory, Route
 from wald.drainer.takeover import is_decided, is_moved, lane_owner, settle_decision
+from wald.errors import LedgerFailed
 from wald.model import (
     NO_ANCHOR,
     Checkpoint,
@@ -143,6 +144,9 @@ def _look(route: Route, memory: LaneMemory, row: ProgressRow | None) -> LogFindi
     frontier, ours = route.frontier(), memory.held.checkpoint
     assert frontier is not None
     at = stand_of(route, row)
+    if frontier.lsn < at.lsn <= route.shared.sealed_through:
+        msg = f"the log is not known yet up to LSN {at.lsn}, where the target's row is"
+        raise LedgerFailed(msg)  # a hint from before a power cut: to be tried again
     if at.lsn > frontier.lsn:
         return LogFinding.BEYOND
     known = {(ours.lsn, ours.anchor), (route.begin_lsn, NO_ANCHOR)}

@@ -81,14 +81,7 @@ class ProgressPage:
         }
         if dropped:
             said["dropped"] = sorted(dropped)
-        page = self._page = self._page or self._open()
-        try:
-            page.write(said, sync=True)
-        except OSError:
-            self._unsynced = page.unsynced or self._unsynced
-            self.close()
-            raise
-        self._unsynced = 0
+        self._write(said)
 
     def told_layouts(self, route_id: RouteId) -> list[Layout]:
         """Return the newest layouts of a route that were ever told, the one at work last.
@@ -111,9 +104,8 @@ class ProgressPage:
         plain = len(rows) == 1 and rows[0][:2] == [0, 1]
         if plain or rows == self._layouts.get(str(route_id)):
             return
-        page = self._page = self._page or self._open()
         told = {**self._layouts, str(route_id): rows}
-        page.write({**(page.read() or {}), "layouts": told}, sync=True)
+        self._write({**self._read(), "layouts": told})
         self._layouts = told
 
     def drop(self, route_id: RouteId) -> None:
@@ -122,11 +114,10 @@ class ProgressPage:
         Raises:
             OSError, ValueError: it cannot be written.
         """
-        page = self._page = self._page or self._open()
-        said = page.read() or {}
+        said = self._read()
         before = said.get("dropped")
         told = [*before, route_id] if isinstance(before, list) else [route_id]
-        page.write({**said, "dropped": sorted(set(told))}, sync=True)
+        self._write({**said, "dropped": sorted(set(told))})
 
     def close(self) -> None:
         """Close the file; harmless to repeat."""
@@ -134,6 +125,21 @@ class ProgressPage:
         if self._page is not None:
             self._page.close()
             self._page = None
+
+    def _read(self) -> dict[str, Any]:
+        page = self._page = self._page or self._open()
+        return page.read() or {}
+
+    def _write(self, said: dict[str, Any]) -> None:
+        """Write all of it, durably; behind a failure the page is opened anew."""
+        page = self._page = self._page or self._open()
+        try:
+            page.write(said, sync=True)
+        except OSError:
+            self._unsynced = page.unsynced or self._unsynced
+            self.close()
+            raise
+        self._unsynced = 0
 
     def _open(self) -> TwoSlotPage:
         """Open the page, anew after a failure: one that passes must not end retention for good."""

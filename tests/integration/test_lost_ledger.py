@@ -444,6 +444,23 @@ def test_a_route_that_was_held_back_stays_so_without_its_ledger(
     assert site.target.lsns == site.lsns
 
 
+@pytest.mark.parametrize("site", WITHOUT_ROW[2:4], indirect=True)
+def test_what_came_behind_the_loss_is_not_unsure_though_a_lane_was_held_back_over_a_restart(
+    site: Site,
+) -> None:
+    site.append(4)
+    site.deliver()
+    offline(site, "drain.pause")
+    shutil.rmtree(site.ledger_directory)
+    assert site.deliver()["state"] == "paused"  # the loss is noticed; the lane is where it was
+    site.append(4)
+    assert site.deliver()["state"] == "paused"
+    offline(site, "drain.resume")
+    after = site.deliver()
+    assert (after["delivered"], after["parked"]) == (8, None)
+    assert site.target.lsns == site.lsns
+
+
 def offline(site: Site, op: str) -> None:
     held = site.ledger()
     desk = OfflineRoutes(FS, site.backlog.data_dir, held, CLOCK, dict, random.Random(1))

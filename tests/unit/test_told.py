@@ -1,6 +1,7 @@
-"""What was told beside the ledger: how far lanes are, and the page that says it."""
+"""What was told beside the ledger: how far lanes are, the page that says it, and who is behind."""
 
 import errno
+import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -9,9 +10,13 @@ import pytest
 
 from wald import limits
 from wald.core.told import Stand, Told, ToldRoute, is_held, stands_of, unpacked
+from wald.drainer.recalling import begin_life
 from wald.drainer.stands import StandsPage
-from wald.model import ReplayClass
+from wald.model import ReplayClass, RouteBirth
+from wald.storage.deadlog import DeadLog
+from wald.storage.ledger import StoreLedger, found_ledger
 from wald.system import PosixFileSystem
+from wald.testing.memory_ledger import MemoryStore
 
 FS = PosixFileSystem()
 END = 1 << 40
@@ -155,3 +160,39 @@ def test_what_cannot_be_told_is_told_by_the_next_call(
     page.reserve(1, 5)
     page.close()
     assert opened().told({})[1].sealed == 5 + limits.SEALED_AHEAD_LSN
+
+
+# --- a ledger that is behind the page -----------------------------------------------------------
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Callable[[int, StandsPage], int]:
+    """What begins a drainer where the log ends at an LSN; says where it did at the last loss.
+
+    The ledger has one lane, which never gets further than its birth.
+    """
+    store = MemoryStore()
+    store.write(lambda txn: found_ledger(txn, bytes(16)))
+    ledger = StoreLedger(store, bytes(16))
+    ledger.birth(RouteBirth(1, "orders", 1, "orders", "out", 0, 7))
+    dead_log = DeadLog(FS, str(tmp_path))
+
+    def begun(through: int, page: StandsPage) -> int:
+        told = begin_life(ledger, dead_log, page, {}, lambda: through, random.Random(1))
+        return told.through if told is not None else 0
+
+    return begun
+
+
+def test_a_ledger_is_found_to_be_behind_once_and_again_where_more_was_told(
+    opened: Callable[[], StandsPage], begin: Callable[[int, StandsPage], int]
+) -> None:
+    page = opened()
+    assert begin(10, page) == 0
+    page.write({"1": [Stand(0, 0, 5, 2)]}, [1])
+    assert begin(20, page) == 20  # it knows nothing of that batch: a copy of a running one
+    assert begin(30, page) == 20  # its lane was not brought up to date yet, and sent nothing since
+    page.write({"1": [Stand(0, 0, 8, 3)]}, [1])
+    assert begin(40, page) == 40  # one did go on
+    page.begin_life(page.life + 1, {})
+    assert begin(50, page) == 50  # a drainer of another ledger was at work

@@ -136,9 +136,16 @@ def noticed_ns(ledger: Ledger, told: Told | None, now_ns: int) -> int | None:
 
 
 def _is_behind(ledger: Ledger, routes: Mapping[RouteId, ToldRoute]) -> bool:
-    """Tell whether a lane was told to be further than the ledger says: a copy of a running one."""
+    """Tell whether a lane was told to be further than the ledger knows: a copy of a running one.
+
+    A lane that was not brought up to date yet stands behind what it was told in an earlier life,
+    which the ledger keeps. That is no news, and would make records unsure that came since.
+    """
+    before = telling.unpacked(ledger.note(_TOLD))
+    kept = before.routes if before is not None else {}
     return any(
         stand.lsn > held.checkpoint.lsn
+        and stand not in (kept.get(route_id, ToldRoute()).stands or ())
         for route_id, told in routes.items()
         for key, held in ledger.lanes(route_id).items()
         for stand in told.stands or ()

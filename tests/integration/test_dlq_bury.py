@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -365,6 +366,54 @@ def test_a_row_between_two_rewritings_is_adopted_with_its_letters(small):
         desk_of(fleet).ask("drain.dlq.redrive", route="events")
         eventually(lambda: books(fleet) == (40, 0, 0), fleet.figures)
     assert sorted(target.lsns) == lsns
+
+
+class _Purging(DeadLog):
+    """Purges once, right behind the next entry."""
+
+    lsns: tuple[int, ...] = ()
+    ledger: Any = None
+
+    def append(self, entry):
+        place = super().append(entry)
+        if lsns := self.lsns:
+            self.lsns = ()
+            self.ledger.purge(ROUTE, lsns, 1)
+        return place
+
+
+def test_a_letter_that_is_purged_while_it_is_written_anew_stays_purged(small, monkeypatch):
+    lsns = small.append(*big(40))
+    bad = set(lsns[::2])
+    gone = min(bad)
+    target = RecordingTarget(refuses=lambda record: record.lsn in bad)
+    dead_log = _Purging(FS, small.data_dir)
+    shared = small.shared(sink_of(target), dead_log=dead_log)
+    with running(small, shared) as fleet:
+        eventually(lambda: books(fleet) == (20, 20, 0), fleet.figures)
+        backup = (list(target.records), dict(target.rows))
+        dead_log.lsns, dead_log.ledger = (gone,), shared.ledger
+        undertaker = Undertaker(shared)
+        undertaker.bury(grounds(fleet))
+        with monkeypatch.context() as patched:
+            patched.setattr(type(fleet.routes[ROUTE].template), "find_anchor", lambda *_: None)
+            patched.setattr(Undertaker, "_is_worth_rewriting", lambda _: False)
+            undertaker.bury(grounds(fleet))
+        small.append(*big(10))
+        shared.board.pin(small.log.frontier)
+        fleet.flush(small.log.frontier.lsn)
+        eventually(lambda: books(fleet) == (30, 19, 1), fleet.figures)
+    target.records[:], target.rows = backup
+    again = replace(shared, dead_log=DeadLog(FS, small.data_dir))
+    with running(small, again) as fleet:
+        eventually(lambda: len(target.lsns) == 30, fleet.figures)
+        eventually(lambda: books(fleet) == (30, 19, 1), fleet.figures)
+        assert again.ledger.dead_letter(ROUTE, gone) is None
+        monkeypatch.setattr(type(fleet.routes[ROUTE].template), "find_anchor", lambda *_: None)
+        monkeypatch.setattr(Undertaker, "_is_worth_rewriting", lambda _: True)
+        for _ in range(2):  # writes anew without it; then nothing names it, and nobody need know
+            Undertaker(again).bury(grounds(fleet))
+        assert not again.ledger.purged(lane_key(small))
 
 
 @pytest.fixture

@@ -366,8 +366,8 @@ class Undertaker:
         older = [number for number in shared.dead_log.files() if number < waiting.cutoff]
         gone = [number for number in older if number not in needed]
         shared.dead_log.remove(gone)
-        if gone == older:
-            shared.ledger.forget_purged(waiting.cutoff)
+        if gone == older:  # what was purged while it was written anew is named in newer files, too
+            shared.ledger.forget_purged(waiting.cutoff, shared.dead_log.bodies())
         size = shared.dead_log.size_bytes
         kept_bytes = size() - size(since=waiting.cutoff)  # to write it anew would not free it
         shared.ledger.note(_NOTE, [0, (), waiting.living_bytes + kept_bytes, self._gaps])

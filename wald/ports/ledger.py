@@ -194,8 +194,11 @@ class DeadLetters(Protocol):
         """Return the files of the dead log that letters, of open revisions too, refer to."""
         ...
 
-    def forget_purged(self, below_file: int) -> int:
-        """Forget purged letters whose body lay in an older file; those without a body stay."""
+    def forget_purged(self, below_file: int, named: Collection[Lsn]) -> int:
+        """Forget purged letters whose body lay in an older file; those without a body stay.
+
+        So do those that are ``named``: a chain may say of them that they are dead.
+        """
         ...
 
     def note(self, name: str, value: object = None) -> object:

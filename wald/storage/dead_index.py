@@ -262,11 +262,15 @@ class DeadIndex:
 
         return self.store.read(work)
 
-    def forget_purged(self, below_file: int) -> int:
+    def forget_purged(self, below_file: int, named: Collection[Lsn]) -> int:
         """See ``Ledger.forget_purged``."""
 
         def work(txn: Transaction) -> int:
-            gone = [at for at, value in txn.scan("purged") if 0 < unpack(value)[1] < below_file]
+            gone = [
+                at
+                for at, value in txn.scan("purged")
+                if 0 < unpack(value)[1] < below_file and lsn_of(at) not in named
+            ]
             for at in gone:
                 txn.delete("purged", at)
             return len(gone)

@@ -380,6 +380,10 @@ class DeadLog:
             if record.lsn in lsns
         }
 
+    def bodies(self) -> frozenset[Lsn]:
+        """Return which records have a body in any entry, of whatever route."""
+        return frozenset(record.lsn for _, entry in self.entries() for record in entry.excluded)
+
     def roll(self) -> int:
         """Go on in a new file; return its number: every entry so far lies in older ones."""
         with self._lock:

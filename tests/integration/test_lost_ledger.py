@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from wald.offline import dead_letter_desk
 from wald.storage.ledger import StoreLedger
 from wald.storage.lmdb_store import open_ledger
 from wald.storage.progress import TwoSlotPage
+from wald.testing.clock import ManualClock
 from wald.testing.recording_sink import RecordingSink, RecordingTarget
 
 ROOT = Path(__file__).parents[2]
@@ -178,6 +180,27 @@ def test_what_was_purged_stays_purged_and_what_is_dead_again_does_not(
     site.append(5, bad=(2,))
     after = site.deliver()
     assert (after["delivered"], after["dead_letters"], after["purged"]) == (41, 2, 2)
+
+
+@pytest.mark.parametrize(
+    "site",
+    [(ReplayClass.KEYED, "hold"), (ReplayClass.TRANSACTIONAL, "hold")],
+    indirect=True,
+    ids=["keyed", "transactional"],
+)
+def test_what_was_purged_by_a_clock_that_was_set_back_stays_purged(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.append(20, bad=(5, 9))
+    site.deliver()
+    shutil.copytree(site.ledger_directory, tmp_path / "copy")
+    with monkeypatch.context() as set_back:
+        set_back.setattr("wald.offline.SystemClock", partial(ManualClock, 1))
+        assert site.purge(site.bad[0]) == 1
+    site.deliver()
+    site.put_back(tmp_path / "copy")
+    after = site.deliver()
+    assert (after["delivered"], after["dead_letters"], after["purged"]) == (18, 1, 1)
 
 
 @pytest.mark.parametrize("site", WITHOUT_ROW, indirect=True)

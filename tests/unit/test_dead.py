@@ -240,6 +240,29 @@ def test_adopting_brings_no_purged_letter_back_and_counts_what_still_is_one(ledg
     assert ledger.purged(LANE) == {}  # pending again: it counts there
 
 
+@pytest.mark.parametrize("purged_ns", [5, 100, 900])  # the letters' time is 100
+def test_an_older_ledger_forgets_what_the_dead_log_says_was_purged_behind_it(ledger, purged_ns):
+    aside = {44: (2, 4096), 45: (3, 0), 46: (3, 8192), 47: (4, 0)}
+    letters = [letter(lsn, dead_file=at[0], dead_offset=at[1]) for lsn, at in aside.items()]
+    bury(ledger, *letters)
+    told = [(lsn, 1, 1) for lsn in (43, *aside)]
+    for _ in range(2):
+        ledger.recall_purges((1, 0, 0), purged_ns, told, told_at=(3, 4096))
+        assert [each.lsn for each in ledger.dead_letters(1)] == [46, 47]  # set aside anew since
+        at = ledger.lane(LANE).checkpoint
+        assert (at.dead_letters, at.purged) == (2, 2)
+        assert ledger.purged(LANE).keys() == {43, 44, 45}
+
+
+@pytest.mark.parametrize(("purged_ns", "left"), [(99, [50]), (100, [])])
+def test_of_a_purged_range_without_a_body_the_clock_says_whether_it_is_older(
+    ledger, purged_ns, left
+):
+    bury(ledger, RANGE)
+    ledger.recall_purges((1, 0, 0), purged_ns, [(50, 4, 0)], told_at=(3, 4096))
+    assert [each.lsn for each in ledger.dead_letters(1)] == left
+
+
 def test_letters_of_another_lane_are_left_alone(ledger):
     bury(ledger, letter(45))
     bury(ledger, letter(46), key=OTHER)

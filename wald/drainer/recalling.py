@@ -98,8 +98,8 @@ def begin_life(
         ledger.note(_TOLD, Told(page.life, through(), routes, bounded=bounded).packed())
         if page.paused is not None:
             Orders(ledger.store).hold_exactly(page.paused)
-        for purges in dead_log.purges():
-            ledger.recall_purges(*purges)
+        for place, purges in dead_log.purges():
+            ledger.recall_purges(*purges, told_at=place)
         _log.error(
             "the ledger is older than what was delivered: lanes go on behind what was told; what "
             "was to be sent again since, and replays not at their end, have to be asked for anew"

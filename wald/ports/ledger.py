@@ -169,11 +169,14 @@ class DeadLetters(Protocol):
         lane: tuple[RouteId, int, int],
         time_ns: int,
         letters: Sequence[tuple[Lsn, int, int]],
+        *,
+        told_at: tuple[int, int],
     ) -> None:
         """Take in that letters of a lane were purged by then; harmless to repeat.
 
         The lane is (route, layout, lane), each letter (LSN, records, file of its body). Those that
-        were set aside since stay.
+        were set aside since stay: their body lies behind (file, offset) where the dead log tells of
+        the purge. Of those without a body the wall clock says it, in nanoseconds.
         """
         ...
 

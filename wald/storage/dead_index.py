@@ -199,6 +199,8 @@ class DeadIndex:
         lane: tuple[RouteId, int, int],
         time_ns: int,
         letters: Sequence[tuple[Lsn, int, int]],
+        *,
+        told_at: tuple[int, int],
     ) -> None:
         """See ``Ledger.recall_purges``."""
         key = LaneKey(self._log_id, *lane)
@@ -209,7 +211,9 @@ class DeadIndex:
                 letter = _letter(txn, key.route_id, lsn)
                 if letter is None:
                     txn.put("purged", lane_lsn(key, lsn), pack([records, file, time_ns]))
-                elif letter.time_ns <= time_ns and self._lane_of(key.route_id, letter) == key:
+                elif self._lane_of(key.route_id, letter) == key and _was_there(
+                    letter, told_at, time_ns
+                ):
                     _purge_letter(txn, key, letter, time_ns)
                     gone += letter.records
             if gone:
@@ -372,6 +376,16 @@ def _asked(letter: DeadLetter, row: bytes | None) -> AskedRedrive:
 def _letter(txn: Transaction, route_id: RouteId, lsn: Lsn) -> DeadLetter | None:
     found = txn.get("dead", dead_key(route_id, lsn))
     return None if found is None else letter_of(found)
+
+
+def _was_there(letter: DeadLetter, told_at: tuple[int, int], time_ns: int) -> bool:
+    """Tell whether a letter was set aside before a purge was told: clocks are set back at times.
+
+    The dead log's order is not. What has no body has no place in it: there the clock is believed.
+    """
+    if letter.dead_file:
+        return (letter.dead_file, letter.dead_offset) < told_at
+    return letter.time_ns <= time_ns
 
 
 def _purge_letter(txn: Transaction, key: LaneKey, letter: DeadLetter, now_ns: int) -> None:

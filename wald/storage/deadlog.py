@@ -346,9 +346,9 @@ class DeadLog:
         """Return the revisions that are known to have taken effect where there is no row."""
         return [entry.final for _, entry in self.entries() if entry.final is not None]
 
-    def purges(self) -> list[Purges]:
-        """Return what was purged, oldest first, as far as its entries are kept."""
-        return [entry.purges for _, entry in self.entries() if entry.purges is not None]
+    def purges(self) -> list[tuple[DeadPlace, Purges]]:
+        """Return what was purged and where that is told, oldest first, as far as it is kept."""
+        return [(at, entry.purges) for at, entry in self.entries() if entry.purges is not None]
 
     def steps(self, dead_rev: RevisionId, known: Entries | None = None) -> list[DeadPlace] | None:
         """Return where the entries of a chain are, newest first; None if one is missing."""

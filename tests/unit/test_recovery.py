@@ -556,6 +556,27 @@ def test_a_snapshot_of_several_blocks_is_whole_only_unbroken():
     assert not headless.chain.snapshot
 
 
+@pytest.mark.parametrize(
+    ("kind", "lost", "torn", "holes"),
+    [
+        (SegmentKind.ROLL, 1, 0, 0),
+        (SegmentKind.ROLL, 2, 0, 1),  # there was room for a group without records
+        (SegmentKind.ROLL, 0, 2, 0),  # the headers say what it was
+        (SegmentKind.FRESH, 1, 0, 1),  # what a start states stands there only
+    ],
+)
+def test_a_rolls_snapshot_that_a_power_cut_did_not_keep_is_no_loss(
+    kind: SegmentKind, lost: int, torn: int, holes: int
+):
+    segment = Segment(kind=kind)
+    for _ in range(lost):
+        segment.block(BlockKind.SNAPSHOT)
+    for _ in range(torn):
+        segment.chain.add_torn(segment.block(BlockKind.SNAPSHOT))
+    found = segment.group().scan()
+    assert (len(found.holes), found.snapshot, found.groups) == (holes, False, 1)
+
+
 def test_the_newest_whole_snapshot_counts():
     segment = plain().snapshot()
     assert segment.scan().snapshot_at == 3 * ALIGNMENT

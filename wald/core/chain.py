@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from wald import limits
-from wald.core.frame import BlockFlag, BlockHeader, BlockKind, SegmentHeader
+from wald.core.frame import BlockFlag, BlockHeader, BlockKind, SegmentHeader, SegmentKind
 from wald.model import Lsn
 
 GROUPS = (BlockKind.RECORDS, BlockKind.CONTROL)
@@ -114,9 +114,28 @@ class Chain:
             self._holes.append(Hole(self._lsn + 1, block.prev_lsn, self._end, lsns_chain=False))
             return True
         if block.prev_header_crc != self._crc and self._crc is not None:
+            if self._lacks_snapshot_only(block):
+                return True
             self._holes.append(Hole(self._lsn + 1, self._lsn, self._end, lsns_chain=True))
             return True
         return False
+
+    def _lacks_snapshot_only(self, block: BlockHeader) -> bool:
+        """Tell whether nothing but a roll's snapshot is missing before a segment's first block.
+
+        A roll flushes header, snapshot and first group at once: a power cut may keep the last
+        without the second, which repeats what older segments hold. It is known by its header, or
+        by there being no room for anything beside it.
+        """
+        if self._last is not None or self._header is None:
+            return False
+        if self._header.kind is not SegmentKind.ROLL or block.kind not in GROUPS:
+            return False
+        crc = self._crc
+        for torn in self._torn:
+            if torn.kind is BlockKind.SNAPSHOT and torn.prev_header_crc == crc:
+                crc = torn.header_crc
+        return crc == block.prev_header_crc or block.offset == 2 * self._alignment
 
     def _fold_snapshot(self, block: BlockHeader, *, broken: bool) -> None:
         if block.kind is not BlockKind.SNAPSHOT:

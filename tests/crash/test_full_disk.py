@@ -163,6 +163,7 @@ def test_what_is_kept_for_targets_that_go_back_makes_room_for_the_ledger(beside:
             lsns: list[int] = []
             fill(daemon, lsns)
             daemon.command("wait", "--all", "--timeout", "60s")
+        with daemon:  # which told at its end that all is delivered
             with small_disk.filled(disk):  # nobody appends now: the reserve is what is missing
                 wait_until(lambda: shutil.disk_usage(disk).free >= 24 << 20, "the reserve is back")
             with wald.connect(str(daemon.socket), timeout=60) as producer:
@@ -170,7 +171,7 @@ def test_what_is_kept_for_targets_that_go_back_makes_room_for_the_ledger(beside:
             daemon.command("wait", "--all", "--timeout", "60s")
             told = daemon.log.read_text()
         assert rows(beside) == lsns == sorted(set(lsns))
-    assert told.count("less is free on the disk than ledger and restarts may need") == 1
+    assert "less is free on the disk than ledger and restarts may need" in told
 
 
 def test_when_somebody_else_takes_the_reserve_too_nothing_is_lost(beside: Path) -> None:

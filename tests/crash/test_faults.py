@@ -34,11 +34,10 @@ _TRIES_MAX = 12
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_costs_what_it_may_and_no_record(name: str) -> None:
     need_binary("strace", "apt install strace; it injects the faults")
-    for _ in range(_TRIES_MAX):
-        outcome = meet(FAULTS[name])
-        if outcome.hit:  # who was ready, and opened all it needs, before it is traced is not struck
-            break
-    assert outcome.hit, "the fault did not strike"
+    met = (meet(FAULTS[name]) for _ in range(_TRIES_MAX))
+    # who was ready, and had opened all it needs, before it is traced is not struck
+    outcome = next((each for each in met if each.hit), None)
+    assert outcome is not None, "the fault did not strike"
     assert [*outcome.wrong, *unexpected(FAULTS[name], outcome)] == []
 
 
